@@ -42,3 +42,63 @@ class ImageTokenMismatch(LlavaError):
     """A prompt whose image markers do not match its pictures; names row, expected and found."""
 
     code, status = "image_token_mismatch", 400
+
+
+# Conversations (llava.conversation)
+
+
+class TemplateError(InvalidRequest):
+    """A conversation that its template cannot render; says which turn and why."""
+
+    code, status = "invalid_conversation", 400
+
+
+class UnknownTemplate(InvalidRequest):
+    """A template name that no table has; names the nearest ones."""
+
+    code, status = "unknown_template", 400
+
+
+# Pictures (llava.image_loading, llava.image_fetching, llava.mm_utils)
+
+
+class ImageUnreadable(ImageError):
+    """A picture file that is missing, is no regular file, or may not be read."""
+
+    code, status = "image_unreadable", 400
+
+
+class ImageTooLarge(ImageError):
+    """More bytes, more pixels or a longer side than the limits allow; found before decoding."""
+
+    code, status = "image_too_large", 413
+
+
+class UnsupportedImage(ImageError):
+    """Data that are no picture, or a picture of a kind that is not read; says what they look like."""
+
+    code, status = "unsupported_image", 415
+
+
+class ImageDamaged(ImageError):
+    """A picture whose data end early or contradict themselves."""
+
+    code, status = "image_damaged", 400
+
+
+class ImageUrlRefused(ImageError):
+    """A picture address that may not be fetched: URLs are off, or it leads to a private address."""
+
+    code, status = "image_url_refused", 403
+
+
+class ImageFetchFailed(ImageError):
+    """A picture address that was tried and gave no picture: no answer, an error status, too slow."""
+
+    code, status = "image_fetch_failed", 400
+
+
+class ImageShapeError(ImageError):
+    """A picture whose proportions the chosen aspect mode cannot serve."""
+
+    code, status = "image_shape", 400
