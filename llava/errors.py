@@ -102,3 +102,43 @@ class ImageShapeError(ImageError):
     """A picture whose proportions the chosen aspect mode cannot serve."""
 
     code, status = "image_shape", 400
+
+
+class TokenizerNotFound(CheckpointError):
+    """A model folder without any tokenizer file."""
+
+    code = "tokenizer_not_found"
+
+    def __init__(self, folder: object, files: tuple[str, ...]):
+        super().__init__(
+            f"{folder}: no tokenizer here (looked for {' and '.join(files)}). "
+            "Copy the tokenizer files of the base model into the folder."
+        )
+
+
+class WeightsNotFound(CheckpointError):
+    """A folder without any weight file."""
+
+    code = "weights_not_found"
+
+    def __init__(self, folder: object, files: tuple[str, ...]):
+        super().__init__(f"{folder}: no weights here (looked for {', '.join(files)}). Check the path.")
+
+
+class MissingShard(CheckpointError):
+    """An index that names weight files which are not in the folder."""
+
+    code = "missing_shard"
+
+    def __init__(self, index: object, absent: list[str], total: int):
+        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        super().__init__(f"{index}: {len(absent)} of {total} weight files are missing: {shown}. Fetch them again.")
+
+
+class BrokenShard(CheckpointError):
+    """A weight file that cannot be read: truncated, damaged, or not weights at all."""
+
+    code = "broken_shard"
+
+    def __init__(self, file: object, reason: str):
+        super().__init__(f"{file}: cannot be read as weights ({reason}). The file may be truncated; fetch it again.")

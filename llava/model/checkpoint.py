@@ -1,0 +1,204 @@
+"""Reads model folders tensor by tensor, whatever the file format, without ever holding a model in memory.
+
+Safetensors files are mapped, `.bin` files are mapped and unpickled with `weights_only=True`, so listing names and shapes
+of a 26 GB checkpoint costs a few megabytes. Everything wrong with a folder is found here and said with the file's name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava.errors import BrokenShard, CheckpointError, MissingShard, WeightsNotFound
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAFE_SINGLE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON object; a broken file is an error that names it.
+
+    Raises:
+        CheckpointError: no such file, not JSON, or not an object.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file. Is this a model folder?") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}). Fetch the file again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found a {type(content).__name__}.")
+    return content
+
+
+def resolve_folder(path: str | Path, *, what: str = "model", revision: str | None = None) -> Path:
+    """A local folder as it is; anything shaped like a hub id is fetched into the hub's cache.
+
+    Raises:
+        CheckpointError: neither a folder here nor a repository that can be fetched.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    text = str(path)
+    if folder.exists():
+        raise CheckpointError(f"{text}: this is a file; give the {what} folder that holds config.json.")
+    if text.startswith((".", "/", "~")) or text.count("/") != 1 or text.endswith("/"):
+        raise CheckpointError(f"{text}: no such {what} folder. Check the path, or give a hub id such as owner/name.")
+    return _fetch(text, what, revision)
+
+
+def _fetch(repo_id: str, what: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{repo_id}: no such {what} folder here, and it could not be fetched from the hub ({first_line}). "
+            "Check the name and the network, or download it and give the folder's path."
+        ) from error
+
+
+class Checkpoint(Mapping[str, Any]):
+    """The tensors of one folder by name; a value is lazy until `tensor(name)` reads it.
+
+    Iterating gives names in file order. `self[name]` is a handle that transformers can load from (a safetensors slice, or
+    a memory-mapped tensor); `shape(name)` and `tensor(name)` read the header and the data.
+    """
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self._where: dict[str, Path] = {}
+        self._open: dict[Path, Any] = {}
+        for file in files:
+            for name in self._names_in(file):
+                self._where[name] = file
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __getitem__(self, name: str) -> Any:
+        handle = self._handle(self._where[name])
+        return handle[name] if isinstance(handle, dict) else handle.get_slice(name)
+
+    def file_of(self, name: str) -> Path:
+        return self._where[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        value = self[name]
+        return tuple(value.get_shape() if hasattr(value, "get_shape") else value.shape)
+
+    def tensor(self, name: str) -> Tensor:
+        handle = self._handle(self._where[name])
+        return handle[name] if isinstance(handle, dict) else handle.get_tensor(name)
+
+    def _names_in(self, file: Path) -> list[str]:
+        handle = self._handle(file)
+        return list(handle) if isinstance(handle, dict) else list(handle.keys())
+
+    def _handle(self, file: Path) -> Any:
+        if file not in self._open:
+            self._open[file] = open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
+        return self._open[file]
+
+
+def open_checkpoint(folder: str | Path, *, names: tuple[str, ...] = ()) -> Checkpoint:
+    """Opens the weights of a model folder.
+
+    Args:
+        folder: a local folder.
+        names: other single files to accept where the usual ones are absent, in order (such as `mm_projector.bin`).
+
+    Raises:
+        WeightsNotFound: no weight file in the folder.
+        MissingShard: an index names a file that is not there.
+        BrokenShard: a truncated or damaged file, or a pickle that holds anything but tensors.
+    """
+    folder = Path(folder)
+    for single, index in ((SAFE_SINGLE, SAFE_INDEX), (BIN_SINGLE, BIN_INDEX)):
+        if (folder / index).is_file():
+            return _open_sharded(folder, folder / index)
+        if (folder / single).is_file():
+            return Checkpoint([folder / single])
+    for name in names:
+        if (folder / name).is_file():
+            return Checkpoint([folder / name])
+    raise WeightsNotFound(folder, (SAFE_SINGLE, SAFE_INDEX, BIN_SINGLE, BIN_INDEX, *names))
+
+
+def _open_sharded(folder: Path, index: Path) -> Checkpoint:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: has no `weight_map`; it is not an index of weight files. Fetch it again.")
+    files = sorted(set(weight_map.values()))
+    absent = [name for name in files if not (folder / name).is_file()]
+    if absent:
+        raise MissingShard(index, absent, len(files))
+    checkpoint = Checkpoint([folder / name for name in files])
+    lost = [name for name in weight_map if name not in checkpoint]
+    if lost:
+        raise BrokenShard(folder / weight_map[lost[0]], f"the index promises {lost[0]}, which is not in the file")
+    return checkpoint
+
+
+def open_safetensors(file: Path) -> Any:
+    """Maps one safetensors file; the returned handle has `keys`, `get_slice` and `get_tensor`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The handle keeps the file mapped for as long as the checkpoint lives.
+        return safe_open(str(file), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise BrokenShard(file, str(error)) from error
+
+
+def open_pickle(file: Path) -> dict[str, Tensor]:
+    """Maps one `.bin` file of tensors; unpickles nothing else.
+
+    Raises:
+        BrokenShard: truncated, or a pickle that holds anything but tensors.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError) as error:
+        # Files written before torch 1.6 are no zip archives and cannot be mapped.
+        if "mmap can only be used" not in str(error):
+            raise BrokenShard(file, str(error).splitlines()[0]) from error
+        content = _load_unmapped(file)
+    except (pickle.UnpicklingError, EOFError, OSError) as error:
+        raise BrokenShard(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise BrokenShard(file, "it does not hold a flat table of tensors by name")
+    return content
+
+
+def _load_unmapped(file: Path) -> dict[str, Tensor]:
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise BrokenShard(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
