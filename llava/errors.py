@@ -142,3 +142,28 @@ class BrokenShard(CheckpointError):
 
     def __init__(self, file: object, reason: str):
         super().__init__(f"{file}: cannot be read as weights ({reason}). The file may be truncated; fetch it again.")
+
+
+class VisionTowerNotFound(CheckpointError):
+    """A checkpoint whose vision tower is neither in its folder nor anywhere else we may look."""
+
+    code = "vision_tower_not_found"
+
+    def __init__(self, name: str, model_folder: object | None, reason: str):
+        places = f"in {model_folder}, " if model_folder is not None else ""
+        super().__init__(
+            f"vision tower {name!r} was not found (looked {places}in the current folder and on the hub: {reason}) "
+            "Say where it is with --vision-tower FOLDER, or load_pretrained_model(..., vision_tower=FOLDER)."
+        )
+
+
+class ShapeMismatch(CheckpointError):
+    """A tensor whose shape is not the one that the model's config asks for."""
+
+    code = "shape_mismatch"
+
+    def __init__(self, name: str, file: object, found: tuple[int, ...], expected: tuple[int, ...]):
+        super().__init__(
+            f"{file}: {name} has shape {list(found)}, the model expects {list(expected)}. "
+            "The file belongs to a model of another size or kind."
+        )

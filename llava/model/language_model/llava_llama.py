@@ -1,0 +1,218 @@
+"""LLaVA on LLaMA: the model class of every released LLaVA checkpoint on LLaMA and Vicuna.
+
+Parameter names are the original's (`model.layers.*`, `model.mm_projector.*`, `lm_head`), so its checkpoints, deltas and
+FSDP wrap names work as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    LlamaPreTrainedModel,
+)
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from llava.errors import InvalidRequest
+from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
+from llava.model.loss import supervised_loss
+
+
+class LlavaConfig(LlamaConfig):
+    """A LLaMA config and the keys that LLaVA's releases write into `config.json`.
+
+    None stands for a key that the file does not have; releases differ in what its absence means, and the properties
+    below say what it is.
+    """
+
+    model_type = "llava_llama"
+
+    mm_vision_tower: str | None = None
+    use_mm_proj: bool | None = None
+    mm_hidden_size: int | None = None
+    mm_projector_type: str | None = None
+    mm_vision_select_layer: int | None = None
+    mm_vision_select_feature: str | None = None
+    mm_patch_merge_type: str | None = None
+    mm_use_im_start_end: bool | None = None
+    mm_use_im_patch_token: bool | None = None
+    image_aspect_ratio: str | None = None
+    image_grid_pinpoints: list | str | None = None
+    unfreeze_mm_vision_tower: bool | None = None
+    tokenizer_padding_side: str | None = None
+    tokenizer_model_max_length: int | None = None
+    conv_mode: str | None = None
+    im_patch_token: int | None = None
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether the checkpoint has a projector: the original tests for the key, not its value."""
+        return self.mm_vision_tower is not None or bool(self.use_mm_proj)
+
+    @property
+    def uses_patch_runs(self) -> bool:
+        """v0 prompts hold a run of `<im_patch>` for each picture; from v1 on one marker, and a config that says so."""
+        return self.has_vision and self.mm_use_im_patch_token is None
+
+
+class LlavaLlamaModel(LlavaMetaModel, LlamaModel):
+    config_class = LlavaConfig
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__(config)
+        self.build_vision_modules()
+
+
+class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
+    config_class = LlavaConfig
+    # The tower's own folder holds its weights; `save_pretrained` adds them only where they were trained along.
+    _keys_to_ignore_on_load_missing = [r"model\.vision_tower\."]
+    _keys_to_ignore_on_load_unexpected = [r"model\.vision_tower\.", r"rotary_emb\.inv_freq"]
+
+    def __init__(self, config: LlavaConfig):
+        # Past LlamaForCausalLM's own __init__, which would build the decoder a second time.
+        LlamaPreTrainedModel.__init__(self, config)
+        self.model = LlavaLlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        images: Images | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Runs the model on text and pictures.
+
+        Args:
+            input_ids: [rows, length], int64, with runs of `<im_patch>` or `IMAGE_TOKEN_INDEX` where pictures go.
+            labels: [rows, length]; positions of pictures may carry anything, they are never supervised.
+            images: see `llava.model.llava_arch.Images`; in reading order over the rows.
+            image_sizes: (width, height) of each original picture, for models that cut pictures into tiles.
+            num_items_in_batch: supervised tokens of the whole optimizer step; the loss is divided by it, so that
+                gradient accumulation equals one large batch.
+
+        Returns:
+            `loss` (float32) where labels are given. While training, `logits` is None: only supervised positions pass
+            the output embedding. Otherwise logits [rows, length, vocabulary] as `logits_to_keep` asks.
+
+        Raises:
+            ImageTokenMismatch: markers and pictures do not match, row by row.
+        """
+        if input_ids is not None and inputs_embeds is None and not _is_decoding(input_ids, past_key_values):
+            if images is not None and len(images):
+                spliced = self.splice_images(input_ids, attention_mask, labels, images, image_sizes)
+                inputs_embeds, input_ids = spliced.inputs_embeds, None
+                attention_mask, position_ids, labels = spliced.attention_mask, spliced.position_ids, spliced.labels
+            else:
+                self.refuse_markers(input_ids)
+                if self.training and self.config.has_vision:
+                    inputs_embeds, input_ids = self._embed_without_pictures(input_ids), None
+
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        logits = loss = None
+        if labels is not None and self.training:
+            loss = supervised_loss(hidden, labels, self.lm_head, num_items_in_batch)
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
+            logits = self.lm_head(hidden[:, logits_to_keep if isinstance(logits_to_keep, Tensor) else kept])
+            if labels is not None:
+                loss = supervised_loss(hidden, labels, self.lm_head, num_items_in_batch)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _embed_without_pictures(self, input_ids: Tensor) -> Tensor:
+        """Text embeddings that depend on the projector by zero, so every process has a gradient for it to reduce."""
+        embeds = self.get_input_embeddings()(input_ids)
+        weight = next(self.model.mm_projector.parameters(), None)
+        if weight is None or not weight.requires_grad:
+            return embeds
+        nothing = weight.new_zeros(1, self.config.mm_hidden_size)
+        return embeds + 0.0 * self.model.mm_projector(nothing).sum().to(embeds)
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        inputs: Tensor | None = None,
+        images: Images | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generates a continuation of prompts with or without pictures.
+
+        Args:
+            inputs: prompt ids, [rows, length], as `forward` takes them (`input_ids=` is the same). Pass `attention_mask`
+                for rows of different lengths; rows may be padded on either side.
+            images, image_sizes: as for `forward`.
+            **kwargs: everything transformers' `generate` takes (streamer, beams, stopping criteria, `inputs_embeds` ...).
+
+        Returns:
+            What transformers' `generate` returns. Sequences hold the **new** tokens only, as in LLaVA 1.2 and later,
+            with and without pictures.
+
+        Raises:
+            ImageTokenMismatch: markers and pictures do not match, row by row.
+            InvalidRequest: both `inputs` and `inputs_embeds` given.
+        """
+        inputs = inputs if inputs is not None else kwargs.pop("input_ids", None)
+        if inputs is None:
+            return super().generate(**kwargs)  # type: ignore[misc]
+        if kwargs.get("inputs_embeds") is not None:
+            raise InvalidRequest("generate takes prompt ids or inputs_embeds, not both.")
+        spliced = self.splice_images(
+            inputs, kwargs.pop("attention_mask", None), None, images, image_sizes, padding_side="left"
+        )
+        kwargs.pop("position_ids", None)
+        return super().generate(  # type: ignore[misc]
+            inputs_embeds=spliced.inputs_embeds, attention_mask=spliced.attention_mask, **kwargs
+        )
+
+    def save_pretrained(self, save_directory: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Saves in the original's names; a frozen tower is left in its own folder."""
+        if state_dict is None:
+            state_dict = self.state_dict()
+        if not self.config.unfreeze_mm_vision_tower:
+            state_dict = {name: value for name, value in state_dict.items() if not name.startswith("model.vision_tower.")}
+        super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+
+
+def _is_decoding(input_ids: Tensor, past_key_values: Cache | None) -> bool:
+    """Whether a cache holds the prompt already; generated ids are never picture markers."""
+    return past_key_values is not None and past_key_values.get_seq_length() > 0
+
+
+AutoConfig.register(LlavaConfig.model_type, LlavaConfig)
+AutoModelForCausalLM.register(LlavaConfig, LlavaLlamaForCausalLM)

@@ -1,0 +1,313 @@
+"""What makes a language model a LLaVA: a vision tower, a projector, and pictures among its tokens.
+
+`LlavaMetaModel` adds the modules to a decoder, `LlavaMetaForCausalLM` adds the way of the data: encode the pictures,
+project them, merge the tiles of large ones, and splice them into the text (`llava.model.splice`). Both are mixins, so
+another language model needs some twenty lines (`llava.model.language_model`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from llava.constants import (
+    DEFAULT_IM_END_TOKEN,
+    DEFAULT_IM_START_TOKEN,
+    DEFAULT_IMAGE_PATCH_TOKEN,
+)
+from llava.errors import CheckpointError, ImageError, ImageTokenMismatch
+from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.splice import Spliced, has_markers, splice
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+Images = Tensor | Sequence[Tensor]
+"""[pictures, 3, H, W], or one entry a picture: [3, H, W], or [tiles, 3, H, W] for a picture cut into tiles."""
+
+
+class LlavaMetaModel:
+    """Adds `mm_projector`, `image_newline` and (once loaded) `vision_tower` to a decoder."""
+
+    config: Any
+
+    def build_vision_modules(self) -> None:
+        """Builds the projector that the config describes; called at the end of the decoder's `__init__`."""
+        if not self.config.has_vision:
+            return
+        self.mm_projector = build_vision_projector(
+            self.config.mm_projector_type or "linear", self.config.mm_hidden_size, self.config.hidden_size
+        )
+        if "unpad" in (self.config.mm_patch_merge_type or ""):
+            self.image_newline = nn.Parameter(torch.empty(self.config.hidden_size).normal_(std=0.02))
+
+    def get_vision_tower(self) -> VisionTower:
+        """The vision tower.
+
+        Raises:
+            CheckpointError: the model has none, or it was not attached yet.
+        """
+        tower = getattr(self, "vision_tower", None)
+        if tower is None:
+            raise CheckpointError(
+                "this model has no vision tower. Load it with llava.model.builder.load_pretrained_model, "
+                "or call model.initialize_vision_modules(vision_tower=...)."
+            )
+        return tower
+
+
+class LlavaMetaForCausalLM:
+    """Picture understanding for a causal language model whose decoder is a `LlavaMetaModel`."""
+
+    config: Any
+
+    def get_model(self) -> Any:
+        return self.model  # type: ignore[attr-defined]
+
+    def get_vision_tower(self) -> VisionTower:
+        return self.get_model().get_vision_tower()
+
+    def attach_vision_tower(self, tower: VisionTower) -> None:
+        """Puts a loaded tower beside the token embedding, where its features are needed first."""
+        embedding = self.get_input_embeddings().weight  # type: ignore[attr-defined]
+        if tower.hidden_size != self.config.mm_hidden_size:
+            raise CheckpointError(
+                f"the vision tower's features are {tower.hidden_size} wide, the projector expects "
+                f"{self.config.mm_hidden_size}. This checkpoint was trained with another tower."
+            )
+        self.get_model().vision_tower = tower.to(device=embedding.device)
+
+    def encode_images(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[Tensor]:
+        """Encodes and projects pictures.
+
+        Args:
+            images: see `Images`.
+            image_sizes: (width, height) of each original picture; needed where the model removes padding from tiles.
+
+        Returns:
+            One tensor [features, hidden] a picture.
+
+        Raises:
+            ImageError: a picture whose pixels have no usable shape.
+        """
+        entries = list(images)
+        batches = [entry if entry.dim() == 4 else entry[None] for entry in entries]
+        encoded = self._encode_batches(batches)
+        return [
+            self._merge_tiles(tiles, image_sizes[i] if image_sizes is not None else None)
+            if entry.dim() == 4
+            else tiles[0]
+            for i, (entry, tiles) in enumerate(zip(entries, encoded, strict=True))
+        ]
+
+    def _encode_batches(self, batches: list[Tensor]) -> list[Tensor]:
+        """Runs the tower once for each distinct picture size; returns [tiles, patches, hidden] for each entry."""
+        model, tower = self.get_model(), self.get_vision_tower()
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, batch in enumerate(batches):
+            if batch.dim() != 4:
+                raise ImageError(f"picture {i} has pixels of shape {list(batch.shape)}; expected [3, height, width].")
+            groups.setdefault(tuple(batch.shape[1:]), []).append(i)
+        encoded: dict[int, Tensor] = {}
+        trained = any(parameter.requires_grad for parameter in tower.parameters())
+        for members in groups.values():
+            pixels = torch.cat([batches[i] for i in members])
+            with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+                features = tower(pixels)
+            projector_weight = next(model.mm_projector.parameters(), features)
+            features = model.mm_projector(features.to(device=projector_weight.device, dtype=projector_weight.dtype))
+            encoded.update(zip(members, features.split([len(batches[i]) for i in members]), strict=True))
+        return [encoded[i] for i in range(len(batches))]
+
+    def _merge_tiles(self, tiles: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+        """Joins the tiles of one picture, [tiles, patches, hidden], into one sequence [features, hidden].
+
+        `flat`: one tile after the other. `spatial`: the whole picture first, then the tiles' patches in raster order over
+        the whole grid. `spatial_unpad`: besides, rows and columns of padding are dropped and `image_newline` ends each
+        row (LLaVA-NeXT, Liu et al. 2024).
+        """
+        merge = self.config.mm_patch_merge_type or "flat"
+        if merge == "flat":
+            return tiles.flatten(0, 1)
+        unpad = "unpad" in merge
+        newline = self.get_model().image_newline.to(tiles) if unpad else None
+        if len(tiles) == 1:
+            return torch.cat([tiles[0], newline[None]]) if newline is not None else tiles[0]
+        grid = self._raster(tiles[1:], image_size)
+        if newline is not None:
+            assert image_size is not None
+            grid = unpad_image(grid, image_size)
+            grid = torch.cat([grid, newline[:, None, None].expand(-1, grid.shape[1], 1)], dim=-1)
+        return torch.cat([tiles[0], grid.flatten(1).T])
+
+    def _raster(self, tiles: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+        """Tiles [tiles, patches, hidden] -> [hidden, rows, columns] of the picture they were cut from."""
+        from llava.mm_utils import get_anyres_image_grid_shape
+
+        tower = self.get_vision_tower()
+        if image_size is None:
+            raise ImageError(
+                "this model cuts pictures into tiles and needs their original sizes: pass image_sizes=[(width, height), …]."
+            )
+        side = tower.num_patches_per_side
+        columns, rows = get_anyres_image_grid_shape(
+            image_size, self.config.image_grid_pinpoints, tower.config.image_size
+        )
+        if rows * columns != len(tiles):
+            raise ImageError(
+                f"a picture of {image_size[0]} x {image_size[1]} pixels is cut into {columns} x {rows} tiles by this "
+                f"model, but {len(tiles)} were given."
+            )
+        grid = tiles.view(rows, columns, side, side, -1).permute(4, 0, 2, 1, 3)
+        return grid.flatten(1, 2).flatten(2, 3)
+
+    @property
+    def patch_token_id(self) -> int | None:
+        """Id of `<im_patch>`, where the checkpoint's prompts use runs of it."""
+        return self.config.im_patch_token
+
+    def splice_images(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        images: Images | None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        padding_side: str | None = None,
+    ) -> Spliced:
+        """Encodes the pictures and splices them into the embeddings of `input_ids`; see `llava.model.splice.splice`."""
+        features = self.encode_images(images, image_sizes) if images is not None and len(images) else []
+        return splice(
+            input_ids,
+            attention_mask,
+            labels,
+            features,
+            self.get_input_embeddings(),  # type: ignore[attr-defined]
+            patch_id=self.patch_token_id,
+            padding_side=padding_side or _padding_side(attention_mask),
+        )
+
+    def refuse_markers(self, input_ids: Tensor) -> None:
+        """Raises ImageTokenMismatch where ids stand for pictures and none were given."""
+        if has_markers(input_ids, self.patch_token_id):
+            row = next(i for i, ids in enumerate(input_ids) if has_markers(ids, self.patch_token_id))
+            raise ImageTokenMismatch(f"row {row}: the prompt has a place for a picture, but no pictures were given.")
+
+    def initialize_vision_modules(
+        self,
+        vision_tower: str,
+        *,
+        mm_vision_select_layer: int = -1,
+        mm_vision_select_feature: str = "patch",
+        mm_projector_type: str = "linear",
+        mm_patch_merge_type: str = "flat",
+        pretrain_mm_mlp_adapter: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Turns a language model into a LLaVA for training: loads the tower, builds (or keeps) the projector.
+
+        Args:
+            vision_tower: folder or hub id.
+            pretrain_mm_mlp_adapter: file with a trained projector (`mm_projector.bin` of any release).
+            dtype: of the tower; None keeps that of the language model.
+
+        Raises:
+            CheckpointError: tower or projector that cannot be read or do not fit.
+        """
+        from llava.model.adapter import load_projector
+        from llava.model.multimodal_encoder.builder import build_vision_tower
+
+        model, weight = self.get_model(), self.get_input_embeddings().weight  # type: ignore[attr-defined]
+        tower = build_vision_tower(
+            vision_tower,
+            select_layer=mm_vision_select_layer,
+            select_feature=mm_vision_select_feature,
+            dtype=dtype or weight.dtype,
+        )
+        self.config.mm_vision_tower = vision_tower
+        self.config.use_mm_proj = True
+        self.config.mm_vision_select_layer = mm_vision_select_layer
+        self.config.mm_vision_select_feature = mm_vision_select_feature
+        self.config.mm_projector_type = mm_projector_type
+        self.config.mm_patch_merge_type = mm_patch_merge_type
+        self.config.mm_hidden_size = tower.hidden_size
+        if getattr(model, "mm_projector", None) is None:
+            model.build_vision_modules()
+            model.mm_projector.to(device=weight.device, dtype=weight.dtype)
+        self.attach_vision_tower(tower)
+        if pretrain_mm_mlp_adapter is not None:
+            load_projector(self, pretrain_mm_mlp_adapter)
+
+    def initialize_vision_tokenizer(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        mm_use_im_start_end: bool = False,
+        mm_use_im_patch_token: bool = True,
+        pretrain_mm_mlp_adapter: str | None = None,
+    ) -> int:
+        """Adds the image tokens a recipe needs to tokenizer and embeddings; returns how many new rows start/end got.
+
+        New rows of `<im_start>` and `<im_end>` begin as the mean of all rows before them, or are read from
+        `pretrain_mm_mlp_adapter` where that file has them.
+        """
+        from llava.model.adapter import load_image_token_rows
+        from llava.model.tokenizer import add_special_tokens
+
+        if mm_use_im_patch_token:
+            add_special_tokens(tokenizer, [DEFAULT_IMAGE_PATCH_TOKEN])
+            resize_embeddings(self, len(tokenizer))
+            self.config.im_patch_token = tokenizer.convert_tokens_to_ids(DEFAULT_IMAGE_PATCH_TOKEN)
+        num_new = 0
+        if mm_use_im_start_end:
+            num_new = add_special_tokens(tokenizer, [DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN])
+            resize_embeddings(self, len(tokenizer))
+            fill_with_mean(self, num_new)
+            if pretrain_mm_mlp_adapter is not None and num_new:
+                load_image_token_rows(self, pretrain_mm_mlp_adapter, num_new)
+        self.config.mm_use_im_start_end = mm_use_im_start_end
+        return num_new
+
+
+def resize_embeddings(model: Any, num_tokens: int) -> None:
+    """Grows both embeddings to `num_tokens` rows; never shrinks them (released vocabularies are padded)."""
+    if num_tokens > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
+
+
+def fill_with_mean(model: Any, num_new: int) -> None:
+    """Sets the last `num_new` rows of both embeddings to the mean of all rows before them."""
+    if num_new == 0:
+        return
+    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight = embedding.weight.data
+        weight[-num_new:] = weight[:-num_new].mean(dim=0, keepdim=True)
+
+
+def unpad_image(grid: Tensor, original_size: tuple[int, int]) -> Tensor:
+    """Drops the rows or columns that padding to the tile grid added.
+
+    Args:
+        grid: [hidden, rows, columns] of a picture that was resized keeping its aspect ratio and centred.
+        original_size: (width, height) of the picture before that.
+    """
+    width, height = original_size
+    rows, columns = grid.shape[1:]
+    if width / height > columns / rows:
+        padding = (rows - int(height * (columns / width))) // 2
+        return grid[:, padding : rows - padding]
+    padding = (columns - int(width * (rows / height))) // 2
+    return grid[:, :, padding : columns - padding]
+
+
+def _padding_side(attention_mask: Tensor | None) -> str:
+    """Rows padded on the left stay so; everything else is padded on the right, as in training."""
+    if attention_mask is not None and bool((attention_mask[:, 0] == 0).any()):
+        return "left"
+    return "right"

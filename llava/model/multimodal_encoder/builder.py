@@ -1,0 +1,133 @@
+"""Finds and loads the vision tower that a checkpoint or a training command names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava.errors import CheckpointError, VisionTowerNotFound
+from llava.model.checkpoint import read_json, resolve_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+# What a tower's own config says it is -> (model class, image processor class), of transformers.
+# The processors are the Pillow ones: pixels equal those of 2023, and torchvision is not needed.
+_FAMILIES = {
+    "clip": ("CLIPVisionModel", "CLIPImageProcessorPil"),
+    "clip_vision_model": ("CLIPVisionModel", "CLIPImageProcessorPil"),
+    "siglip": ("SiglipVisionModel", "SiglipImageProcessorPil"),
+    "siglip_vision_model": ("SiglipVisionModel", "SiglipImageProcessorPil"),
+    "dinov2": ("Dinov2Model", "BitImageProcessorPil"),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", "BitImageProcessorPil"),
+}
+
+
+def find_vision_tower(name: str, *, model_folder: str | Path | None = None) -> Path:
+    """The folder of a tower: inside the model folder, from the current folder, or from the hub, in this order.
+
+    Raises:
+        VisionTowerNotFound: in none of these places.
+    """
+    if model_folder is not None and (Path(model_folder) / name / "config.json").is_file():
+        return Path(model_folder) / name
+    try:
+        return resolve_folder(name, what="vision tower")
+    except CheckpointError as error:
+        raise VisionTowerNotFound(name, model_folder, str(error)) from error
+
+
+def tower_config(folder: Path) -> Any:
+    """The transformers config of the vision part of the model in `folder`.
+
+    Raises:
+        CheckpointError: a model that is no vision model that we know.
+    """
+    from transformers import AutoConfig
+
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in _FAMILIES:
+        raise CheckpointError(
+            f"{folder}: a model of type {kind!r} cannot be the vision tower. Known: {', '.join(sorted(_FAMILIES))}."
+        )
+    config = AutoConfig.from_pretrained(folder)
+    return getattr(config, "vision_config", config)
+
+
+def build_vision_tower(
+    name: str,
+    *,
+    model_folder: str | Path | None = None,
+    select_layer: int = -2,
+    select_feature: str = "patch",
+    dtype: torch.dtype | None = None,
+) -> VisionTower:
+    """Loads a vision tower with its weights, frozen and in evaluation mode, on the CPU.
+
+    Args:
+        name: a folder (absolute, in the current folder or in `model_folder`) or a hub id.
+        dtype: of the weights; None keeps the file's own.
+
+    Raises:
+        VisionTowerNotFound: no such folder or repository.
+        CheckpointError: not a vision model, or weights that cannot be read.
+    """
+    import transformers
+
+    from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+    folder = find_vision_tower(name, model_folder=model_folder)
+    config = tower_config(folder)
+    model_class = getattr(transformers, _FAMILIES[config.model_type][0])
+    try:
+        model, report = model_class.from_pretrained(
+            folder, config=config, dtype=dtype or "auto", weights_only=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: the vision tower cannot be loaded ({str(error).splitlines()[0]}).") from error
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"{folder}: {len(report['missing_keys'])} tensors of the vision tower are missing, "
+            f"the first is {sorted(report['missing_keys'])[0]}. Fetch the folder again."
+        )
+    tower = VisionTower(model, load_image_processor(folder), select_layer=select_layer, select_feature=select_feature)
+    return tower.requires_grad_(False).eval()
+
+
+def empty_vision_tower(config: Any, image_processor: Any, *, select_layer: int, select_feature: str) -> VisionTower:
+    """A tower of the given transformers config whose weights come from elsewhere (a checkpoint that trained it along)."""
+    import transformers
+
+    from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+    model = getattr(transformers, _FAMILIES[config.model_type][0])(config)
+    tower = VisionTower(model, image_processor, select_layer=select_layer, select_feature=select_feature)
+    return tower.requires_grad_(False).eval()
+
+
+def load_image_processor(folder: Path) -> Any:
+    """The image processor of a tower's folder.
+
+    Raises:
+        CheckpointError: no `preprocessor_config.json`.
+    """
+    import transformers
+
+    settings = folder / "preprocessor_config.json"
+    if not settings.is_file():
+        settings = folder / "processor_config.json"
+    if not settings.is_file():
+        raise CheckpointError(
+            f"{folder}: has no preprocessor_config.json, which says how pictures are prepared. "
+            "Copy the one of the vision tower into the folder."
+        )
+    content = read_json(settings)
+    name = content.get("image_processor", content).get("image_processor_type") or "CLIPImageProcessor"
+    # Saved names end in "", "Fast" or "Pil", whichever backend wrote them; the pixels must come from Pillow.
+    name = name.removesuffix("Fast").removesuffix("Pil") + "Pil"
+    processor = getattr(transformers, name, None)
+    if processor is None:
+        raise CheckpointError(f"{settings}: image_processor_type {name.removesuffix('Pil')!r} is not known.")
+    return processor.from_pretrained(folder)

@@ -1,0 +1,175 @@
+"""A frozen (by default) picture encoder: any transformers vision model that returns a grid of patch features.
+
+The feature of a picture is `hidden_states[mm_vision_select_layer]` of the tower, before any final norm, with or without
+the class token (LLaVA, Liu et al. 2023, section 4.1). Layers above the selected one cannot influence it and are not run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llava.errors import CheckpointError, ImageError
+
+SELECT_FEATURES = ("patch", "cls_patch")
+
+
+class VisionTower(nn.Module):
+    """Runs a CLIP, SigLIP or DINOv2 vision model up to the selected layer.
+
+    Args:
+        vision_tower: the transformers model; its own config decides how it is run.
+        image_processor: turns pictures into the pixels that this tower was trained on.
+        select_layer: index into the tower's hidden states; negative counts from the end, -2 is the layer before the last.
+        select_feature: "patch" drops the class and register tokens, "cls_patch" keeps the class token.
+
+    Raises:
+        CheckpointError: a layer that the tower does not have, or an unknown `select_feature`.
+    """
+
+    def __init__(
+        self, vision_tower: nn.Module, image_processor: Any, *, select_layer: int = -2, select_feature: str = "patch"
+    ):
+        super().__init__()
+        if select_feature not in SELECT_FEATURES:
+            raise CheckpointError(
+                f"mm_vision_select_feature is {select_feature!r}; it must be one of {', '.join(SELECT_FEATURES)}."
+            )
+        self.vision_tower = vision_tower
+        self.image_processor = image_processor
+        self.select_layer = select_layer
+        self.select_feature = select_feature
+        layers = _layers(vision_tower)
+        self.num_layers_run = select_layer if select_layer >= 0 else len(layers) + 1 + select_layer
+        if not 0 <= self.num_layers_run <= len(layers):
+            raise CheckpointError(
+                f"mm_vision_select_layer is {select_layer}, but the vision tower has {len(layers)} layers "
+                f"(allowed: {-len(layers) - 1} to {len(layers)})."
+            )
+        # Kept, so that a tower that was trained along can be saved whole, but outside the encoder's loop.
+        self.unused_layers = layers[self.num_layers_run :]
+        _set_layers(vision_tower, layers[: self.num_layers_run])
+        self.register_state_dict_post_hook(_write_original_names)
+        self.register_load_state_dict_pre_hook(_read_original_names)
+
+    @property
+    def config(self) -> Any:
+        return self.vision_tower.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.vision_tower.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.vision_tower.parameters()).device
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def num_patches_per_side(self) -> int:
+        return self.config.image_size // self.config.patch_size
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class and register tokens before the patches."""
+        embeddings = self.vision_tower.embeddings
+        has_class_token = hasattr(embeddings, "class_embedding") or hasattr(embeddings, "cls_token")
+        return int(has_class_token) + getattr(self.config, "num_register_tokens", 0)
+
+    @property
+    def num_patches(self) -> int:
+        """Features of one picture of the tower's own size."""
+        return self.num_features(self.config.image_size, self.config.image_size)
+
+    def num_features(self, height: int, width: int) -> int:
+        """Features of one picture of the given size in pixels."""
+        patch = self.config.patch_size
+        keeps_class_token = self.select_feature == "cls_patch" and self.num_prefix_tokens > 0
+        return (height // patch) * (width // patch) + int(keeps_class_token)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encodes a batch of equally large pictures.
+
+        Args:
+            pixels: [pictures, 3, height, width], any float dtype and device.
+
+        Returns:
+            Features [pictures, patches, hidden], in the dtype of the tower.
+
+        Raises:
+            ImageError: not a batch of RGB pictures, or smaller than one patch.
+        """
+        if pixels.dim() != 4 or pixels.shape[1] != 3:
+            raise ImageError(f"expected pixels of shape [pictures, 3, height, width], got {list(pixels.shape)}.")
+        if min(pixels.shape[2:]) < self.config.patch_size:
+            raise ImageError(
+                f"a picture of {pixels.shape[3]} x {pixels.shape[2]} pixels is smaller than one patch "
+                f"({self.config.patch_size} pixels)."
+            )
+        hidden = self._embed(pixels.to(device=self.device, dtype=self.dtype))
+        hidden = self.vision_tower.encoder(hidden).last_hidden_state
+        if self.select_feature == "patch":
+            return hidden[:, self.num_prefix_tokens :]
+        # Registers carry no picture position; only the class token is a feature.
+        return torch.cat([hidden[:, : min(1, self.num_prefix_tokens)], hidden[:, self.num_prefix_tokens :]], dim=1)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        own_size = tuple(pixels.shape[2:]) == (self.config.image_size, self.config.image_size)
+        # DINOv2 resamples its position embeddings whenever the size asks for it; the others need to be told.
+        options = {} if own_size or "dinov2" in self.config.model_type else {"interpolate_pos_encoding": True}
+        hidden = self.vision_tower.embeddings(pixels, **options)
+        norm = getattr(self.vision_tower, "pre_layrnorm", None)
+        return hidden if norm is None else norm(hidden)
+
+
+def _layers(vision_tower: nn.Module) -> nn.ModuleList:
+    encoder = vision_tower.encoder
+    return encoder.layers if hasattr(encoder, "layers") else encoder.layer
+
+
+def _set_layers(vision_tower: nn.Module, layers: nn.ModuleList) -> None:
+    encoder = vision_tower.encoder
+    setattr(encoder, "layers" if hasattr(encoder, "layers") else "layer", layers)
+
+
+def _layer_names(tower: VisionTower, prefix: str) -> tuple[str, str]:
+    attribute = "layers" if hasattr(tower.vision_tower.encoder, "layers") else "layer"
+    return f"{prefix}unused_layers.", f"{prefix}vision_tower.encoder.{attribute}."
+
+
+def _write_original_names(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
+    """Names on disk are those of the original: `vision_tower.vision_model.*`, layers numbered in one row."""
+    assert isinstance(module, VisionTower)
+    unused, layers = _layer_names(module, prefix)
+    for name in [name for name in state if name.startswith(prefix)]:
+        renamed = name
+        if name.startswith(unused):
+            number, rest = name[len(unused) :].split(".", 1)
+            renamed = f"{layers}{int(number) + module.num_layers_run}.{rest}"
+        if module.config.model_type in _VISION_MODEL_PREFIX:
+            head, tail = f"{prefix}vision_tower.", f"{prefix}vision_tower.vision_model."
+            renamed = tail + renamed[len(head) :]
+        if renamed != name:
+            state[renamed] = state.pop(name)
+
+
+def _read_original_names(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    assert isinstance(module, VisionTower)
+    unused, layers = _layer_names(module, prefix)
+    for name in [name for name in state if name.startswith(prefix)]:
+        renamed = name.replace(f"{prefix}vision_tower.vision_model.", f"{prefix}vision_tower.", 1)
+        if renamed.startswith(layers):
+            number, rest = renamed[len(layers) :].split(".", 1)
+            if int(number) >= module.num_layers_run:
+                renamed = f"{unused}{int(number) - module.num_layers_run}.{rest}"
+        if renamed != name:
+            state[renamed] = state.pop(name)
+
+
+# Models whose tensors carried the prefix `vision_model.` when LLaVA's checkpoints were written.
+_VISION_MODEL_PREFIX = ("clip_vision_model", "siglip_vision_model")

@@ -1,0 +1,191 @@
+"""Replaces picture markers in a batch of token ids by picture features: the one place where picture meets text.
+
+Training, `generate` and the serving engine all come through `splice`; nothing else knows where a picture sits in a row.
+Two kinds of markers exist, and both may stand in one batch:
+
+* v0: a run of `<im_patch>` ids, one for each feature, replaced in place; `<im_start>` and `<im_end>` around it stay text.
+* v1 and later: one `IMAGE_TOKEN_INDEX` (-200) a picture; the row grows by the picture's features less one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.errors import ImageTokenMismatch
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """A batch ready for the language model; all rows have the same length."""
+
+    inputs_embeds: Tensor
+    """[rows, length, hidden]."""
+    attention_mask: Tensor
+    """[rows, length], 1 for content and 0 for padding."""
+    position_ids: Tensor
+    """[rows, length], counted from the first content position of each row."""
+    labels: Tensor | None
+    """[rows, length], int64; `IGNORE_INDEX` at pictures and padding."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where one run of features goes in a row: `ids[start:stop]` is replaced by features `first` to `last`."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def splice(
+    ids: Tensor,
+    attention_mask: Tensor | None,
+    labels: Tensor | None,
+    features: list[Tensor],
+    embed: torch.nn.Module,
+    *,
+    patch_id: int | None,
+    padding_side: str = "right",
+) -> Spliced:
+    """Turns ids with picture markers, and the pictures' features, into embeddings.
+
+    Args:
+        ids: [rows, length], int64; padding is where `attention_mask` is 0.
+        attention_mask: [rows, length], bool or int; None means no padding.
+        labels: [rows, length] or None.
+        features: one tensor [features, hidden] a picture, in reading order over the rows.
+        embed: the language model's token embedding.
+        patch_id: id of `<im_patch>`, or None where the tokenizer has none.
+        padding_side: "left" or "right", where rows that end up shorter are filled.
+
+    Raises:
+        ImageTokenMismatch: a row whose markers do not match its pictures, or pictures left over; nothing is computed then.
+    """
+    keep = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.to(torch.bool)
+    kept_ids = [row[mask] for row, mask in zip(ids, keep, strict=True)]
+    places = match_pictures(kept_ids, [len(feature) for feature in features], patch_id)
+    row_embeds = [
+        _fill(row, pictures, features, embed) for row, pictures in zip(kept_ids, places, strict=True)
+    ]
+    row_labels = None
+    if labels is not None:
+        kept_labels = [row[mask] for row, mask in zip(labels, keep, strict=True)]
+        row_labels = [
+            _fill_labels(row, pictures, features) for row, pictures in zip(kept_labels, places, strict=True)
+        ]
+    return _pad(row_embeds, row_labels, padding_side)
+
+
+def has_markers(ids: Tensor, patch_id: int | None) -> bool:
+    """Whether any position of `ids` stands for a picture or a part of one."""
+    found = ids == IMAGE_TOKEN_INDEX
+    if patch_id is not None:
+        found = found | (ids == patch_id)
+    return bool(found.any())
+
+
+def match_pictures(rows: list[Tensor], lengths: list[int], patch_id: int | None) -> list[list[Picture]]:
+    """Gives each marker of each row its picture.
+
+    Args:
+        rows: ids of each row without padding.
+        lengths: number of features of each picture, in reading order over the rows.
+
+    Raises:
+        ImageTokenMismatch: names row, position, expected and found.
+    """
+    places: list[list[Picture]] = []
+    next_picture = 0
+    for row, ids in enumerate(rows):
+        pictures: list[Picture] = []
+        for start, stop, is_run in _markers(ids, patch_id):
+            first = next_picture
+            if first >= len(lengths):
+                raise ImageTokenMismatch(
+                    f"row {row}: the prompt has a picture at token {start}, but only {len(lengths)} "
+                    f"picture{'s were' if len(lengths) != 1 else ' was'} given for all {len(rows)} rows."
+                )
+            next_picture = _take(row, start, stop - start, lengths, first) if is_run else first + 1
+            pictures.append(Picture(start, stop, first, next_picture))
+        places.append(pictures)
+    if next_picture != len(lengths):
+        raise ImageTokenMismatch(
+            f"{len(lengths)} pictures were given, but the {len(rows)} rows have places for {next_picture} "
+            f"({', '.join(f'row {i}: {sum(p.last - p.first for p in row)}' for i, row in enumerate(places))}). "
+            "Put one <image> into the prompt for each picture."
+        )
+    return places
+
+
+def _take(row: int, start: int, found: int, lengths: list[int], first: int) -> int:
+    """How far the pictures reach that fill a run of `found` patch tokens; adjacent pictures share one run."""
+    filled, last = 0, first
+    while filled < found and last < len(lengths):
+        filled += lengths[last]
+        last += 1
+    if filled != found:
+        raise ImageTokenMismatch(
+            f"row {row}: the run of <im_patch> at token {start} has {found} tokens, expected {filled} "
+            f"for picture{'s' if last - first > 1 else ''} {', '.join(map(str, range(first, last)))}. "
+            "The prompt was cut inside a picture, or expanded for another vision tower."
+        )
+    return last
+
+
+def _markers(ids: Tensor, patch_id: int | None) -> list[tuple[int, int, bool]]:
+    """(start, stop, is a run of patches) of each marker, in order."""
+    found = [(position, position + 1, False) for position in (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()]
+    if patch_id is not None:
+        is_patch = torch.nn.functional.pad((ids == patch_id).to(torch.int8), (1, 1)).diff()
+        starts, stops = (is_patch == 1).nonzero().flatten().tolist(), (is_patch == -1).nonzero().flatten().tolist()
+        found += [(start, stop, True) for start, stop in zip(starts, stops, strict=True)]
+    return sorted(found)
+
+
+def _fill(ids: Tensor, pictures: list[Picture], features: list[Tensor], embed: torch.nn.Module) -> Tensor:
+    is_marker = torch.zeros_like(ids, dtype=torch.bool)
+    for picture in pictures:
+        is_marker[picture.start : picture.stop] = True
+    # One look-up a row; what stands at a marker is thrown away below, it only has to be a valid id.
+    text = embed(ids.masked_fill(is_marker, 0))
+    pieces, end = [], 0
+    for picture in pictures:
+        pieces.append(text[end : picture.start])
+        pieces += [feature.to(device=text.device, dtype=text.dtype) for feature in features[picture.first : picture.last]]
+        end = picture.stop
+    return torch.cat([*pieces, text[end:]])
+
+
+def _fill_labels(labels: Tensor, pictures: list[Picture], features: list[Tensor]) -> Tensor:
+    pieces, end = [], 0
+    for picture in pictures:
+        pieces.append(labels[end : picture.start])
+        length = sum(len(feature) for feature in features[picture.first : picture.last])
+        pieces.append(labels.new_full((length,), IGNORE_INDEX))
+        end = picture.stop
+    return torch.cat([*pieces, labels[end:]])
+
+
+def _pad(rows: list[Tensor], labels: list[Tensor] | None, side: str) -> Spliced:
+    from torch.nn.utils.rnn import pad_sequence
+
+    embeds = pad_sequence(rows, batch_first=True, padding_side=side)
+    lengths = [len(row) for row in rows]
+    mask = pad_sequence(
+        [torch.ones(length, dtype=torch.long, device=embeds.device) for length in lengths],
+        batch_first=True,
+        padding_side=side,
+    )
+    return Spliced(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        labels=None
+        if labels is None
+        else pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX, padding_side=side),
+    )
