@@ -1,0 +1,175 @@
+"""The picture formats that are read, how each is recognised, and what to call data that are none of them.
+
+Formats are told by their first bytes, never by a file's name, and each is decoded by its own Pillow plugin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from llava.errors import UnsupportedImage
+
+if TYPE_CHECKING:
+    from PIL import ImageFile
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A format that is read: how to recognise it, who decodes it."""
+
+    label: str
+    magic: re.Pattern[bytes]
+    plugin: str
+    """Module and class of Pillow's decoder."""
+    declared_bytes: Callable[[bytes], int | None] | None = None
+    """How long the data say they are, where the format says."""
+    header_size: Callable[[bytes], tuple[int, int] | None] | None = None
+    """Width and height read by ourselves, where Pillow's decoder reserves memory on opening."""
+
+    def open(self, data: bytes) -> ImageFile.ImageFile:
+        """The picture with its header read and no pixel decoded; raises any of `decoder_errors()` on bad data.
+
+        The plugin is called itself, not through `Image.open`: that would try every format it knows, and warns about
+        large pictures by a global limit where ours decides.
+        """
+        module, name = self.plugin.split(":")
+        image: ImageFile.ImageFile = getattr(importlib.import_module(f"PIL.{module}"), name)(io.BytesIO(data))
+        return image
+
+
+def recognise(data: bytes, name: str) -> Kind:
+    """The format of `data`; `name` is what the message calls them.
+
+    Raises:
+        UnsupportedImage: none of the formats; says what the data look like instead.
+    """
+    if not data:
+        raise UnsupportedImage(f"{name}: empty, 0 bytes.")
+    for kind in KINDS:
+        if kind.magic.match(data):
+            return kind
+    labels = ", ".join(kind.label for kind in KINDS[:-1])
+    raise UnsupportedImage(
+        f"{name}: not a picture that can be read; it looks like {looks_like(data)}. "
+        f"Give a {labels} or {KINDS[-1].label} picture."
+    )
+
+
+def describe_damage(data: bytes, name: str, kind: Kind) -> str:
+    """Why data of this kind could not be decoded, as well as can be told from outside the decoder."""
+    declared = kind.declared_bytes(data) if kind.declared_bytes else None
+    if declared is not None and declared > len(data):
+        return f"{name}: this {kind.label} picture is truncated: {len(data)} of at least {declared} bytes are there."
+    if kind.label == "JPEG" and b"\xff\xd9" not in data[-64:]:
+        return f"{name}: this JPEG picture is truncated: it ends after {len(data)} bytes without an end marker."
+    return f"{name}: this {kind.label} picture ({len(data)} bytes) is damaged or cut short and cannot be decoded."
+
+
+def decoder_errors() -> tuple[type[BaseException], ...]:
+    """Everything that Pillow's decoders raise on bad data."""
+    from PIL import Image
+
+    return (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+        MemoryError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    )
+
+
+def _png_bytes(data: bytes) -> int | None:
+    """Where the last chunk that begins within the data should end."""
+    position = 8
+    while position + 8 <= len(data):
+        length, tag = struct.unpack_from(">I4s", data, position)
+        position += length + 12
+        if tag == b"IEND":
+            return position
+    return max(position, len(data) + 1)  # the IEND chunk is still to come
+
+
+def _riff_bytes(data: bytes) -> int | None:
+    return int.from_bytes(data[4:8], "little") + 8
+
+
+def _bmp_bytes(data: bytes) -> int | None:
+    return int.from_bytes(data[2:6], "little")
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    chunk = data[12:16]
+    if len(data) < 30 or chunk not in (b"VP8X", b"VP8L", b"VP8 "):
+        return None
+    if chunk == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _magic(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
+
+
+KINDS: Final = (
+    Kind("PNG", _magic(rb"\x89PNG\r\n\x1a\n"), "PngImagePlugin:PngImageFile", _png_bytes),
+    Kind("JPEG", _magic(rb"\xff\xd8\xff"), "JpegImagePlugin:JpegImageFile"),
+    Kind("WebP", _magic(rb"RIFF....WEBP"), "WebPImagePlugin:WebPImageFile", _riff_bytes, _webp_size),
+    Kind("GIF", _magic(rb"GIF8[79]a"), "GifImagePlugin:GifImageFile"),
+    Kind("BMP", _magic(rb"BM.{12}[\x0c-\x7c]\x00\x00\x00"), "BmpImagePlugin:BmpImageFile", _bmp_bytes),
+    Kind("TIFF", _magic(rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]"), "TiffImagePlugin:TiffImageFile"),
+)
+
+_STRANGERS: Final = (
+    (_magic(rb"%PDF"), "a PDF document"),
+    (_magic(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript (EPS)"),
+    (_magic(rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)"), "HEIC, as telephones take it: save it as JPEG"),
+    (_magic(rb"....ftyp(avif|avis)"), "AVIF: save it as PNG or JPEG"),
+    (_magic(rb"....ftyp|\x1aE\xdf\xa3"), "a video"),
+    (_magic(rb"PK\x03\x04"), "a ZIP archive"),
+    (_magic(rb"\x1f\x8b"), "gzip-compressed data"),
+    (_magic(rb"\x00\x00\x01\x00"), "a Windows icon"),
+    (_magic(rb"8BPS"), "a Photoshop document"),
+    (_magic(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "JPEG XL"),
+    (_magic(rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+    (_magic(rb"version https://git-lfs"), "a Git LFS pointer: fetch the file itself with `git lfs pull`"),
+    (_magic(rb"\x89PNG|RIFF|GIF8|\xff\xd8"), "a picture whose first bytes are damaged"),
+    (_magic(rb"\x00+\Z"), "nothing but zero bytes"),
+)
+_MARKUP: Final = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*|<!doctype\s+([a-z]+)[^>]*>\s*)*<([a-z]+)", re.DOTALL | re.IGNORECASE
+)
+
+
+def looks_like(data: bytes) -> str:
+    """What data that are no readable picture seem to be, in words for a message."""
+    head = data[:1024].removeprefix(b"\xef\xbb\xbf")
+    for magic, label in _STRANGERS:
+        if magic.match(head):
+            return label
+    markup = _MARKUP.match(head)
+    if markup:
+        words = {word.lower() for word in markup.groups() if word}
+        return "SVG, a drawing: save it as PNG" if b"svg" in words else "HTML or XML, as from a web page"
+    text = head.decode("utf-8", errors="ignore")
+    readable = sum(char.isprintable() or char.isspace() for char in text)
+    return "text" if text and readable == len(text) and len(text.encode()) > len(head) - 4 else "unknown binary data"

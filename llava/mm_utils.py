@@ -1,0 +1,358 @@
+"""Pictures to pixel tensors, and prompts with pictures to token ids.
+
+`load_image` and its limits come from `llava.image_loading`, `KeywordsStoppingCriteria` from `llava.stopping`; they are
+offered here too, under the names that other projects import. Importing this module loads neither torch nor Pillow.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
+
+from llava.constants import (
+    DEFAULT_IM_END_TOKEN,
+    DEFAULT_IM_START_TOKEN,
+    DEFAULT_IMAGE_PATCH_TOKEN,
+    DEFAULT_IMAGE_TOKEN,
+    IMAGE_TOKEN_INDEX,
+)
+from llava.errors import ImageShapeError, ImageTokenMismatch, InvalidRequest
+from llava.image_loading import ImageLimits, load_image, load_image_from_base64, to_rgb
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from llava.stopping import KeywordsStoppingCriteria
+
+__all__ = [
+    "ImageLimits",
+    "KeywordsStoppingCriteria",
+    "divide_to_patches",
+    "expand2square",
+    "expand_image_tokens",
+    "get_anyres_image_grid_shape",
+    "get_model_name_from_path",
+    "load_image",
+    "load_image_from_base64",
+    "process_anyres_image",
+    "process_images",
+    "resize_and_pad_image",
+    "select_best_resolution",
+    "tokenizer_image_token",
+]
+
+Size = tuple[int, int]
+"""Width and height."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "KeywordsStoppingCriteria":
+        from llava.stopping import KeywordsStoppingCriteria
+
+        return KeywordsStoppingCriteria
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# Aspect modes
+
+KEEP_LONGEST: Final = 448
+KEEP_SHORTEST: Final = 224
+"""Bounds of the sides in mode `keep`, as the original has them for every tower."""
+
+_PATCH: Final = 14
+"""Side of a CLIP ViT-L patch: a picture kept thinner than one patch would have no features."""
+
+_MAX_CANVAS_SIDE: Final = 8192
+"""A square canvas of this side takes 192 MiB; a picture longer than this is reduced before padding."""
+
+_MAX_RESIZED_PIXELS: Final = 16_000_000
+"""`square` first cuts the ends off a picture that would be larger than this before its centre is cut out: resizing
+20000 x 1 to a shortest edge of 224 would make a gigapixel."""
+
+
+def process_images(
+    images: Sequence[Image.Image], image_processor: Any, model_cfg: Any
+) -> torch.Tensor | list[torch.Tensor]:
+    """Turns pictures into what the model's `images` argument takes, as the checkpoint's `image_aspect_ratio` says.
+
+    Modes: `square` (or none; also called `crop`): shortest edge to the tower's size, centre cut out. `pad`: onto a
+    square of the mean colour first. `keep`: aspect ratio kept, sides between 224 and 448. `resize`: distorted to a
+    square. `anyres`: one reduced picture and a grid of tiles.
+
+    Args:
+        images: Pillow pictures of any mode.
+        image_processor: the tower's, such as `CLIPImageProcessorPil`.
+        model_cfg: the model's config (object or mapping); only `image_aspect_ratio` and, for anyres,
+            `image_grid_pinpoints` are read. None means `square`.
+
+    Returns:
+        float32 [n, 3, H, W] (anyres: [n, tiles, 3, H, W]) if all shapes are equal, else a list of n tensors.
+
+    Raises:
+        InvalidRequest: an aspect mode that does not exist, or anyres without grid pinpoints.
+        ImageShapeError: `keep` with a picture too thin for one patch.
+    """
+    import torch
+
+    mode = _read(model_cfg, "image_aspect_ratio") or "square"
+    tensors = [_process_image(to_rgb(image), image_processor, mode, model_cfg) for image in images]
+    if tensors and all(tensor.shape == tensors[0].shape for tensor in tensors):
+        return torch.stack(tensors)
+    return tensors
+
+
+def _process_image(image: Image.Image, processor: Any, mode: str, model_cfg: Any) -> torch.Tensor:
+    if mode in ("square", "crop"):
+        return _preprocess(_cut_to_centre(image, _shortest_edge(processor)), processor)
+    if mode == "pad":
+        return _preprocess(expand2square(image, _mean_colour(processor)), processor)
+    if mode == "keep":
+        return _preprocess(image, processor, do_center_crop=False, size={"shortest_edge": _kept_edge(image.size)})
+    if mode == "resize":
+        edge = _edge(processor)
+        return _preprocess(image.resize((edge, edge)), processor)
+    if mode == "anyres":
+        pinpoints = _read(model_cfg, "image_grid_pinpoints")
+        if not pinpoints:
+            raise InvalidRequest(
+                "image_aspect_ratio is 'anyres', but the config has no image_grid_pinpoints. Add them to config.json, "
+                "such as [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]."
+            )
+        return process_anyres_image(image, processor, pinpoints)
+    raise InvalidRequest(f"image_aspect_ratio {mode!r} does not exist: use square, pad, keep, resize or anyres.")
+
+
+def _preprocess(image: Image.Image, processor: Any, **options: Any) -> torch.Tensor:
+    pixels: torch.Tensor = processor.preprocess(image, return_tensors="pt", **options)["pixel_values"][0]
+    return pixels
+
+
+def _mean_colour(processor: Any) -> tuple[int, int, int]:
+    red, green, blue = (int(channel * 255) for channel in processor.image_mean)
+    return red, green, blue
+
+
+def _edge(processor: Any) -> int:
+    """Side of the square that the processor makes."""
+    crop = getattr(processor, "crop_size", None)
+    if crop and getattr(processor, "do_center_crop", True):
+        return int(crop["height"])
+    return _shortest_edge(processor)
+
+
+def _shortest_edge(processor: Any) -> int:
+    size = processor.size
+    edge = _read(size, "shortest_edge") or _read(size, "height")
+    return int(edge)
+
+
+def _kept_edge(size: Size) -> int:
+    aspect = max(size) / min(size)
+    edge = int(min(KEEP_LONGEST / aspect, KEEP_SHORTEST))
+    if edge < _PATCH:
+        raise ImageShapeError(
+            f"a picture of {size[0]} x {size[1]} pixels, kept in proportion, would be {edge} pixels thin; "
+            f"a patch of the vision tower has {_PATCH}. Cut the picture, or use image_aspect_ratio pad or square."
+        )
+    return edge
+
+
+def _cut_to_centre(image: Image.Image, edge: int) -> Image.Image:
+    """Drops ends that the centre crop would drop anyway, where resizing the whole picture would take too much memory."""
+    width, height = image.size
+    shorter, longer = min(width, height), max(width, height)
+    if edge * edge * longer <= _MAX_RESIZED_PIXELS * shorter:
+        return image
+    # Same parity as before, so that the centre stays the centre; three squares, so that filters see no new border.
+    kept = 3 * shorter + (3 * shorter + longer) % 2
+    start = (longer - kept) // 2
+    box = (start, 0, start + kept, height) if width > height else (0, start, width, start + kept)
+    return image.crop(box)
+
+
+def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] | int) -> Image.Image:
+    """Centres a picture on a square canvas of the given colour; a square picture is returned as it is.
+
+    A picture longer than 8192 pixels is reduced to that first, so that the canvas stays below 192 MiB.
+    """
+    from PIL import Image
+
+    width, height = pil_img.size
+    if width == height:
+        return pil_img
+    if isinstance(background_color, tuple) and len(pil_img.getbands()) != len(background_color):
+        pil_img = to_rgb(pil_img)
+    if max(width, height) > _MAX_CANVAS_SIDE:
+        scale = _MAX_CANVAS_SIDE / max(width, height)
+        pil_img = pil_img.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+        width, height = pil_img.size
+    side = max(width, height)
+    canvas = Image.new(pil_img.mode, (side, side), background_color)
+    canvas.paste(pil_img, ((side - width) // 2, (side - height) // 2))
+    return canvas
+
+
+def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Sequence[int]]) -> Size:
+    """The (width, height) that keeps most of a picture's own pixels; of equals, the one that wastes the least."""
+
+    def merit(resolution: Sequence[int]) -> tuple[int, int]:
+        width, height = resolution
+        scale = min(width / original_size[0], height / original_size[1])
+        shown = int(original_size[0] * scale) * int(original_size[1] * scale)
+        kept = min(shown, original_size[0] * original_size[1])
+        return kept, kept - width * height
+
+    width, height = max(possible_resolutions, key=merit)
+    return width, height
+
+
+def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.Image:
+    """Fits a picture into (width, height) with its proportions kept, centred on black."""
+    from PIL import Image
+
+    target_width, target_height = target_resolution
+    scale_width, scale_height = target_width / image.width, target_height / image.height
+    if scale_width < scale_height:
+        size = target_width, min(math.ceil(image.height * scale_width), target_height)
+    else:
+        size = min(math.ceil(image.width * scale_height), target_width), target_height
+    canvas = Image.new("RGB", (target_width, target_height), (0, 0, 0))
+    canvas.paste(to_rgb(image).resize(size), ((target_width - size[0]) // 2, (target_height - size[1]) // 2))
+    return canvas
+
+
+def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
+    """Cuts a picture into square tiles of `patch_size` pixels, row by row."""
+    return [
+        image.crop((left, top, left + patch_size, top + patch_size))
+        for top in range(0, image.height, patch_size)
+        for left in range(0, image.width, patch_size)
+    ]
+
+
+def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Any, patch_size: int) -> Size:
+    """Columns and rows of the tile grid that a picture of (width, height) gets.
+
+    `grid_pinpoints` is a list of (width, height) or its text, `patch_size` the side of a tile (the tower's input).
+    """
+    width, height = select_best_resolution(image_size, _pinpoints(grid_pinpoints))
+    return width // patch_size, height // patch_size
+
+
+def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Any) -> torch.Tensor:
+    """The whole picture reduced (and distorted) to one tile, followed by its tiles row by row.
+
+    Returns:
+        float32 [1 + columns * rows, 3, tile, tile].
+    """
+    import torch
+
+    best = select_best_resolution(image.size, _pinpoints(grid_pinpoints))
+    tiles = divide_to_patches(resize_and_pad_image(image, best), _edge(processor))
+    edge = _shortest_edge(processor)
+    whole = to_rgb(image).resize((edge, edge))
+    return torch.stack([_preprocess(tile, processor) for tile in [whole, *tiles]])
+
+
+def _pinpoints(grid_pinpoints: Any) -> list[Size]:
+    try:
+        listed = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
+        pinpoints = [(int(width), int(height)) for width, height in listed]
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise InvalidRequest(
+            f"image_grid_pinpoints {grid_pinpoints!r}: not a list of (width, height). Write [[336, 672], [672, 336]]."
+        ) from error
+    if not pinpoints:
+        raise InvalidRequest("image_grid_pinpoints is empty: list at least one (width, height).")
+    return pinpoints
+
+
+def _read(config: Any, key: str) -> Any:
+    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+
+
+# Prompts
+
+
+@overload
+def tokenizer_image_token(
+    prompt: str, tokenizer: Any, image_token_index: int = ..., return_tensors: None = ...
+) -> list[int]: ...
+
+
+@overload
+def tokenizer_image_token(
+    prompt: str, tokenizer: Any, image_token_index: int = ..., *, return_tensors: Literal["pt"]
+) -> torch.Tensor: ...
+
+
+@overload
+def tokenizer_image_token(
+    prompt: str, tokenizer: Any, image_token_index: int, return_tensors: Literal["pt"]
+) -> torch.Tensor: ...
+
+
+def tokenizer_image_token(
+    prompt: str, tokenizer: Any, image_token_index: int = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
+) -> list[int] | torch.Tensor:
+    """Token ids of a prompt with `image_token_index` in place of every `<image>` (v1 and later).
+
+    The text between two markers is tokenised by itself; the begin-of-sequence token stays before the first only.
+
+    Args:
+        prompt: text with any number of `<image>`.
+        tokenizer: called as `tokenizer(text).input_ids`.
+        image_token_index: stands for one picture.
+        return_tensors: None for a list, "pt" for an int64 tensor [length].
+
+    Raises:
+        InvalidRequest: another `return_tensors`.
+    """
+    if return_tensors not in (None, "pt"):
+        raise InvalidRequest(f"return_tensors={return_tensors!r}: use 'pt' for a tensor, or None for a list.")
+    first, *later = [list(tokenizer(text).input_ids) for text in prompt.split(DEFAULT_IMAGE_TOKEN)]
+    begins = bool(first) and first[0] == tokenizer.bos_token_id
+    ids = list(first)
+    for chunk in later:
+        ids += [image_token_index, *(chunk[1:] if begins else chunk)]
+    if return_tensors is None:
+        return ids
+    import torch
+
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def expand_image_tokens(text: str, num_patches: list[int] | int, use_im_start_end: bool) -> str:
+    """Writes out every `<image>` as the run of `<im_patch>` that a v0 checkpoint reads.
+
+    Args:
+        text: prompt with `<image>` markers.
+        num_patches: patches of each picture in reading order, or one number for all.
+        use_im_start_end: put `<im_start>` and `<im_end>` around each run.
+
+    Raises:
+        ImageTokenMismatch: the number of markers is not the number of pictures in `num_patches`.
+    """
+    pieces = text.split(DEFAULT_IMAGE_TOKEN)
+    counts = [num_patches] * (len(pieces) - 1) if isinstance(num_patches, int) else list(num_patches)
+    if len(counts) != len(pieces) - 1:
+        raise ImageTokenMismatch(
+            f"the text has {len(pieces) - 1} {DEFAULT_IMAGE_TOKEN} markers for {len(counts)} pictures. "
+            "Write one marker for each picture."
+        )
+    expanded = pieces[0]
+    for count, piece in zip(counts, pieces[1:], strict=True):
+        run = DEFAULT_IMAGE_PATCH_TOKEN * count
+        expanded += (f"{DEFAULT_IM_START_TOKEN}{run}{DEFAULT_IM_END_TOKEN}" if use_im_start_end else run) + piece
+    return expanded
+
+
+def get_model_name_from_path(model_path: str) -> str:
+    """The name a model goes by: the last part of its path, with its parent's before a `checkpoint-N`."""
+    parts = str(model_path).replace("\\", "/").strip("/").split("/")
+    if parts[-1].startswith("checkpoint-") and len(parts) > 1:
+        return f"{parts[-2]}_{parts[-1]}"
+    return parts[-1]
