@@ -8,6 +8,7 @@ No proxy, cookie or credential of this machine takes part.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import queue
@@ -17,12 +18,12 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
-from typing import Final, Union
+from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from llava.errors import ImageDamaged, ImageFetchFailed, ImageTooLarge, ImageUrlRefused, UnsupportedImage
 
-IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
@@ -36,7 +37,7 @@ class UrlPolicy:
     allowed_hosts: frozenset[str] | None = None
     """Host names that may be asked, lower case; None allows every host whose addresses are public."""
     allowed_networks: tuple[str, ...] = ()
-    """Networks that may be reached although they are not public, such as "10.1.2.0/24" for a picture store of one's own."""
+    """Networks that may be reached although they are not public, such as "10.1.2.0/24" for one's own picture store."""
     connect_timeout_s: float = 5.0
     """For connecting, and for each wait for more bytes."""
     total_timeout_s: float = 20.0
@@ -248,10 +249,8 @@ class _Answer:
             raise UnsupportedImage(f"{self._shown}: not a picture; the server says it is {kind}.")
 
     def _cut(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # closed already
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # closed already
 
     def _failure(self, error: Exception) -> ImageFetchFailed:
         if isinstance(error, TimeoutError) or time.monotonic() >= self._deadline:

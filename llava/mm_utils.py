@@ -161,7 +161,7 @@ def _kept_edge(size: Size) -> int:
 
 
 def _cut_to_centre(image: Image.Image, edge: int) -> Image.Image:
-    """Drops ends that the centre crop would drop anyway, where resizing the whole picture would take too much memory."""
+    """Drops ends that the centre crop would drop anyway, where the whole picture resized would not fit in memory."""
     width, height = image.size
     shorter, longer = min(width, height), max(width, height)
     if edge * edge * longer <= _MAX_RESIZED_PIXELS * shorter:
