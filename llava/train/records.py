@@ -1,0 +1,152 @@
+"""Reads a training file and checks its structure once, before any weight is loaded.
+
+The format is the original's: a JSON list of `{"id", "image" (optional), "conversations": [{"from", "value"}, ...]}`.
+`image` is a path below the picture folder, or a list of such paths; every picture has one `<image>` in a human turn.
+Pictures themselves are opened later, one at a time, by the dataset.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.errors import DataError
+
+HUMAN = "human"
+ASSISTANT = "gpt"
+ROLES = (HUMAN, ASSISTANT)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    role: str
+    """`human` or `gpt`."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One conversation with its pictures."""
+
+    name: str
+    """File, index and id: what an error message calls this record."""
+    turns: tuple[Turn, ...]
+    images: tuple[str, ...] = ()
+    """Picture paths in the order of their `<image>` markers."""
+
+
+def load_records(path: str | Path) -> list[Record]:
+    """Reads and checks a whole training file.
+
+    Raises:
+        DataError: the file is missing, is no JSON list, is empty, or holds a malformed record; names the file, the
+            first wrong record by index and id, what is wrong with it and how many others are wrong too.
+    """
+    path = Path(path)
+    raw = _read_json(path)
+    if not isinstance(raw, list):
+        raise DataError(f"{path}: holds a JSON {_json_type(raw)}, expected a list of records.")
+    if not raw:
+        raise DataError(f"{path}: holds no records; there is nothing to train on.")
+    records: list[Record] = []
+    problems: list[DataError] = []
+    for index, item in enumerate(raw):
+        try:
+            records.append(parse_record(item, f"{path}: record {index}"))
+        except DataError as error:
+            problems.append(error)
+    if problems:
+        others = f" {len(problems) - 1} more of {len(raw)} records are malformed." if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{others}")
+    return records
+
+
+def parse_record(item: Any, place: str) -> Record:
+    """Turns one JSON object into a `Record`; `place` ("FILE: record N") begins every error message.
+
+    Raises:
+        DataError: a field is missing or has the wrong type, or markers and pictures do not match.
+    """
+    if not isinstance(item, dict):
+        raise DataError(f"{place}: is a JSON {_json_type(item)}, expected an object with 'conversations'.")
+    name = f"{place} (id {item['id']!r})" if "id" in item else place
+    turns = _parse_turns(item.get("conversations"), name)
+    images = _parse_images(item, name)
+    _check_markers(turns, images, name)
+    return Record(name=name, turns=turns, images=images)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Give the training JSON with --data_path.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder. --data_path takes one JSON file.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}. "
+            "The file must be one JSON list (not JSON Lines)."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text at byte {error.start}. Save the file as UTF-8.") from None
+
+
+def _parse_turns(conversations: Any, name: str) -> tuple[Turn, ...]:
+    if not isinstance(conversations, list) or not conversations:
+        raise DataError(
+            f"{name}: 'conversations' is missing or empty, expected a list of turns with 'from' and 'value'."
+        )
+    turns = []
+    for number, turn in enumerate(conversations):
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise DataError(f"{name}: turn {number} has no text, expected an object with 'from' and a string 'value'.")
+        role = turn.get("from")
+        if role not in ROLES:
+            raise DataError(f"{name}: turn {number} has 'from': {role!r}, expected 'human' or 'gpt'.")
+        turns.append(Turn(role=role, text=turn["value"]))
+    if all(turn.role == HUMAN for turn in turns):
+        raise DataError(f"{name}: has no turn from 'gpt', so there is no answer to learn. Remove the record.")
+    return tuple(turns)
+
+
+def _parse_images(item: dict[str, Any], name: str) -> tuple[str, ...]:
+    value = item.get("image")
+    if value is None:
+        return ()
+    images = [value] if isinstance(value, str) else value
+    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        raise DataError(f"{name}: 'image' must be a path or a list of paths, found {value!r}.")
+    return tuple(images)
+
+
+def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...], name: str) -> None:
+    markers = 0
+    for number, turn in enumerate(turns):
+        found = turn.text.count(DEFAULT_IMAGE_TOKEN)
+        if found and turn.role != HUMAN:
+            raise DataError(
+                f"{name}: turn {number} from 'gpt' contains {DEFAULT_IMAGE_TOKEN}. Pictures belong to human turns: "
+                "move the marker, or write the text in another way."
+            )
+        markers += found
+    if markers == len(images):
+        return
+    if not images:
+        raise DataError(
+            f"{name}: the text has {markers} {DEFAULT_IMAGE_TOKEN} but the record has no 'image'. "
+            "Add the picture's path, or remove the marker."
+        )
+    raise DataError(
+        f"{name}: {len(images)} pictures but {markers} {DEFAULT_IMAGE_TOKEN} in the human turns. "
+        f"Write one {DEFAULT_IMAGE_TOKEN} for each picture."
+    )
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")

@@ -1,0 +1,60 @@
+"""Batches of samples of like length, pictures and pure text apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+
+class ModalityLengthSampler(Sampler[int]):
+    """Shuffles samples so that each global batch holds one modality and samples of like length.
+
+    The order depends on seed and epoch only, so a resumed run sees the same one.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        """
+        Args:
+            lengths: one a sample, negative for samples without a picture.
+            batch_size: samples of one optimizer step over all processes.
+            seed: of the shuffling.
+        """
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        with_picture = [index for index, length in enumerate(self.lengths) if length > 0]
+        pure_text = [index for index, length in enumerate(self.lengths) if length <= 0]
+        full: list[list[int]] = []
+        left_over: list[int] = []
+        for indices in (with_picture, pure_text):
+            for batch in self._batches(indices, generator):
+                if len(batch) == self.batch_size:
+                    full.append(batch)
+                else:
+                    left_over += batch
+        order = torch.randperm(len(full), generator=generator).tolist()
+        yield from (index for number in order for index in full[number])
+        yield from left_over
+
+    def _batches(self, indices: list[int], generator: torch.Generator) -> list[list[int]]:
+        """Shuffles, cuts into stretches of many batches, and sorts within each: near-equal lengths, random content."""
+        shuffled = [indices[i] for i in torch.randperm(len(indices), generator=generator).tolist()]
+        stretch = self.batch_size * 50
+        ordered: list[int] = []
+        for start in range(0, len(shuffled), stretch):
+            ordered += sorted(
+                shuffled[start : start + stretch], key=lambda index: abs(self.lengths[index]), reverse=True
+            )
+        return [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]

@@ -1,0 +1,226 @@
+"""Trains a LLaVA: stage 1 aligns the projector (--tune_mm_mlp_adapter), stage 2 fine-tunes projector and language model.
+
+The flags are those of the original, v0 and later, and all of transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llava.command_line import WRONG_USAGE, guarded
+from llava.errors import InvalidRequest
+from llava.train.arguments import DataArguments, ModelArguments, help_parser, without_refused
+
+if TYPE_CHECKING:
+    from llava.train.training_arguments import TrainingArguments
+
+log = logging.getLogger("llava.train")
+
+REQUIRED = ("model_name_or_path", "data_path", "output_dir")
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_implementation: str | None = None) -> int:
+    """Parses flags and trains; returns the exit code (0 done, 1 failed, 2 wrong usage).
+
+    Args:
+        argv: the words after the command; None takes those of the process.
+        prog: what `--help` calls the command.
+        attn_implementation: as transformers names it; None leaves the choice to it.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "-h" in words or "--help" in words:
+        help_parser(prog, __doc__).print_help()
+        return 0
+    debug = "--debug" in words and _is_flag_alone(words, "--debug")
+    if debug:
+        words.remove("--debug")
+    # Usage errors that can be told without loading anything are told at once.
+    missing = [name for name in REQUIRED if not any(word.partition("=")[0] == f"--{name}" for word in words)]
+    if missing:
+        return _usage_error(f"missing {', '.join(f'--{name}' for name in missing)}. See --help.")
+
+    def body() -> int:
+        try:
+            arguments = parse(words)
+        except UsageError as error:
+            return _usage_error(str(error))
+        train(*arguments, attn_implementation=attn_implementation)
+        return 0
+
+    return guarded(body, debug=debug)
+
+
+class UsageError(InvalidRequest):
+    """Flags that do not exist or values that do not parse."""
+
+
+def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Parses the flags of a training command.
+
+    Raises:
+        UsageError: an unknown flag (with the nearest known ones), or a value of the wrong type.
+        InvalidRequest: flags that this machine or this release cannot honour.
+    """
+    from transformers import HfArgumentParser
+
+    from llava.train.training_arguments import TrainingArguments
+
+    words = without_refused(argv)
+    parser: Any = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False)
+    _, unknown = parser.parse_known_args(words)  # argparse itself exits with 2 where a value does not parse
+    if unknown:
+        raise UsageError(_unknown_flags(unknown, list(parser._option_string_actions)))
+    try:
+        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error).strip().splitlines()[0]) from error
+
+
+def train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    *,
+    attn_implementation: str | None = None,
+) -> None:
+    """Runs one stage from its arguments to the saved result in `output_dir`.
+
+    Raises:
+        LlavaError: arguments, data or weights that cannot be used; every message says what to do.
+    """
+    from transformers import set_seed
+
+    from llava.train.collator import Collator
+    from llava.train.llava_trainer import LLaVATrainer
+    from llava.train.records import load_records
+    from llava.train.setup import prepare_data, prepare_model
+    from llava.train.trainable import Stage, describe_trainable, select_trainable
+
+    say = _speaker(training_args)
+    for note in training_args.notes:
+        say(note)
+    records = load_records(str(data_args.data_path))
+    set_seed(training_args.seed)
+    prepared = prepare_model(model_args, data_args, training_args, attn_implementation=attn_implementation)
+    stage = Stage(
+        adapter_only=model_args.tune_mm_mlp_adapter,
+        freeze_backbone=model_args.freeze_backbone,
+        freeze_projector=training_args.freeze_mm_mlp_adapter,
+        start_end_ids=prepared.start_end_ids,
+    )
+    rows = select_trainable(prepared.model, stage)
+    say(describe_trainable(prepared.model))
+    dataset = prepare_data(prepared, records, model_args, data_args, training_args)
+    say(_describe_data(records, prepared))
+    identity = _identity(model_args, data_args, training_args, len(records))
+    checkpoint = _checkpoint(training_args, identity)
+    if checkpoint is not None:
+        say(f"going on from {checkpoint}")
+
+    trainer = LLaVATrainer(
+        model=prepared.model,
+        args=training_args,
+        train_dataset=dataset,
+        data_collator=Collator(int(prepared.tokenizer.pad_token_id or 0), with_counts=True),  # type: ignore[arg-type]
+        processing_class=prepared.tokenizer,
+        adapter_only=stage.adapter_only,
+        token_rows=rows,
+        identity=identity,
+        max_useless_fraction=data_args.max_useless_fraction,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_state()
+    trainer.save_model()
+    _copy_tokenizer_model(prepared.base_folder, training_args)
+    if rows is not None:
+        rows.merge(prepared.model.get_input_embeddings())
+    say(f"done: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
+
+
+def _checkpoint(training_args: TrainingArguments, identity: dict[str, Any]) -> str | None:
+    """The folder to go on from: the one the user named, else the last of this run, else none."""
+    from llava.train.resume import find_checkpoint, named_checkpoint
+
+    wanted = training_args.resume_from_checkpoint
+    if training_args.overwrite_output_dir or str(wanted).lower() in ("false", "no", "0"):
+        return None
+    if wanted is not None and str(wanted).lower() not in ("true", "yes", "1"):
+        return str(named_checkpoint(str(wanted)))
+    found = find_checkpoint(str(training_args.output_dir), identity)
+    if found is None and wanted is not None:
+        raise InvalidRequest(
+            f"--resume_from_checkpoint True: {training_args.output_dir} holds no checkpoint of this run."
+        )
+    return None if found is None else str(found)
+
+
+def _identity(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments, num_records: int
+) -> dict[str, Any]:
+    return {
+        "model_name_or_path": model_args.model_name_or_path,
+        "version": model_args.version,
+        "vision_tower": model_args.vision_tower,
+        "pretrain_mm_mlp_adapter": model_args.pretrain_mm_mlp_adapter,
+        "tune_mm_mlp_adapter": model_args.tune_mm_mlp_adapter,
+        "freeze_backbone": model_args.freeze_backbone,
+        "freeze_mm_mlp_adapter": training_args.freeze_mm_mlp_adapter,
+        "mm_use_im_start_end": model_args.mm_use_im_start_end,
+        "data_path": data_args.data_path,
+        "num_records": num_records,
+        "seed": training_args.seed,
+    }
+
+
+def _describe_data(records: list[Any], prepared: Any) -> str:
+    with_pictures = sum(1 for record in records if record.images)
+    form = "<im_patch> runs" if prepared.picture_tokens.as_patches else "one marker each"
+    return f"data: {len(records):,} records, {with_pictures:,} with pictures ({form}); text: {prepared.template.name}"
+
+
+def _copy_tokenizer_model(base_folder: Any, training_args: TrainingArguments) -> None:
+    """Readers of 2023 want the SentencePiece file, which today's tokenizers no longer write."""
+    import shutil
+    from pathlib import Path
+
+    source, target = base_folder / "tokenizer.model", Path(str(training_args.output_dir)) / "tokenizer.model"
+    if training_args.should_save and source.is_file():
+        shutil.copyfile(source, target)
+
+
+def _speaker(training_args: TrainingArguments) -> Any:
+    """Prints a line once, from the process that speaks for all."""
+    if training_args.process_index != 0:
+        return lambda line: None
+    return lambda line: print(f"[llava.train] {line}", flush=True)
+
+
+def _is_flag_alone(words: list[str], flag: str) -> bool:
+    """transformers has a `--debug` of its own, which takes values."""
+    position = words.index(flag)
+    return position + 1 == len(words) or words[position + 1].startswith("--")
+
+
+def _unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
+    flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    if not flags:
+        return f"unexpected words: {' '.join(unknown)}. A value of several words needs quotes."
+    hints = []
+    for flag in flags:
+        close = difflib.get_close_matches(flag, known, n=3)
+        hints.append(f"{flag} (did you mean {' or '.join(close)}?)" if close else flag)
+    return f"unknown: {', '.join(hints)}. See --help."
+
+
+def _usage_error(message: str) -> int:
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"error: {message}", file=sys.stderr)
+    return WRONG_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""As `llava.train.train`, with FlashAttention where it is installed and there is a GPU for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from llava.train import train
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Parses flags and trains; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "-h" in words or "--help" in words:
+        return train.main(words, prog=prog)
+    return train.main(words, prog=prog, attn_implementation=choose_attention())
+
+
+def choose_attention() -> str:
+    """`flash_attention_2` where it can run, else PyTorch's own; says which and why."""
+    from importlib.util import find_spec
+
+    import torch
+
+    if not torch.cuda.is_available():
+        reason = "no CUDA GPU"
+    elif find_spec("flash_attn") is None:
+        reason = "flash-attn is not installed"
+    elif torch.cuda.get_device_capability() < (8, 0):
+        reason = "this GPU is older than Ampere"
+    else:
+        return "flash_attention_2"
+    print(f"[llava.train] attention: PyTorch's own (sdpa), {reason}", flush=True)
+    return "sdpa"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

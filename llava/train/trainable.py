@@ -1,0 +1,122 @@
+"""What trains in each stage, decided and said in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llava.errors import InvalidRequest
+
+PROJECTOR = "model.mm_projector."
+TOWER = "model.vision_tower."
+ROWS = "trained_rows"
+
+
+class TokenRows(nn.Module):
+    """The few rows of a frozen embedding that train.
+
+    Stage 1 learns `<im_start>` and `<im_end>` and leaves the rest of the vocabulary as it is. A small parameter takes
+    the place of those rows while training, so that neither gradients nor optimizer state nor weight decay touch the
+    others; `merge` writes it back.
+    """
+
+    def __init__(self, embedding: nn.Embedding, token_ids: list[int]) -> None:
+        super().__init__()
+        self.token_ids = token_ids
+        self.rows = nn.Parameter(embedding.weight.detach()[token_ids].clone())
+
+    def attach(self, embedding: nn.Embedding) -> None:
+        """Makes `embedding` return the trained rows for their ids."""
+        embedding.add_module(ROWS, self)
+        self._hook = embedding.register_forward_hook(self._substitute)
+
+    def _substitute(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        for number, token_id in enumerate(self.token_ids):
+            output = torch.where((args[0] == token_id)[..., None], self.rows[number].to(output.dtype), output)
+        return output
+
+    def merged(self, embedding: nn.Embedding) -> Tensor:
+        """A copy of the whole embedding table, [vocabulary, hidden], with the trained rows in it."""
+        table = embedding.weight.detach().clone()
+        table[self.token_ids] = self.rows.detach().to(table)
+        return table
+
+    def load(self, table: Tensor) -> None:
+        """Takes the rows from a whole embedding table."""
+        self.rows.data.copy_(table[self.token_ids])
+
+    def merge(self, embedding: nn.Embedding) -> None:
+        """Writes the rows into the embedding and takes this module out again."""
+        embedding.weight.data.copy_(self.merged(embedding))
+        self._hook.remove()
+        del embedding._modules[ROWS]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the flags ask to train."""
+
+    adapter_only: bool
+    """Stage 1: the projector, and the start/end rows where there are any."""
+    freeze_backbone: bool = False
+    freeze_projector: bool = False
+    start_end_ids: tuple[int, ...] = ()
+
+
+def select_trainable(model: Any, stage: Stage) -> TokenRows | None:
+    """Sets `requires_grad` on every parameter of `model`; the vision tower never trains.
+
+    Returns:
+        The trained rows of the embedding in stage 1 with start/end tokens, else None.
+
+    Raises:
+        InvalidRequest: nothing would train, or stage 1 without a projector.
+    """
+    has_projector = any(name.startswith(PROJECTOR) for name, _ in model.named_parameters())
+    if stage.adapter_only and not has_projector:
+        raise InvalidRequest("--tune_mm_mlp_adapter trains the projector, but there is none. Give --vision_tower.")
+    if stage.adapter_only and stage.freeze_projector:
+        raise InvalidRequest("--tune_mm_mlp_adapter and --freeze_mm_mlp_adapter together leave nothing to train.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_trains(name, stage))
+    if stage.adapter_only and stage.start_end_ids:
+        embedding = model.get_input_embeddings()
+        rows = TokenRows(embedding, list(stage.start_end_ids))
+        rows.attach(embedding)
+        return rows
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InvalidRequest("Everything is frozen: nothing would train. Remove one of the freeze flags.")
+    return None
+
+
+def _trains(name: str, stage: Stage) -> bool:
+    if name.startswith(TOWER):
+        return False
+    if name.startswith(PROJECTOR):
+        return not stage.freeze_projector
+    if stage.adapter_only:
+        return False
+    # As in the original, a frozen backbone still has its output layer trained.
+    return not (stage.freeze_backbone and name.startswith("model."))
+
+
+def describe_trainable(model: nn.Module) -> str:
+    """One line: which parts train, how many parameters they have, and out of how many."""
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = _part_of(name)
+            parts[part] = parts.get(part, 0) + parameter.numel()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    listed = ", ".join(f"{part} ({count:,})" for part, count in parts.items())
+    return f"training {sum(parts.values()):,} of {total:,} parameters: {listed}"
+
+
+def _part_of(name: str) -> str:
+    if ROWS in name:
+        return "rows <im_start>, <im_end> of model.embed_tokens"
+    pieces = name.split(".")
+    return ".".join(pieces[:2]) if pieces[0] == "model" else pieces[0]
