@@ -167,3 +167,15 @@ class ShapeMismatch(CheckpointError):
             f"{file}: {name} has shape {list(found)}, the model expects {list(expected)}. "
             "The file belongs to a model of another size or kind."
         )
+
+
+class ContextTooLong(LlavaError):
+    """Prompt and pictures fill the model's context, so nothing can be answered."""
+
+    code, status = "context_length_exceeded", 400
+
+    def __init__(self, num_tokens: int, limit: int):
+        super().__init__(
+            f"prompt and pictures have {num_tokens} tokens, the model's context {limit}. "
+            "Shorten the question or give fewer pictures."
+        )

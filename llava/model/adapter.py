@@ -53,7 +53,9 @@ def load_projector(model: Any, path: str | Path) -> None:
     projector = model.get_model().mm_projector
     expected = projector.state_dict()
     if not tensors and expected:
-        raise CheckpointError(f"{path}: has no projector (no tensor named mm_projector.*). Found: {', '.join(adapter)}.")
+        raise CheckpointError(
+            f"{path}: has no projector (no tensor named mm_projector.*). Found: {', '.join(adapter)}."
+        )
     if set(tensors) != set(expected):
         raise CheckpointError(
             f"{path}: holds a projector with tensors {', '.join(sorted(tensors))}, the model's "

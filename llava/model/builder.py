@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from llava.model.multimodal_encoder.vision_tower import VisionTower
 
 log = logging.getLogger(__name__)
+
+_WORTH_A_PROGRESS_BAR = 1_000_000_000
+"""Parameters; smaller models are there before a bar would be seen."""
 
 
 def load_pretrained_model(
@@ -93,6 +98,7 @@ def load_pretrained_model(
     model = _load_language_model(
         config,
         {ours: checkpoint[theirs] for ours, theirs in sources.items() if not ours.startswith(TOWER_PREFIX)},
+        num_parameters,
         dtype=dtype,
         device_map=_device_map(device, device_map),
         max_memory=max_memory,
@@ -106,7 +112,8 @@ def load_pretrained_model(
     _set_generation_config(model, weights_folder)
     image_processor = None
     if config.has_vision:
-        tower = _load_tower(flavour, folder, checkpoint, sources, vision_tower, dtype)
+        with progress_bars(False):
+            tower = _load_tower(flavour, folder, checkpoint, sources, vision_tower, dtype)
         model.attach_vision_tower(tower)
         image_processor = tower.image_processor
     return tokenizer, model.eval(), image_processor, context_length(config)
@@ -180,7 +187,7 @@ def _device_map(device: str, device_map: str | dict[str, Any] | None) -> str | d
 
 
 def _quantization(load_8bit: bool, load_4bit: bool, device: str) -> Any:
-    """The bitsandbytes settings of the original: nf4 with double quantisation; projector and output stay as they are."""
+    """The bitsandbytes settings of the original: nf4, double quantised; projector and output stay as they are."""
     if not load_8bit and not load_4bit:
         return None
     if load_8bit and load_4bit:
@@ -239,12 +246,15 @@ def _weights_folder(flavour: Flavour, folder: Path, model_base: str | Path | Non
     return resolve_folder(model_base, what="base model")
 
 
-def _load_language_model(config: LlavaConfig, sources: dict[str, Any], **options: Any) -> LlavaLlamaForCausalLM:
+def _load_language_model(
+    config: LlavaConfig, sources: dict[str, Any], num_parameters: int, **options: Any
+) -> LlavaLlamaForCausalLM:
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 
     options = {name: value for name, value in options.items() if value is not None}
     try:
-        model = LlavaLlamaForCausalLM.from_pretrained(None, config=config, state_dict=sources, **options)
+        with progress_bars(num_parameters >= _WORTH_A_PROGRESS_BAR):
+            model = LlavaLlamaForCausalLM.from_pretrained(None, config=config, state_dict=sources, **options)
     except ImportError as error:
         raise InvalidRequest(str(error).strip().splitlines()[0]) from error
     # Training leaves use_cache off in released configs, which makes generation quadratic.
@@ -252,12 +262,25 @@ def _load_language_model(config: LlavaConfig, sources: dict[str, Any], **options
     return model
 
 
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Shows or hides transformers' progress bars inside the block."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.is_progress_bar_enabled()
+    (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (transformers_logging.enable_progress_bar if before else transformers_logging.disable_progress_bar)()
+
+
 def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
 
 
 def _add_image_tokens(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Makes sure that the tokens which the config asks for are in the tokenizer, and that the model has rows for all."""
+    """Makes sure that the tokenizer has the tokens which the config asks for, and the model rows for all of them."""
     from llava.model.llava_arch import fill_with_mean, resize_embeddings
 
     config = model.config
@@ -315,7 +338,9 @@ def _merge_lora(model: LlavaLlamaForCausalLM, folder: Path) -> None:
     try:
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: the LoRA adapter does not fit the base ({str(error).splitlines()[0]}).") from error
+        raise CheckpointError(
+            f"{folder}: the LoRA adapter does not fit the base ({str(error).splitlines()[0]})."
+        ) from error
     assert merged is model
 
 
@@ -355,8 +380,10 @@ def _load_tower(
     if flavour.vision_config is not None:
         vision_config, image_processor = flavour.vision_config, builder.load_image_processor(folder)
     else:
-        place = described.parent if described.is_file() else builder.find_vision_tower(
-            config.mm_vision_tower or "", model_folder=folder
+        place = (
+            described.parent
+            if described.is_file()
+            else builder.find_vision_tower(config.mm_vision_tower or "", model_folder=folder)
         )
         vision_config, image_processor = builder.tower_config(place), builder.load_image_processor(place)
     tower = builder.empty_vision_tower(vision_config, image_processor, **select).to(dtype)

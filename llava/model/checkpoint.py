@@ -1,7 +1,8 @@
 """Reads model folders tensor by tensor, whatever the file format, without ever holding a model in memory.
 
-Safetensors files are mapped, `.bin` files are mapped and unpickled with `weights_only=True`, so listing names and shapes
-of a 26 GB checkpoint costs a few megabytes. Everything wrong with a folder is found here and said with the file's name.
+Safetensors files are mapped, `.bin` files are mapped and unpickled with `weights_only=True`, so listing the names and
+shapes of a 26 GB checkpoint costs a few megabytes. Everything wrong with a folder is found here and said with the
+file's name.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def _fetch(repo_id: str, what: str, revision: str | None) -> Path:
 class Checkpoint(Mapping[str, Any]):
     """The tensors of one folder by name; a value is lazy until `tensor(name)` reads it.
 
-    Iterating gives names in file order. `self[name]` is a handle that transformers can load from (a safetensors slice, or
-    a memory-mapped tensor); `shape(name)` and `tensor(name)` read the header and the data.
+    Iterating gives names in file order. `self[name]` is a handle that transformers can load from (a safetensors
+    slice, or a memory-mapped tensor); `shape(name)` and `tensor(name)` read the header and the data.
     """
 
     def __init__(self, files: list[Path]):

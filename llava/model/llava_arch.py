@@ -127,9 +127,9 @@ class LlavaMetaForCausalLM:
     def _merge_tiles(self, tiles: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         """Joins the tiles of one picture, [tiles, patches, hidden], into one sequence [features, hidden].
 
-        `flat`: one tile after the other. `spatial`: the whole picture first, then the tiles' patches in raster order over
-        the whole grid. `spatial_unpad`: besides, rows and columns of padding are dropped and `image_newline` ends each
-        row (LLaVA-NeXT, Liu et al. 2024).
+        `flat`: one tile after the other. `spatial`: the whole picture first, then the tiles' patches in raster order
+        over the whole grid. `spatial_unpad`: besides, rows and columns of padding are dropped and `image_newline` ends
+        each row (LLaVA-NeXT, Liu et al. 2024).
         """
         merge = self.config.mm_patch_merge_type or "flat"
         if merge == "flat":
@@ -152,7 +152,7 @@ class LlavaMetaForCausalLM:
         tower = self.get_vision_tower()
         if image_size is None:
             raise ImageError(
-                "this model cuts pictures into tiles and needs their original sizes: pass image_sizes=[(width, height), …]."
+                "this model cuts pictures into tiles and needs their original sizes: image_sizes=[(width, height), …]."
             )
         side = tower.num_patches_per_side
         columns, rows = get_anyres_image_grid_shape(
@@ -233,9 +233,10 @@ class LlavaMetaForCausalLM:
         self.config.mm_vision_tower = vision_tower
         self.config.use_mm_proj = True
         self.config.mm_vision_select_layer = mm_vision_select_layer
-        self.config.mm_vision_select_feature = mm_vision_select_feature
-        self.config.mm_projector_type = mm_projector_type
-        self.config.mm_patch_merge_type = mm_patch_merge_type
+        # v0 configs lack these keys, and their absence is what says that a checkpoint is v0.
+        self.config.mm_vision_select_feature = _unless(mm_vision_select_feature, "patch")
+        self.config.mm_projector_type = _unless(mm_projector_type, "linear")
+        self.config.mm_patch_merge_type = _unless(mm_patch_merge_type, "flat")
         self.config.mm_hidden_size = tower.hidden_size
         if getattr(model, "mm_projector", None) is None:
             model.build_vision_modules()
@@ -273,6 +274,10 @@ class LlavaMetaForCausalLM:
                 load_image_token_rows(self, pretrain_mm_mlp_adapter, num_new)
         self.config.mm_use_im_start_end = mm_use_im_start_end
         return num_new
+
+
+def _unless(value: str, default: str) -> str | None:
+    return None if value == default else value
 
 
 def resize_embeddings(model: Any, num_tokens: int) -> None:

@@ -3,7 +3,7 @@
 Training, `generate` and the serving engine all come through `splice`; nothing else knows where a picture sits in a row.
 Two kinds of markers exist, and both may stand in one batch:
 
-* v0: a run of `<im_patch>` ids, one for each feature, replaced in place; `<im_start>` and `<im_end>` around it stay text.
+* v0: a run of `<im_patch>` ids, one a feature, replaced in place; the `<im_start>` and `<im_end>` around it stay.
 * v1 and later: one `IMAGE_TOKEN_INDEX` (-200) a picture; the row grows by the picture's features less one.
 """
 
@@ -64,20 +64,16 @@ def splice(
         padding_side: "left" or "right", where rows that end up shorter are filled.
 
     Raises:
-        ImageTokenMismatch: a row whose markers do not match its pictures, or pictures left over; nothing is computed then.
+        ImageTokenMismatch: a row whose markers do not match its pictures, or pictures left over.
     """
     keep = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.to(torch.bool)
     kept_ids = [row[mask] for row, mask in zip(ids, keep, strict=True)]
     places = match_pictures(kept_ids, [len(feature) for feature in features], patch_id)
-    row_embeds = [
-        _fill(row, pictures, features, embed) for row, pictures in zip(kept_ids, places, strict=True)
-    ]
+    row_embeds = [_fill(row, pictures, features, embed) for row, pictures in zip(kept_ids, places, strict=True)]
     row_labels = None
     if labels is not None:
         kept_labels = [row[mask] for row, mask in zip(labels, keep, strict=True)]
-        row_labels = [
-            _fill_labels(row, pictures, features) for row, pictures in zip(kept_labels, places, strict=True)
-        ]
+        row_labels = [_fill_labels(row, pictures, features) for row, pictures in zip(kept_labels, places, strict=True)]
     return _pad(row_embeds, row_labels, padding_side)
 
 
@@ -156,7 +152,9 @@ def _fill(ids: Tensor, pictures: list[Picture], features: list[Tensor], embed: t
     pieces, end = [], 0
     for picture in pictures:
         pieces.append(text[end : picture.start])
-        pieces += [feature.to(device=text.device, dtype=text.dtype) for feature in features[picture.first : picture.last]]
+        pieces += [
+            feature.to(device=text.device, dtype=text.dtype) for feature in features[picture.first : picture.last]
+        ]
         end = picture.stop
     return torch.cat([*pieces, text[end:]])
 

@@ -8,8 +8,8 @@ Two tokenizers of 2023 read the same `tokenizer.model`, and they disagree around
   two spaces, and starts every text with id 1 whatever `bos_token` says.
 
 Current transformers builds a third one by default. `load_tokenizer` pins one of the two, and writes its choice into
-`tokenizer_config.json` (key `llava_tokenization`) when the tokenizer is saved, so a checkpoint trained here is used as it
-was trained.
+`tokenizer_config.json` (key `llava_tokenization`) when the tokenizer is saved, so a checkpoint trained here is used
+as it was trained.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def load_tokenizer(
 
     Args:
         path: a local model folder.
-        tokenization: which tokenizer of 2023 to equal. None takes what the folder says; a v0 folder that says nothing is
-            read as its evaluators read it (`tokenizers`), any other as training did (`sentencepiece`).
+        tokenization: which tokenizer of 2023 to equal. None takes what the folder says; a v0 folder that says nothing
+            is read as its evaluators read it (`tokenizers`), any other as training did (`sentencepiece`).
         padding_side: "left" or "right".
         model_max_length: tokens, replaces the folder's own value.
 

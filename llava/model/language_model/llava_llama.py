@@ -7,7 +7,7 @@ FSDP wrap names work as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from llava.conversation import era_of
 from llava.errors import InvalidRequest
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.loss import supervised_loss
@@ -60,8 +61,8 @@ class LlavaConfig(LlamaConfig):
 
     @property
     def uses_patch_runs(self) -> bool:
-        """v0 prompts hold a run of `<im_patch>` for each picture; from v1 on one marker, and a config that says so."""
-        return self.has_vision and self.mm_use_im_patch_token is None
+        """v0 prompts hold a run of `<im_patch>` for each picture, later ones a single marker."""
+        return era_of(self) == "v0"
 
 
 class LlavaLlamaModel(LlavaMetaModel, LlamaModel):
@@ -75,8 +76,8 @@ class LlavaLlamaModel(LlavaMetaModel, LlamaModel):
 class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
     config_class = LlavaConfig
     # The tower's own folder holds its weights; `save_pretrained` adds them only where they were trained along.
-    _keys_to_ignore_on_load_missing = [r"model\.vision_tower\."]
-    _keys_to_ignore_on_load_unexpected = [r"model\.vision_tower\.", r"rotary_emb\.inv_freq"]
+    _keys_to_ignore_on_load_missing: ClassVar = [r"model\.vision_tower\."]
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"model\.vision_tower\.", r"rotary_emb\.inv_freq"]
 
     def __init__(self, config: LlavaConfig):
         # Past LlamaForCausalLM's own __init__, which would build the decoder a second time.
@@ -174,10 +175,10 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         """Generates a continuation of prompts with or without pictures.
 
         Args:
-            inputs: prompt ids, [rows, length], as `forward` takes them (`input_ids=` is the same). Pass `attention_mask`
-                for rows of different lengths; rows may be padded on either side.
+            inputs: prompt ids, [rows, length], as `forward` takes them (`input_ids=` is the same). Pass
+                `attention_mask` for rows of different lengths; rows may be padded on either side.
             images, image_sizes: as for `forward`.
-            **kwargs: everything transformers' `generate` takes (streamer, beams, stopping criteria, `inputs_embeds` ...).
+            **kwargs: everything transformers' `generate` takes (streamer, beams, stopping criteria ...).
 
         Returns:
             What transformers' `generate` returns. Sequences hold the **new** tokens only, as in LLaVA 1.2 and later,
@@ -205,7 +206,9 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         if state_dict is None:
             state_dict = self.state_dict()
         if not self.config.unfreeze_mm_vision_tower:
-            state_dict = {name: value for name, value in state_dict.items() if not name.startswith("model.vision_tower.")}
+            state_dict = {
+                name: value for name, value in state_dict.items() if not name.startswith("model.vision_tower.")
+            }
         super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
 
 

@@ -97,7 +97,7 @@ def build_vision_tower(
 
 
 def empty_vision_tower(config: Any, image_processor: Any, *, select_layer: int, select_feature: str) -> VisionTower:
-    """A tower of the given transformers config whose weights come from elsewhere (a checkpoint that trained it along)."""
+    """A tower of the given transformers config, for weights that come from a checkpoint which trained it along."""
     import transformers
 
     from llava.model.multimodal_encoder.vision_tower import VisionTower

@@ -1,7 +1,8 @@
 """A frozen (by default) picture encoder: any transformers vision model that returns a grid of patch features.
 
 The feature of a picture is `hidden_states[mm_vision_select_layer]` of the tower, before any final norm, with or without
-the class token (LLaVA, Liu et al. 2023, section 4.1). Layers above the selected one cannot influence it and are not run.
+the class token (LLaVA, Liu et al. 2023, section 4.1). Layers above the selected one
+cannot influence it and are not run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class VisionTower(nn.Module):
     Args:
         vision_tower: the transformers model; its own config decides how it is run.
         image_processor: turns pictures into the pixels that this tower was trained on.
-        select_layer: index into the tower's hidden states; negative counts from the end, -2 is the layer before the last.
+        select_layer: index into the tower's hidden states; negative counts from the end, -2 is the one before the last.
         select_feature: "patch" drops the class and register tokens, "cls_patch" keeps the class token.
 
     Raises:

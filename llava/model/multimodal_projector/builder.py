@@ -18,8 +18,8 @@ def build_vision_projector(projector_type: str, mm_hidden_size: int, hidden_size
         hidden_size: width of the language model.
 
     Returns:
-        A module mapping [..., mm_hidden_size] to [..., hidden_size]; the MLP's tensors are numbered 0, 2, 4 ... as in the
-        released checkpoints.
+        A module mapping [..., mm_hidden_size] to [..., hidden_size]; the MLP's tensors are numbered 0, 2, 4 ... as in
+        the released checkpoints.
 
     Raises:
         CheckpointError: an unknown type, or `identity` between different widths.
