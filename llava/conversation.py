@@ -16,7 +16,9 @@ before the first question. `Conversation.image_first` says which; it is a proper
 
 from __future__ import annotations
 
+import base64
 import difflib
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -94,13 +96,18 @@ class Conversation:
         """A conversation of its own: adding turns to it leaves this one alone. Pictures are shared, not copied."""
         return replace(self, messages=[list(message) for message in self.messages])
 
-    def get_pictures(self) -> list[Any]:
-        """The pictures of the turns after the template's own, in reading order, as they were put in."""
+    def get_images(self, return_pil: bool = False) -> list[Any]:
+        """The pictures of the user's turns, in reading order, in their own size.
+
+        Args:
+            return_pil: give them as they were put in; otherwise as base64 text of PNG files, as workers take them.
+        """
         pictures: list[Any] = []
         for _, message in self.messages[self.offset :]:
             if isinstance(message, tuple):
                 pictures.extend(message[1] if isinstance(message[1], list) else [message[1]])
-        return [picture for picture in pictures if picture is not None]
+        pictures = [picture for picture in pictures if picture is not None]
+        return pictures if return_pil else [_base64_png(picture) for picture in pictures]
 
     def dict(self) -> dict[str, Any]:
         """What a log line keeps: texts without pictures, ready for JSON."""
@@ -126,6 +133,12 @@ class Conversation:
             shown = (self.roles[0], f"<Image>{DEFAULT_IMAGE_TOKEN}</Image>" * count)
             return [shown, (self.roles[1], "Received."), (role, question), *turns[1:]]
         return [(role, f"{DEFAULT_IMAGE_TOKEN}\n" * count + question), *turns[1:]]
+
+
+def _base64_png(picture: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _text_of(message: Any) -> str | None:
@@ -397,26 +410,27 @@ def template(name: str, *, era: Era = "head") -> Conversation:
     raise UnknownTemplate(f"no conversation template is called {name!r}. {hint}")
 
 
-_LATER_KEYS: Final = (
-    "mm_projector_type",
-    "mm_vision_select_feature",
-    "mm_use_im_patch_token",
-    "mm_patch_merge_type",
-    "image_grid_pinpoints",
-    "tokenizer_padding_side",
-)
-"""Config keys that v1.0 introduced: a checkpoint with any of them has its pictures at -200, not in `<im_patch>`."""
+_LATER_KEYS: Final[dict[str, str | None]] = {
+    "mm_use_im_patch_token": None,
+    "image_grid_pinpoints": None,
+    "mm_projector_type": "linear",
+    "mm_vision_select_feature": "patch",
+    "mm_patch_merge_type": "flat",
+}
+"""Config keys that v1.0 and later introduced, and the value that says no more than the key's absence."""
 
 
 def era_of(config: Any) -> Era:
-    """Which generation a checkpoint's config belongs to: "v0" (`<im_patch>` runs) or "head" (v1.0 and later).
+    """Which generation a checkpoint's config belongs to: "v0" (`<im_patch>` runs) or "head" (v1.0 and later, -200).
+
+    A config that sees pictures is v0 unless a key of later releases says something that v0 could not do; those
+    releases always wrote `mm_use_im_patch_token`.
 
     `config` is a mapping (config.json as read) or an object with attributes; None means nothing is known: "head".
     """
-    if config is None:
+    if config is None or not (_read(config, "mm_vision_tower") or _read(config, "use_mm_proj")):
         return "head"
-    sees = _read(config, "mm_vision_tower") or _read(config, "use_mm_proj")
-    return "v0" if sees and all(_read(config, key) is None for key in _LATER_KEYS) else "head"
+    return "v0" if all(_read(config, key) in (None, plain) for key, plain in _LATER_KEYS.items()) else "head"
 
 
 def default_template_for(config: Any = None, *, name: str = "", era: Era | None = None) -> str:

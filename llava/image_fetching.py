@@ -21,12 +21,20 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from llava.errors import ImageDamaged, ImageFetchFailed, ImageTooLarge, ImageUrlRefused, UnsupportedImage
+from llava.errors import (
+    ImageDamaged,
+    ImageFetchFailed,
+    ImageTooLarge,
+    ImageUrlRefused,
+    InvalidRequest,
+    UnsupportedImage,
+)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
+_HEADERS: Final = {"Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close", "User-Agent": "llava"}
 _CHUNK_BYTES: Final = 64 * 1024
 
 
@@ -44,6 +52,13 @@ class UrlPolicy:
     """For the whole fetch: name lookup, redirects and body."""
     max_redirects: int = 3
 
+    def __post_init__(self) -> None:
+        for network in self.allowed_networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise InvalidRequest(f"allowed_networks: {network!r} is no network such as '10.1.2.0/24'.") from error
+
 
 def fetch(url: str, *, policy: UrlPolicy, max_bytes: int) -> bytes:
     """The body at `url`, at most `max_bytes` long.
@@ -60,8 +75,8 @@ def fetch(url: str, *, policy: UrlPolicy, max_bytes: int) -> bytes:
     for _ in range(policy.max_redirects + 1):
         target = _parse(url, policy)
         shown = f"{target.scheme}://{target.netloc}{target.path}"[:200]
-        address = _checked_address(target, policy, deadline, shown)
-        answer = _Answer(target, address, policy, deadline, shown)
+        addresses = _checked_addresses(target, policy, deadline, shown)
+        answer = _Answer(target, addresses, policy, deadline, shown)
         try:
             location = answer.redirect()
             if location is None:
@@ -95,7 +110,7 @@ def _parse(url: str, policy: UrlPolicy) -> SplitResult:
     return target
 
 
-def _checked_address(target: SplitResult, policy: UrlPolicy, deadline: float, shown: str) -> IPAddress:
+def _checked_addresses(target: SplitResult, policy: UrlPolicy, deadline: float, shown: str) -> list[IPAddress]:
     host = target.hostname or ""
     addresses = [ipaddress.ip_address(text) for text in _resolve(host, _port(target), deadline, shown)]
     # One private address among public ones is how a name is prepared for rebinding.
@@ -104,7 +119,7 @@ def _checked_address(target: SplitResult, policy: UrlPolicy, deadline: float, sh
             raise ImageUrlRefused(
                 f"{shown}: leads to an address that is not public; pictures are fetched from public addresses only."
             )
-    return addresses[0]
+    return addresses
 
 
 def _port(target: SplitResult) -> int:
@@ -172,20 +187,27 @@ def _too_slow(shown: str) -> ImageFetchFailed:
     return ImageFetchFailed(f"{shown}: too slow; the picture did not arrive in time.")
 
 
+def _connect(addresses: list[IPAddress], port: int, policy: UrlPolicy, deadline: float, shown: str) -> socket.socket:
+    """A connection to the first address that answers; later reads wait as long as connecting may."""
+    failure: OSError | None = None
+    for address in addresses:
+        timeout = min(policy.connect_timeout_s, _left(deadline, shown))
+        try:
+            return socket.create_connection((str(address), port), timeout=timeout)
+        except OSError as error:
+            failure = error
+    raise ImageFetchFailed(f"{shown}: no connection to the host.") from failure
+
+
 class _Answer:
     """One request and its response, over a connection to an address that was checked."""
 
-    def __init__(self, target: SplitResult, address: IPAddress, policy: UrlPolicy, deadline: float, shown: str):
+    def __init__(self, target: SplitResult, addresses: list[IPAddress], policy: UrlPolicy, deadline: float, shown: str):
         self._shown = shown
         self._deadline = deadline
-        timeout = min(policy.connect_timeout_s, _left(deadline, shown))
         host, port = target.hostname or "", _port(target)
-        self._connection = http.client.HTTPConnection(host, port, timeout=timeout)
-        try:
-            plain = socket.create_connection((str(address), port), timeout=timeout)
-        except OSError as error:
-            raise ImageFetchFailed(f"{shown}: no connection to the host.") from error
-        self._socket = plain
+        self._connection = http.client.HTTPConnection(host, port)
+        self._socket = plain = _connect(addresses, port, policy, deadline, shown)
         # A timeout counts from the last byte, so a server that drips would hold the reader for ever without this.
         self._guard = threading.Timer(_left(deadline, shown), self._cut)
         self._guard.daemon = True
@@ -195,9 +217,7 @@ class _Answer:
                 self._socket = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
             self._connection.sock = self._socket
             path = (target.path or "/") + (f"?{target.query}" if target.query else "")
-            self._connection.request(
-                "GET", path, headers={"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "llava"}
-            )
+            self._connection.request("GET", path, headers=_HEADERS)
             self._response = self._connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self.close()

@@ -86,7 +86,6 @@ def decoder_errors() -> tuple[type[BaseException], ...]:
         ArithmeticError,
         AttributeError,
         RuntimeError,
-        MemoryError,
         struct.error,
         zlib.error,
         Image.DecompressionBombError,

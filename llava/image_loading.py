@@ -19,7 +19,6 @@ from typing import IO, TYPE_CHECKING, Any, Final, Union
 
 from llava.errors import (
     ImageDamaged,
-    ImageError,
     ImageTooLarge,
     ImageUnreadable,
     ImageUrlRefused,
@@ -98,8 +97,13 @@ def load_image(
 
     limits = limits or ImageLimits()
     if isinstance(source, Image.Image):
-        _check_dimensions(source.size, "picture", limits)
-        return to_rgb(source)
+        name = _shown(str(getattr(source, "filename", "") or "picture"))
+        _check_dimensions(source.size, name, limits)
+        try:
+            source.load()
+            return to_rgb(source)
+        except decoder_errors() as error:
+            raise ImageDamaged(f"{name}: damaged or cut short; it cannot be decoded.") from error
     data, name = _read_source(source, allow_url, allow_path, limits, url_policy)
     return decode_image(data, name=name, limits=limits)
 
@@ -126,11 +130,15 @@ def decode_image(data: bytes, *, name: str = "picture", limits: ImageLimits | No
         image = kind.open(data)
         _check_dimensions(image.size, name, limits)
         image.load()
-        return to_rgb(image)
-    except ImageError:
-        raise
+        picture = to_rgb(image)
+    except MemoryError as error:
+        raise ImageTooLarge(f"{name}: this machine has not enough memory to decode it. Resize the picture.") from error
     except decoder_errors() as error:
         raise ImageDamaged(describe_damage(data, name, kind)) from error
+    # A picture of its own: the decoder's would keep the encoded file, and carry place and owner from its metadata.
+    picture = picture.copy() if picture is image else picture
+    picture.info = {}
+    return picture
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -146,8 +154,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # Premultiplied modes convert to RGBA only through their straight counterpart.
         straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
         layer = (image.convert(straight) if straight else image).convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        picture = Image.new("RGB", layer.size, (255, 255, 255))
+        picture.paste(layer, mask=layer.getchannel("A"))
+        return picture
     try:
         return image.convert("RGB")
     except ValueError as error:
@@ -174,26 +183,32 @@ def _upright(image: Image.Image) -> Image.Image:
     except decoder_errors():
         # Broken metadata do not spoil the picture; viewers ignore them too.
         return image
-    return image.transpose(Image.Transpose[turn]) if turn else image
+    if turn is None:
+        return image
+    upright = image.transpose(Image.Transpose[turn])
+    # The copy would keep the note that says "turn me", and be turned again by whoever reads it next.
+    upright.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    return upright
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits: 16-bit values by their full range, others by the range that they seem to mean."""
     import numpy as np
     from PIL import Image
 
     values = np.asarray(image)
-    if image.mode == "F":
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and high <= 65_535):
-        low, high = 0.0, 65_535.0
-    elif image.mode == "F" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    elif image.mode == "F" and low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    scale = 255.0 / (high - low) if high > low else 0.0
-    scaled = np.rint((values.astype(np.float32) - low) * scale)
-    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    known = values[np.isfinite(values)] if image.mode == "F" else values
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    if image.mode != "F" and low >= 0 and high <= 65_535:
+        table = np.rint(np.arange(65_536) * (255 / 65_535)).astype(np.uint8)
+        return Image.fromarray(table[values])
+    if image.mode == "F" and low >= 0 and high <= 255:
+        low, high = 0.0, 1.0 if high <= 1 else 255.0
+    scale = 255 / (high - low) if high > low else 0.0
+    grey = np.empty(values.shape, np.uint8)
+    for row, line in enumerate(values):  # row by row: a copy of the whole in floats would take four times the memory
+        grey[row] = np.clip(np.rint(np.nan_to_num((line.astype(np.float64) - low) * scale)), 0, 255)
+    return Image.fromarray(grey)
 
 
 # Sources
