@@ -6,13 +6,27 @@ A command is two functions: `add_arguments(parser)`, free of heavy imports, and 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 
 from llava.errors import LlavaError
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Main = Callable[[argparse.Namespace], int]
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+"""Exit codes; the last two are what a shell reports for SIGINT and SIGPIPE."""
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps a description paragraph by paragraph, and leaves indented ones (example commands) as they stand."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = textwrap.dedent(text).strip().split("\n\n")
+        return "\n\n".join(p if p.startswith(" ") else textwrap.fill(p, width) for p in paragraphs)
 
 
 def run(
@@ -25,20 +39,60 @@ def run(
 ) -> int:
     """Parses `argv` and runs `main`; returns the exit code.
 
-    Exit codes: 0 done, 1 failed (one line on stderr, or the traceback with `--debug`), 2 wrong usage, 130 interrupted.
+    Exit codes: 0 done, 1 failed (one line on stderr; `--debug` adds the traceback), 2 wrong usage, 130 interrupted,
+    141 when the reader of a pipe went away (`| head`).
     """
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=HelpFormatter)
     add_arguments(parser)
     if "--debug" not in parser._option_string_actions:
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        parser.add_argument("--debug", action="store_true", help="show tracebacks and the messages of the libraries")
     args = parser.parse_args(argv)
+    return guarded(lambda: main(args), debug=args.debug)
+
+
+def guarded(body: Callable[[], int], *, debug: bool = False) -> int:
+    """Runs `body` and turns what it raises into an exit code and a message on stderr, as `run` says."""
+    if not debug:
+        _quiet_transformers()
     try:
-        return main(args)
-    except LlavaError as error:
-        if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        code = body()
+        sys.stdout.flush()  # a reader that has gone away shows here, not in the interpreter's own shutdown
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more as it ends: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except LlavaError as error:
+        return _failed(str(error), debug)
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), debug)
+    except ImportError as error:
+        return _failed(f"{error}. `llava doctor` tells what is missing or broken, and what to install.", debug)
+    except MemoryError as error:
+        return _failed(f"out of memory. {error}".strip(), debug)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, whose import this module must not cost
+            return _failed(str(error), debug)
+        traceback.print_exc()
+        print(
+            "error: the lines above show a mistake in LLaVA, not in what you gave it. "
+            "Please report them, with the command and the output of `llava doctor`.",
+            file=sys.stderr,
+        )
+        return FAILED
+
+
+def _failed(message: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return FAILED
+
+
+def _quiet_transformers() -> None:
+    # What transformers reports while it loads (missing or unexpected weights, odd configurations) our loaders check
+    # themselves and raise as typed errors; the rest is advice to programmers. A user's own setting wins.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

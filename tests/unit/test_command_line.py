@@ -1,0 +1,148 @@
+"""How commands end: exit codes, one-line errors, and what `--debug` adds."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llava import __main__ as llava_command
+from llava import __version__
+from llava.command_line import run
+from llava.errors import ImageError
+
+
+def no_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+def raising(error: BaseException):
+    def main(args: argparse.Namespace) -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ImageError("cat.png: no picture in it"), 1, "error: cat.png: no picture in it\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "cat.png"),
+            1,
+            "error: cat.png: No such file or directory\n",
+        ),
+        (OSError("the hub does not answer"), 1, "error: the hub does not answer\n"),
+        (MemoryError(), 1, "error: out of memory.\n"),
+        (OutOfMemoryError("CUDA out of memory."), 1, "error: CUDA out of memory.\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_what_a_user_can_cause_is_one_line_on_stderr(error, code, message, capsys):
+    assert run(no_arguments, raising(error), argv=[]) == code
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", message)
+
+
+def test_a_broken_installation_points_to_the_doctor(capsys):
+    assert run(no_arguments, raising(ModuleNotFoundError("No module named 'torch'")), argv=[]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: No module named 'torch'")
+    assert "llava doctor" in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_where_the_error_was_raised(capsys):
+    assert run(no_arguments, raising(ImageError("cat.png: no picture in it")), argv=["--debug"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("error: cat.png: no picture in it\n")
+
+
+def test_a_mistake_of_ours_shows_its_traceback_and_asks_for_a_report(capsys):
+    assert run(no_arguments, raising(KeyError("weight")), argv=[]) == 1
+    err = capsys.readouterr().err
+    assert "KeyError: 'weight'" in err
+    assert "report" in err.splitlines()[-1]
+
+
+def test_a_command_that_succeeds_returns_its_own_code():
+    assert run(no_arguments, lambda args: 0, argv=[]) == 0
+
+
+def test_wrong_usage_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(no_arguments, lambda args: 0, argv=["--no-such-flag"], prog="llava x")
+    assert stop.value.code == 2
+    assert "--no-such-flag" in capsys.readouterr().err
+
+
+def test_help_keeps_paragraphs_and_example_lines_apart(capsys):
+    description = "Asks once.\n\nExample, to be copied:\n\n    llava ask --image-file cat.png\n"
+    with pytest.raises(SystemExit):
+        run(no_arguments, lambda args: 0, argv=["--help"], description=description)
+    assert "Asks once.\n\nExample, to be copied:\n\n    llava ask --image-file cat.png\n" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path):
+    script = tmp_path / "talker.py"
+    script.write_text(
+        "import sys\n"
+        "from llava.command_line import run\n"
+        "def main(args):\n"
+        "    for number in range(1_000_000): print(number)\n"
+        "    return 0\n"
+        "sys.exit(run(lambda parser: None, main, argv=[]))\n"
+    )
+    talker = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert talker.stdout is not None
+    assert talker.stderr is not None
+    assert talker.stdout.readline() == "0\n"
+    talker.stdout.close()
+    assert talker.stderr.read() == ""
+    talker.stderr.close()
+    assert talker.wait(timeout=60) == 141
+
+
+def test_llava_without_a_command_says_which_there_are(capsys):
+    assert llava_command.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert all(f"  {name} " in err for name in llava_command.COMMANDS)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_llava_help_lists_the_commands(flag, capsys):
+    assert llava_command.main([flag]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in llava_command.COMMANDS)
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_llava_version_is_the_package_version(flag, capsys):
+    assert llava_command.main([flag]) == 0
+    assert capsys.readouterr().out == f"llava {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("docter", "Did you mean `llava doctor`?"), ("frobnicate", f"There are: {', '.join(llava_command.COMMANDS)}.")],
+)
+def test_an_unknown_command_exits_with_2_and_a_suggestion(word, hint, capsys):
+    assert llava_command.main([word]) == 2
+    assert capsys.readouterr().err == f"error: llava has no command {word!r}. {hint}\n"
+
+
+def test_the_console_script_and_python_dash_m_are_the_same_program(run_python):
+    script = Path(sys.executable).with_name("llava")
+    installed = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
+    assert installed.returncode == 0
+    assert installed.stdout == run_python("-m", "llava", "--help").stdout
