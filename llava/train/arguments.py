@@ -146,7 +146,7 @@ REFUSED_FLAGS: dict[str, tuple[str, frozenset[str]]] = {
     )
     for name in names
 }
-"""Flags of later releases that would change the run if they were ignored: why they are refused, and which values mean off."""
+"""Flags of later releases that would change the run if they were ignored: why refused, and which values mean off."""
 
 
 def without_refused(argv: Sequence[str]) -> list[str]:
@@ -178,22 +178,22 @@ def help_parser(prog: str | None, description: str | None) -> argparse.ArgumentP
         description=description,
         usage="%(prog)s --model_name_or_path DIR --data_path FILE --output_dir DIR [options]",
         epilog="Flags that are on or off take True or False, or stand alone for True. "
-        "Every further flag of transformers' TrainingArguments is accepted; see the Trainer pages of its documentation.",
+        "Every further flag of transformers' TrainingArguments is accepted; see the Trainer pages of its manual.",
     )
     for title, options in (("model", ModelArguments), ("data", DataArguments)):
         group = parser.add_argument_group(title)
         for option in fields(options):
-            group.add_argument(
-                f"--{option.name}", metavar=_metavar(option), help=option.metadata["help"].replace("%", "%%")
-            )
+            _add_help(group, option.name, _metavar(option), option.metadata["help"])
     group = parser.add_argument_group("training")
     for name, text in COMMON_TRAINER_FLAGS.items():
-        group.add_argument(f"--{name}", metavar="X", help=text.replace("%", "%%"))
+        _add_help(group, name, "X", text)
     for option in fields(TrainingOptions):
-        group.add_argument(
-            f"--{option.name}", metavar=_metavar(option), help=option.metadata["help"].replace("%", "%%")
-        )
+        _add_help(group, option.name, _metavar(option), option.metadata["help"])
     return parser
+
+
+def _add_help(group: Any, name: str, metavar: str, text: str) -> None:
+    group.add_argument(f"--{name}", metavar=metavar, help=text.replace("%", "%%"))
 
 
 def _metavar(option: Field[Any]) -> str:

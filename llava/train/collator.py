@@ -21,14 +21,14 @@ class Collator:
 
     pad_token_id: int
     with_counts: bool = False
-    """Add `sample_counts`, int64 [rows, 2]: is the row truncated, has it answer tokens left. `LLaVATrainer` takes it out."""
+    """Add `sample_counts`, int64 [rows, 2]: is the row cut, has it an answer left. `LLaVATrainer` takes it out."""
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """
         Returns:
-            `input_ids`, `labels` int64 [rows, length]; `attention_mask` bool [rows, length], true on real tokens whatever
-            their id; and, where any row has a picture, `images` (float [pictures, 3, height, width], or a list when
-            shapes differ) and `image_sizes` (original width and height of each).
+            `input_ids`, `labels`: int64 [rows, length]. `attention_mask`: bool [rows, length], true on real tokens
+            whatever their id. Where any row has a picture, `images`: float [pictures, 3, height, width], or a list when
+            shapes differ; and `image_sizes`: original width and height of each.
         """
         rows, length = len(samples), max(len(sample.encoded.input_ids) for sample in samples)
         input_ids = torch.full((rows, length), self.pad_token_id, dtype=torch.long)

@@ -59,7 +59,7 @@ class PictureTokens:
     """How pictures stand in the ids."""
 
     as_patches: bool
-    """True: a run of `<im_patch>` ids a picture (v0). False: one -200 a picture, expanded by the model (v1 and later)."""
+    """True: a run of `<im_patch>` ids a picture (v0). False: one -200 a picture, expanded by the model (from v1 on)."""
     start_end: bool = False
     """Put `<im_start>` before and `<im_end>` after each picture."""
 
@@ -342,13 +342,14 @@ def _fitting(
 ) -> int:
     """How many entries of `ids` fit into `max_length` positions without cutting a picture."""
     lengths = iter(picture_lengths)
-    used = 0
-    for keep, identity in enumerate(ids):
+    keep, used = 0, 0
+    for identity in ids:
         used += next(lengths) if identity == IMAGE_TOKEN_INDEX else 1
         if used > max_length:
             break
-    else:
-        return len(ids)
+        keep += 1
+    if keep == len(ids):
+        return keep
     if pictures.start_end:
         end = token_id(tokenizer, DEFAULT_IM_END_TOKEN)
         if keep > 1 and ids[keep] == end and ids[keep - 1] == IMAGE_TOKEN_INDEX:

@@ -139,6 +139,10 @@ class ConversationDataset(Dataset[Sample]):
         ]
 
 
+def _num_words(record: Record) -> int:
+    return max(1, sum(len(turn.text.replace(DEFAULT_IMAGE_TOKEN, " ").split()) for turn in record.turns))
+
+
 def _for_template(picture_tokens: PictureTokens, template: Conversation) -> PictureTokens:
     # The plain text is the bare picture and its caption: it never had start and end tokens.
     if template.sep_style is SeparatorStyle.PLAIN:

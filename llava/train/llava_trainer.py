@@ -96,8 +96,8 @@ class LLaVATrainer(Trainer):
         if counts.seen >= enough and counts.useless > self.max_useless_fraction * counts.seen:
             raise DataError(
                 f"{counts.useless} of the first {counts.seen} samples have no answer left to learn "
-                f"({counts.truncated} were truncated). Raise --model_max_length, check --version and the data, or allow "
-                "more with --max_useless_fraction."
+                f"({counts.truncated} were truncated). Raise --model_max_length, check --version and the data, "
+                "or allow more with --max_useless_fraction."
             )
 
     # ---- optimizer ---------------------------------------------------------------------------------------------------
@@ -106,8 +106,9 @@ class LLaVATrainer(Trainer):
         projector_lr = getattr(self.args, "mm_projector_lr", None)
         if projector_lr is None or self.optimizer is not None:
             return super().create_optimizer(model)
-        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        self.optimizer = optimizer_class(self._parameter_groups(model or self.model, projector_lr), **options)
+        trained: Any = model if model is not None else self.model
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
+        self.optimizer = optimizer_class(self._parameter_groups(trained, projector_lr), **options)
         return self.optimizer
 
     def _parameter_groups(self, model: nn.Module, projector_lr: float) -> list[dict[str, Any]]:
@@ -133,8 +134,8 @@ class LLaVATrainer(Trainer):
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        config: Any = self.model.config
+        folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
+        config = self._config
         used_cache, padding = config.use_cache, config.pad_token_id
         config.use_cache = True  # training runs without a cache; whoever loads the result wants one
         try:
@@ -148,9 +149,14 @@ class LLaVATrainer(Trainer):
         if self.identity is not None and self.args.should_save:
             write_identity(folder, self.identity)
 
+    @property
+    def _config(self) -> Any:
+        model: Any = self.model
+        return model.config
+
     def _padding_of_base(self) -> int | None:
         """An adapter is loaded onto the base model, which has no row for a padding token that was added here."""
-        padding = self.model.config.pad_token_id
+        padding: int | None = self._config.pad_token_id
         added: Any = getattr(self.processing_class, "get_added_vocab", dict)()
         return None if padding in added.values() and padding not in (0, 1, 2) else padding
 
@@ -159,7 +165,7 @@ class LLaVATrainer(Trainer):
             return
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(adapter_tensors(self.model, self.token_rows), folder / ADAPTER_FILE)
-        self.model.config.save_pretrained(folder)
+        self._config.save_pretrained(folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 

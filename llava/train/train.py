@@ -1,6 +1,7 @@
-"""Trains a LLaVA: stage 1 aligns the projector (--tune_mm_mlp_adapter), stage 2 fine-tunes projector and language model.
+"""Trains a LLaVA: stage 1 (--tune_mm_mlp_adapter) aligns the projector, stage 2 fine-tunes it and the language model.
 
-The flags are those of the original, v0 and later, and all of transformers' TrainingArguments."""
+The flags are those of the original, v0 and later, and all of transformers' TrainingArguments.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingA
     from llava.train.training_arguments import TrainingArguments
 
     words = without_refused(argv)
-    parser: Any = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False)
+    groups: Any = (ModelArguments, DataArguments, TrainingArguments)
+    parser: Any = HfArgumentParser(groups, allow_abbrev=False)
     _, unknown = parser.parse_known_args(words)  # argparse itself exits with 2 where a value does not parse
     if unknown:
         raise UsageError(_unknown_flags(unknown, list(parser._option_string_actions)))
@@ -125,7 +127,7 @@ def train(
         model=prepared.model,
         args=training_args,
         train_dataset=dataset,
-        data_collator=Collator(int(prepared.tokenizer.pad_token_id or 0), with_counts=True),  # type: ignore[arg-type]
+        data_collator=Collator(int(prepared.tokenizer.pad_token_id or 0), with_counts=True),
         processing_class=prepared.tokenizer,
         adapter_only=stage.adapter_only,
         token_rows=rows,
