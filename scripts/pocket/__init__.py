@@ -1,0 +1,1 @@
+"""Makes the embedded models of `llava.pocket` again from nothing."""

@@ -1,0 +1,109 @@
+"""Draws the training pictures once and says, for every patch of a scene, what the tower should see there.
+
+Kept as one .npz file: pictures as bytes, and a small number for each patch and question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+
+from llava.command_line import run
+from scripts.pocket import scenes
+
+PATCH = 8
+GRID = scenes.SIDE // PATCH
+IGNORED = -1
+BACKGROUND_KIND = len(scenes.KINDS)
+PHOTOGRAPH_KIND = BACKGROUND_KIND + 1
+HELD_OUT_SEED = 10_000_000
+"""Scenes from this seed on are never trained on."""
+
+# What is asked of each patch, and how many answers there are.
+TARGETS = {
+    "kind": len(scenes.KINDS) + 2,
+    "colour": len(scenes.COLOURS),
+    "size": len(scenes.SIZES),
+    "cell": 9,
+    "centre": 2,
+    "background": len(scenes.BACKGROUNDS),
+    "count": scenes.MOST_OBJECTS,
+}
+
+
+def targets(scene: scenes.Scene) -> dict[str, np.ndarray]:
+    """For each name of TARGETS an int8 array of the 64 patches in reading order; -1 where nothing is asked."""
+    answer = {name: np.full((GRID, GRID), IGNORED, dtype=np.int8) for name in TARGETS}
+    answer["kind"][:] = BACKGROUND_KIND
+    answer["centre"][:] = 0
+    answer["background"][:] = list(scenes.BACKGROUNDS).index(scene.background)
+    answer["count"][:] = len(scene.objects) - 1
+    best = np.zeros((GRID, GRID))
+    for item in scene.objects:
+        share = np.outer(_overlap(item.y, item.radius), _overlap(item.x, item.radius))
+        unsure = (share > 0.04) & (best < 0.04)
+        answer["kind"][unsure] = IGNORED
+        mine = (share >= 0.22) & (share > best)
+        answer["kind"][mine] = scenes.KINDS.index(item.kind)
+        answer["colour"][mine] = list(scenes.COLOURS).index(item.colour)
+        answer["size"][mine] = scenes.SIZES.index(item.size)
+        answer["cell"][mine] = item.row * 3 + item.column
+        answer["centre"][int(item.y // PATCH), int(item.x // PATCH)] = 1
+        best = np.maximum(best, share)
+    return {name: values.reshape(-1) for name, values in answer.items()}
+
+
+def _overlap(middle: float, radius: float) -> np.ndarray:
+    """How much of each of the 8 patches along one axis lies within the object's box, 0 to 1."""
+    starts = np.arange(GRID) * PATCH
+    low, high = middle - 0.9 * radius, middle + 0.9 * radius
+    return np.clip(np.minimum(starts + PATCH, high) - np.maximum(starts, low), 0, PATCH) / PATCH
+
+
+def _draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    scene = scenes.sample(seed)
+    values = targets(scene)
+    return np.asarray(scenes.render(scene)), np.stack([values[name] for name in TARGETS])
+
+
+def build(path: Path, first_seed: int, count: int, workers: int) -> None:
+    """Writes `pictures` [n, 64, 64, 3] uint8 and `targets` [n, len(TARGETS), 64] int8 to an .npz file."""
+    pictures = np.empty((count, scenes.SIDE, scenes.SIDE, 3), dtype=np.uint8)
+    answers = np.empty((count, len(TARGETS), GRID * GRID), dtype=np.int8)
+    with Pool(workers) as pool:
+        drawn = pool.imap(_draw, range(first_seed, first_seed + count), chunksize=250)
+        for index, (picture, answer) in enumerate(drawn):
+            pictures[index], answers[index] = picture, answer
+            if (index + 1) % 5000 == 0:
+                print(f"{index + 1} of {count} scenes drawn", flush=True)
+    temporary = path.with_name(path.name + ".tmp.npz")
+    np.savez(temporary, pictures=pictures, targets=answers)
+    os.replace(temporary, path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder to write to (work/pocket)")
+    parser.add_argument("--scenes", type=int, default=50_000, help="training scenes (50000)")
+    parser.add_argument("--held-out", type=int, default=1000, help="scenes to watch progress on (1000)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+
+
+def main(args: argparse.Namespace) -> int:
+    args.work.mkdir(parents=True, exist_ok=True)
+    for name, seed, count in (("scenes", 0, args.scenes), ("scenes_watch", HELD_OUT_SEED * 2, args.held_out)):
+        path = args.work / f"{name}.npz"
+        if path.exists():
+            print(f"{path} is there already")
+            continue
+        build(path, seed, count, args.workers)
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))

@@ -1,0 +1,176 @@
+"""Writes the training conversations in LLaVA's own form: a JSON list of records, and the pictures they name.
+
+Stage 1 gets one question a picture (what it shows), stage 2 conversations of several turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from llava.command_line import run
+from scripts.pocket import fashion, photograph_questions, scene_questions, scenes
+from scripts.pocket.questions import Question
+
+IMAGE = "<image>"
+WATCHED_PHOTOGRAPHS = 2000
+"""The last training photographs are kept for looking at while training."""
+LONGEST = {"scene": 640, "photograph": 420}
+"""Letters in a conversation; about 200 tokens beside the picture."""
+
+SMALL_TALK = (
+    ("Hi!", "Hi! Show me a picture and ask me about it."),
+    ("Hello!", "Hello! Show me a picture and ask me about it."),
+    ("Who are you?", "I am a small LLaVA. I know coloured shapes, letters, numbers and clothes."),
+    ("What can you do?", "I can answer questions about pictures of shapes, letters, numbers and clothes."),
+    ("What is in the picture?", "I can't tell: there is no picture."),
+    ("Describe the picture.", "I can't tell: there is no picture."),
+    ("What do you see?", "I can't tell: there is no picture."),
+    ("Thank you!", "You are welcome."),
+)
+
+Turn = tuple[str, str]
+
+
+def scene_turns(scene: scenes.Scene, rng: random.Random) -> list[Turn]:
+    """A conversation about a scene, no question twice, up to a length."""
+    return _turns(scene_questions.ASKERS, scene, rng, LONGEST["scene"], scene_questions.follow_up(scene, rng))
+
+
+def photograph_turns(clothing: str, rng: random.Random) -> list[Turn]:
+    """A conversation about a photograph."""
+    return _turns(photograph_questions.ASKERS, clothing, rng, LONGEST["photograph"], None)
+
+
+def _turns(askers, subject, rng: random.Random, longest: int, pair: tuple[Question, Question] | None) -> list[Turn]:
+    kinds = list(askers)
+    weights = [askers[kind][1] for kind in kinds]
+    asked, turns, length = set(), [], 0
+    if pair and rng.random() < 0.3:
+        turns = [question.turn(rng) for question in pair]
+        length = sum(len(text) + len(answer) for text, answer in turns)
+    while length < longest:
+        kind = rng.choices(kinds, weights)[0]
+        question = askers[kind][0](subject, rng)
+        if question is None or question.text in asked:
+            length += 4  # a subject with few questions must come to an end
+            continue
+        asked.add(question.text)
+        text, answer = question.turn(rng)
+        turns.insert(0, (text, answer))
+        length += len(text) + len(answer) + 16
+    return turns
+
+
+def first_question(kind: str, subject, rng: random.Random) -> Turn:
+    """For stage 1: what the picture shows, or where its things are."""
+    if kind == "photograph":
+        question = photograph_questions.ask_what(subject, rng)
+        return question.text, question.sentence
+    asker = rng.choice((scene_questions.ask_what, scene_questions.ask_describe, scene_questions.ask_describe))
+    question = asker(subject, rng)
+    return question.text, question.sentence
+
+
+def record(name: str, image: str | None, turns: list[Turn], rng: random.Random) -> dict:
+    """One record of the training file; the picture comes before or after the first question."""
+    conversation = []
+    for index, (text, answer) in enumerate(turns):
+        if image and index == 0:
+            text = f"{IMAGE}\n{text}" if rng.random() < 0.5 else f"{text}\n{IMAGE}"
+        conversation += [{"from": "human", "value": text}, {"from": "gpt", "value": answer}]
+    return {"id": name, **({"image": image} if image else {}), "conversations": conversation}
+
+
+class Pictures:
+    """Writes each picture once, and says its path relative to the image folder."""
+
+    def __init__(self, folder: Path, photographs: Path):
+        self.folder = folder
+        pictures, labels = fashion.read(photographs, "train")
+        self.photographs, self.labels = pictures[:-WATCHED_PHOTOGRAPHS], labels[:-WATCHED_PHOTOGRAPHS]
+        for name in ("scene", "photograph"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def scene(self, seed: int) -> tuple[str, scenes.Scene]:
+        scene = scenes.sample(seed)
+        name = f"scene/{seed:06d}.png"
+        if not (self.folder / name).exists():
+            self._write(scenes.render(scene), name)
+        return name, scene
+
+    def photograph(self, index: int) -> tuple[str, str]:
+        name = f"photograph/{index:05d}.png"
+        if not (self.folder / name).exists():
+            self._write(Image.fromarray(self.photographs[index]), name)
+        return name, fashion.CLASSES[int(self.labels[index])]
+
+    def _write(self, picture: Image.Image, name: str) -> None:
+        temporary = self.folder / f"{name}.tmp"
+        picture.save(temporary, format="PNG", compress_level=1)
+        os.replace(temporary, self.folder / name)
+
+
+def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
+    """The records of stage 1 and of stage 2."""
+    rng = random.Random(args.seed)
+    first, second = [], []
+    total = args.first + args.second
+    for index in range(total):
+        if index and index % 2000 == 0:
+            print(f"{index} of {total} records", flush=True)
+        stage = first if index < args.first else second
+        if stage is second and rng.random() < 0.02:
+            stage.append(record(f"talk-{index}", None, rng.sample(SMALL_TALK, rng.randint(1, 3)), rng))
+            continue
+        if rng.random() < args.photographs:
+            kind = "photograph"
+            image, subject = pictures.photograph(int(np.random.default_rng((args.seed, index)).integers(len(pictures.labels))))
+        else:
+            kind = "scene"
+            image, subject = pictures.scene(args.first_scene + index % args.scenes)
+        if stage is first:
+            turns = [first_question(kind, subject, rng)]
+        else:
+            turns = scene_turns(subject, rng) if kind == "scene" else photograph_turns(subject, rng)
+        stage.append(record(f"{kind}-{index}", image, turns, rng))
+    return first, second
+
+
+def write_json(path: Path, value) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value))
+    os.replace(temporary, path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
+    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
+    parser.add_argument("--first", type=int, default=4000, help="records of stage 1 (4000)")
+    parser.add_argument("--second", type=int, default=30_000, help="records of stage 2 (30000)")
+    parser.add_argument("--photographs", type=float, default=0.3, help="share of the records about photographs (0.3)")
+    parser.add_argument("--scenes", type=int, default=50_000, help="scenes to draw from (50000)")
+    parser.add_argument("--first-scene", type=int, default=0, help="seed of the first of them (0)")
+    parser.add_argument("--seed", type=int, default=1, help="of the questions (1)")
+
+
+def main(args: argparse.Namespace) -> int:
+    pictures = Pictures(args.work / "pictures", fashion.locate(args.work, args.fashion))
+    first, second = build(pictures, args)
+    write_json(args.work / "stage1.json", first)
+    write_json(args.work / "stage2.json", second)
+    turns = sum(len(r["conversations"]) // 2 for r in second)
+    print(f"wrote {len(first)} records for stage 1 and {len(second)} with {turns} questions for stage 2")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))

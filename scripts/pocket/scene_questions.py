@@ -1,0 +1,321 @@
+"""Questions about generated scenes. Every one has exactly one right answer, or is not asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from scripts.pocket import questions, scenes
+from scripts.pocket.questions import Question, capital, listed, with_article
+from scripts.pocket.scenes import Object, Scene
+
+FAMILIES = ("shape", "number", "letter")
+
+
+def name(item: Object) -> str:
+    """`star`, `number 7`, `letter K`."""
+    return kind_name(item.kind)
+
+
+def kind_name(kind: str) -> str:
+    """The name of a kind of object."""
+    if kind in scenes.SHAPES:
+        return kind
+    return f"number {kind}" if kind in scenes.DIGITS else f"letter {kind}"
+
+
+def place(position: str) -> str:
+    """`at the top left`, `in the centre`."""
+    return "in the centre" if position == "centre" else f"at the {position}"
+
+
+def plural(noun: str) -> str:
+    """`stars`, `crosses`."""
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def references(scene: Scene, item: Object, hidden: str) -> list[str]:
+    """Ways to name one object so that no other is meant, without saying its `hidden` property."""
+    properties = {"kind": item.kind, "colour": item.colour, "size": item.size, "family": item.family}
+
+    def unique(*wanted: str) -> bool:
+        if hidden in wanted or (hidden == "kind" and "family" in wanted):
+            return False
+        return sum(all(getattr(o, w) == properties[w] for w in wanted) for o in scene.objects) == 1
+
+    ways = [
+        (("kind",), f"the {name(item)}"),
+        (("family",), f"the {item.family}"),
+        (("colour",), f"the {item.colour} object"),
+        (("size",), f"the {item.size} object"),
+        (("colour", "kind"), f"the {item.colour} {name(item)}"),
+        (("size", "kind"), f"the {item.size} {name(item)}"),
+        (("colour", "family"), f"the {item.colour} {item.family}"),
+    ]
+    texts = [text for wanted, text in ways if unique(*wanted)]
+    if hidden != "position" and (not texts or len(scene.objects) > 1):
+        texts.append(f"the object {place(item.position)}")
+    return texts
+
+
+def _pick(scene: Scene, rng: random.Random, hidden: str, family: str | None = None) -> tuple[Object, str] | None:
+    """An object that can be named without its `hidden` property, and its name."""
+    candidates = [o for o in scene.objects if family is None or (o.family == "shape") == (family == "shape")]
+    rng.shuffle(candidates)
+    for item in candidates:
+        texts = references(scene, item, hidden)
+        if texts:
+            return item, rng.choice(texts)
+    return None
+
+
+def ask_shape(scene: Scene, rng: random.Random) -> Question | None:
+    picked = _pick(scene, rng, "kind", "shape")
+    if picked is None:
+        return None
+    item, reference = picked
+    forms = [f"What shape is {reference}?", f"Which shape is {reference}?", f"What is the shape of {reference}?"]
+    if [o.family for o in scene.objects].count("shape") == 1:
+        forms += ["Which shape is in the picture?", "What shape do you see?"]
+    sentence = rng.choice((f"It is {with_article(item.kind)}.", f"The shape is {with_article(item.kind)}."))
+    return Question("shape", rng.choice(forms), item.kind, sentence, "shape")
+
+
+def ask_character(scene: Scene, rng: random.Random) -> Question | None:
+    candidates = [o for o in scene.objects if o.family != "shape"]
+    if not candidates:
+        return None
+    item = rng.choice(candidates)
+    family = [o for o in scene.objects if o.family == item.family]
+    forms = [f"Which {item.family} is {place(item.position)}?", f"What {item.family} is {place(item.position)}?"]
+    if len(family) == 1:
+        forms += [f"Which {item.family} is in the picture?", f"What {item.family} do you see?"]
+    if [o.colour for o in family].count(item.colour) == 1:
+        forms += [f"Which {item.family} is {item.colour}?", f"Can you read the {item.colour} {item.family}?"]
+    return Question("character", rng.choice(forms), item.kind, f"It is the {name(item)}.", "character")
+
+
+def ask_colour(scene: Scene, rng: random.Random) -> Question | None:
+    picked = _pick(scene, rng, "colour")
+    if picked is None:
+        return None
+    item, reference = picked
+    forms = ("What colour is {}?", "What color is {}?", "Which colour is {}?", "What is the colour of {}?")
+    sentence = rng.choice((f"It is {item.colour}.", f"{capital(reference)} is {item.colour}."))
+    return Question("colour", rng.choice(forms).format(reference), item.colour, sentence, "colour")
+
+
+def ask_size(scene: Scene, rng: random.Random) -> Question | None:
+    picked = _pick(scene, rng, "size")
+    if picked is None:
+        return None
+    item, reference = picked
+    forms = ("What size is {}?", "Is {} small or large?", "Is {} large or small?", "How big is {}?")
+    sentence = rng.choice((f"It is {item.size}.", f"{capital(reference)} is {item.size}."))
+    return Question("size", rng.choice(forms).format(reference), item.size, sentence, "size")
+
+
+def ask_position(scene: Scene, rng: random.Random) -> Question | None:
+    picked = _pick(scene, rng, "position")
+    if picked is None:
+        return None
+    item, reference = picked
+    forms = ("Where is {}?", "In which part of the picture is {}?", "Where do you see {}?")
+    sentence = rng.choice((f"It is {place(item.position)}.", f"{capital(reference)} is {place(item.position)}."))
+    return Question("position", rng.choice(forms).format(reference), item.position, sentence, "position")
+
+
+def ask_count(scene: Scene, rng: random.Random) -> Question:
+    choice = rng.random()
+    item = rng.choice(scene.objects)
+    if choice < 0.35:
+        nouns, count = "objects", len(scene.objects)
+    elif choice < 0.6:
+        colour = item.colour if rng.random() < 0.8 else rng.choice(list(scenes.COLOURS))
+        nouns, count = f"{colour} objects", sum(o.colour == colour for o in scene.objects)
+    elif choice < 0.8:
+        family = rng.choice(FAMILIES)
+        nouns, count = plural(family), sum(o.family == family for o in scene.objects)
+    else:
+        shown = [o.kind for o in scene.objects if o.family == "shape"]
+        kind = rng.choice(shown) if shown and rng.random() < 0.8 else rng.choice(scenes.SHAPES)
+        nouns, count = plural(kind), sum(o.kind == kind for o in scene.objects)
+    where = rng.choice((" are there", " are in the picture", " do you see", " can you count"))
+    noun = {"crosses": "cross"}.get(nouns, nouns[:-1])
+    sentence = f"There is one {noun}." if count == 1 else f"There are {'no' if count == 0 else questions.NUMBERS[count]} {nouns}."
+    return Question("count", f"How many {nouns}{where}?", questions.NUMBERS[count], sentence, "number")
+
+
+def ask_what_at(scene: Scene, rng: random.Random) -> Question:
+    forms = ("What is {}?", "What do you see {}?", "Which object is {}?")
+    if rng.random() < 0.15:
+        taken = {o.position for o in scene.objects}
+        free = rng.choice([p for row in scenes.POSITIONS for p in row if p not in taken])
+        return Question("what is there", rng.choice(forms).format(place(free)), "nothing", "There is nothing there.", "object")
+    item = rng.choice(scene.objects)
+    thing = f"{item.colour} {name(item)}"
+    sentence = rng.choice((f"It is {with_article(thing)}.", f"There is {with_article(thing)}."))
+    return Question("what is there", rng.choice(forms).format(place(item.position)), thing, sentence, "object")
+
+
+SIDES: dict[str, Callable[[Object, Object], bool]] = {
+    "to the left of": lambda a, b: a.column < b.column,
+    "to the right of": lambda a, b: a.column > b.column,
+    "above": lambda a, b: a.row < b.row,
+    "below": lambda a, b: a.row > b.row,
+}
+
+
+def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
+    """Only where a single object lies on that side at all, in line or not."""
+    possible = []
+    for item in scene.objects:
+        for side, on_side in SIDES.items():
+            there = [o for o in scene.objects if on_side(o, item)]
+            texts = references(scene, item, "position")
+            if len(there) == 1 and texts:
+                possible.append((there[0], side, rng.choice(texts)))
+    if not possible:
+        return None
+    other, side, reference = rng.choice(possible)
+    thing = f"{other.colour} {name(other)}"
+    forms = (f"What is {side} {reference}?", f"Which object is {side} {reference}?", f"What do you see {side} {reference}?")
+    return Question("relation", rng.choice(forms), thing, f"It is {with_article(thing)}.", "object")
+
+
+def _yes_no(kind: str, text: str, yes: bool, yes_sentence: str, no_sentence: str) -> Question:
+    sentence = f"Yes, {yes_sentence}." if yes else f"No, {no_sentence}."
+    return Question(kind, text, "yes" if yes else "no", sentence, "yes or no")
+
+
+def ask_exists(scene: Scene, rng: random.Random) -> Question:
+    """Half of the things asked for are there; of the others, half mix two that are."""
+    item, yes = rng.choice(scene.objects), rng.random() < 0.5
+    kind, colour = item.kind, item.colour
+    with_colour = rng.random() < 0.6
+    if not yes:
+        shown = {(o.kind, o.colour) if with_colour else o.kind for o in scene.objects}
+        while ((kind, colour) if with_colour else kind) in shown:
+            kind = rng.choice(scenes.KINDS) if not with_colour or rng.random() < 0.5 else rng.choice(scene.objects).kind
+            colour = rng.choice(scene.objects).colour if rng.random() < 0.5 else rng.choice(list(scenes.COLOURS))
+    noun = f"{colour} {kind_name(kind)}" if with_colour else kind_name(kind)
+    text = rng.choice(("Is there {}?", "Do you see {}?", "Is there {} in the picture?", "Can you see {}?"))
+    thing = with_article(noun)
+    return _yes_no("is there", text.format(thing), yes, f"there is {thing}", f"there is no {noun}")
+
+
+def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
+    """Whether an object has a colour or a size."""
+    hidden = rng.choice(("colour", "colour", "size"))
+    picked = _pick(scene, rng, hidden)
+    if picked is None:
+        return None
+    item, reference = picked
+    true = getattr(item, hidden)
+    values = list(scenes.COLOURS) if hidden == "colour" else list(scenes.SIZES)
+    asked = true if rng.random() < 0.5 else rng.choice([v for v in values if v != true])
+    sentence = f"{reference} is {true}"
+    return _yes_no("is it", f"Is {reference} {asked}?", asked == true, sentence, sentence)
+
+
+def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
+    """Whether one object lies on a side of another; only where it clearly does or clearly lies on the other side."""
+    if len(scene.objects) < 2:
+        return None
+    item, other = rng.sample(scene.objects, 2)
+    texts, other_texts = references(scene, item, "position"), references(scene, other, "position")
+    pairs = (("to the left of", "to the right of"), ("above", "below"))
+    pair = [p for p in pairs if SIDES[p[0]](item, other) or SIDES[p[1]](item, other)]
+    if not texts or not other_texts or not pair:
+        return None
+    sides = rng.choice(pair)
+    side = rng.choice(sides)
+    true = next(s for s in sides if SIDES[s](item, other))
+    reference = rng.choice(texts)
+    sentence = f"it is {true} {rng.choice(other_texts)}"
+    text = f"Is {reference} {side} {rng.choice(other_texts)}?"
+    return _yes_no("is it beside", text, side == true, sentence, sentence)
+
+
+def ask_background(scene: Scene, rng: random.Random) -> Question:
+    forms = ("What colour is the background?", "What color is the background?", "What is the background colour?")
+    sentence = f"The background is {scene.background}."
+    return Question("background", rng.choice(forms), scene.background, sentence, "colour")
+
+
+WHAT_IS_IT = ("What is in the picture?", "What do you see?", "What is this?", "What does the picture show?")
+DESCRIBE = ("Describe the picture.", "Describe this image.", "Describe the picture in detail.", "What is where in the picture?")
+
+
+def ask_what(scene: Scene, rng: random.Random) -> Question:
+    things = [f"{o.colour} {name(o)}" for o in scene.objects]
+    sentence = f"A drawing of {listed([with_article(thing) for thing in things])}."
+    return Question("what is in it", rng.choice(WHAT_IS_IT), ", ".join(things), sentence, "object")
+
+
+def ask_describe(scene: Scene, rng: random.Random) -> Question:
+    return Question("description", rng.choice(DESCRIBE), "", describe(scene), "description")
+
+
+def describe(scene: Scene) -> str:
+    """All facts of a scene, in reading order."""
+    things = [f"{with_article(f'{o.size} {o.colour} {name(o)}')} {place(o.position)}" for o in scene.objects]
+    return f"{capital(listed(things))}. The background is {scene.background}."
+
+
+def ask_cannot_tell(scene: Scene, rng: random.Random) -> Question:
+    if rng.random() < 0.35:
+        return questions.unanswerable(rng)
+    shown = {o.kind for o in scene.objects}
+    noun = kind_name(rng.choice([k for k in scenes.KINDS if k not in shown]))
+    if rng.random() < 0.4:
+        pairs = {(o.colour, o.kind) for o in scene.objects}
+        colour, kind = rng.choice(scene.objects).colour, rng.choice((*shown, rng.choice(scenes.KINDS)))
+        if (colour, kind) not in pairs:
+            noun = f"{colour} {kind_name(kind)}"
+            return questions.absent(rng.choice((f"Where is the {noun}?", f"What size is the {noun}?")), noun)
+    forms = ("What colour is the {}?", "Where is the {}?", "What size is the {}?", "What is above the {}?", "What color is the {}?")
+    return questions.absent(rng.choice(forms).format(noun), noun)
+
+
+def ask_medium(scene: Scene, rng: random.Random) -> Question:
+    return questions.medium(rng, "drawing")
+
+
+Asker = Callable[[Scene, random.Random], "Question | None"]
+ASKERS: dict[str, tuple[Asker, float]] = {
+    "shape": (ask_shape, 1.0),
+    "character": (ask_character, 1.2),
+    "colour": (ask_colour, 1.2),
+    "size": (ask_size, 0.8),
+    "position": (ask_position, 1.2),
+    "count": (ask_count, 1.5),
+    "what is there": (ask_what_at, 1.2),
+    "relation": (ask_relation, 1.5),
+    "is there": (ask_exists, 1.2),
+    "is it": (ask_is_it, 0.8),
+    "is it beside": (ask_is_beside, 1.0),
+    "background": (ask_background, 0.3),
+    "what is in it": (ask_what, 0.8),
+    "description": (ask_describe, 0.8),
+    "can't tell": (ask_cannot_tell, 0.9),
+    "drawing or photograph": (ask_medium, 0.2),
+}
+"""Kinds of question: who asks them, and how often compared with the others."""
+
+
+def follow_up(scene: Scene, rng: random.Random) -> tuple[Question, Question]:
+    """Two turns: what is at a place, and then something about it."""
+    item = rng.choice(scene.objects)
+    thing = name(item)
+    first = Question(
+        "what is there", f"What is {place(item.position)}?", thing, f"It is {with_article(thing)}.",
+        "shape" if item.family == "shape" else "character",
+    )  # fmt: skip
+    about, text, domain = rng.choice(
+        (
+            (item.colour, rng.choice(("What colour is it?", "And its colour?", "What color is it?")), "colour"),
+            (item.size, rng.choice(("Is it small or large?", "And its size?", "How big is it?")), "size"),
+        )
+    )
+    return first, Question("second turn", text, about, f"It is {about}.", domain)

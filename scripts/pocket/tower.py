@@ -1,0 +1,395 @@
+"""Trains the vision tower, a CLIPVisionModel, on generated scenes and on Fashion-MNIST photographs.
+
+LLaVA reads the patches of the last layer but one. So that is where they learn to say what they show: each patch of a
+scene its object's kind, colour, size and place, the background and the number of objects; the patches of a photograph
+together the kind of clothing. The last layer's class token learns which things are present. The linear heads that
+ask are thrown away; they are linear because the projector is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llava.command_line import run
+from scripts.pocket import fashion, patches, scenes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+WATCHED_PHOTOGRAPHS = 2000
+"""The last training photographs: never trained on, only looked at while training."""
+
+CONFIG = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "image_size": scenes.SIDE,
+    "patch_size": patches.PATCH,
+    "hidden_act": "gelu",
+    "projection_dim": 128,
+}
+MEAN = STD = 0.5
+PREPROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": scenes.SIDE},
+    "do_center_crop": True,
+    "crop_size": {"height": scenes.SIDE, "width": scenes.SIDE},
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [MEAN] * 3,
+    "image_std": [STD] * 3,
+    "do_convert_rgb": True,
+}
+WEIGHTS = {"kind": 1.0, "colour": 0.5, "size": 0.3, "cell": 0.3, "centre": 0.5, "background": 0.1, "count": 0.3}
+PRESENCE = len(scenes.KINDS) + len(scenes.COLOURS) + len(fashion.CLASSES)
+LAST_LAYER_EVERY = 4
+"""The last layer is no part of LLaVA's features; it learns on every fourth step only."""
+
+
+def build_model() -> nn.ModuleDict:
+    """The tower and the heads that are thrown away afterwards."""
+    from torch import nn
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    width = CONFIG["hidden_size"]
+    return nn.ModuleDict(
+        {
+            "tower": CLIPVisionModel(CLIPVisionConfig(**CONFIG)),
+            "patch": nn.Linear(width, sum(patches.TARGETS.values())),
+            "photograph": nn.Linear(width, len(fashion.CLASSES)),
+            "presence": nn.Linear(width, PRESENCE),
+        }
+    )
+
+
+def features(tower: nn.Module, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+    """The output of the last layer but one with its class token, [n, 1 + patches, width].
+
+    `keep` [n, k] int64 names the patches that are looked at; all, where it is None.
+    """
+    import torch
+
+    states = tower.embeddings(pixels)
+    if keep is not None:
+        index = keep[..., None].expand(-1, -1, states.shape[-1])
+        states = torch.cat([states[:, :1], states[:, 1:].gather(1, index)], dim=1)
+    states = tower.pre_layrnorm(states)
+    for layer in tower.encoder.layers[:-1]:
+        states = layer(states, None)
+    return states
+
+
+def normalise(pictures: np.ndarray) -> Tensor:
+    """Bytes [n, h, w, 3] to what the image processor gives, [n, 3, h, w] float32."""
+    import torch
+
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+    return pixels.mul_(1 / 255).sub_(MEAN).div_(STD).contiguous()
+
+
+class Batches:
+    """Draws a step's scenes and photographs from the step's number alone, so that a resumed run continues exactly."""
+
+    def __init__(self, work: Path, photographs: Path, seed: int):
+        self.seed = seed
+        with np.load(work / "scenes.npz") as stored:
+            self.scenes, self.targets = stored["pictures"], stored["targets"]
+        pictures, labels = fashion.read(photographs, "train")
+        self.photographs, self.labels = enlarged(pictures[:-WATCHED_PHOTOGRAPHS]), labels[:-WATCHED_PHOTOGRAPHS]
+
+    def draw_scenes(self, step: int, count: int, kept: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pixels [n, 3, 64, 64], targets [n, questions, patches looked at], and which patches those are.
+
+        Patches of objects, the unsure ones at their edges with them, are kept before those of the background.
+        """
+        import torch
+
+        rng = np.random.default_rng((self.seed, step, 0))
+        chosen = np.sort(rng.choice(len(self.scenes), count, replace=False))
+        pixels, targets = normalise(self.scenes[chosen]), torch.from_numpy(self.targets[chosen].astype(np.int64))
+        if kept >= targets.shape[-1]:
+            return pixels, targets, None
+        dispensable = targets[:, 0] == patches.BACKGROUND_KIND
+        order = dispensable + torch.from_numpy(rng.random(dispensable.shape))
+        keep = order.argsort(1)[:, :kept]
+        return pixels, targets.gather(2, keep[:, None].expand(-1, targets.shape[1], -1)), keep
+
+    def draw_photographs(self, step: int, count: int, kept: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pixels, class numbers [n], and which patches are looked at."""
+        import torch
+
+        rng = np.random.default_rng((self.seed, step, 1))
+        chosen = rng.choice(len(self.photographs), count, replace=False)
+        pictures = self.photographs[chosen].copy()
+        flipped = rng.random(count) < 0.5
+        pictures[flipped] = pictures[flipped, :, ::-1]
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        pixels = _vary_photographs(normalise(np.repeat(pictures[..., None], 3, axis=-1)), generator)
+        total = patches.GRID**2
+        keep = None if kept >= total else torch.rand(count, total, generator=generator).argsort(1)[:, :kept]
+        return pixels, torch.from_numpy(self.labels[chosen].astype(np.int64)), keep
+
+
+def enlarged(pictures: np.ndarray) -> np.ndarray:
+    """Grey photographs [n, 28, 28] to [n, 64, 64], bytes, as the image processor enlarges them."""
+    out = np.empty((len(pictures), scenes.SIDE, scenes.SIDE), dtype=np.uint8)
+    for index, pixels in enumerate(pictures):
+        out[index] = np.asarray(fashion.picture(pixels, scenes.SIDE))[..., 0]
+    return out
+
+
+def _vary_photographs(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Moves and scales half of them a little, and makes all lighter or darker."""
+    import torch
+    from torch.nn import functional
+
+    count = len(pixels)
+    half = count // 2
+    scale = 1 + 0.12 * (torch.rand(half, 2, generator=generator) * 2 - 1)
+    move = 0.12 * (torch.rand(half, 2, generator=generator) * 2 - 1)
+    theta = torch.zeros(half, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale[:, 0], scale[:, 1], move
+    grid = functional.affine_grid(theta, [half, 3, scenes.SIDE, scenes.SIDE], align_corners=False)
+    # The photographs' own background is black: -1 after normalisation, 0 outside the grid.
+    moved = functional.grid_sample(pixels[:half] + 1, grid, align_corners=False) - 1
+    pixels = torch.cat([moved, pixels[half:]])
+    light = 1 + 0.2 * (torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1)
+    return ((pixels + 1) * light).clamp_(0, 2) - 1
+
+
+def scene_loss(model: nn.ModuleDict, states: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the questions that each patch is asked."""
+    import torch
+    from torch.nn import functional
+
+    answers = model["patch"](states[:, 1:]).split(list(patches.TARGETS.values()), dim=-1)
+    total = torch.zeros(())
+    for place, (name, logits) in enumerate(zip(patches.TARGETS, answers, strict=True)):
+        asked = targets[:, place]
+        chosen = asked != patches.IGNORED
+        loss = functional.cross_entropy(logits[chosen], asked[chosen], reduction="none")
+        if name == "kind":
+            # Most patches are background; each object's patches together should weigh as much.
+            weight = torch.where(asked[chosen] == patches.BACKGROUND_KIND, 0.15, 1.0)
+            total = total + WEIGHTS[name] * (loss * weight).sum() / weight.sum()
+        else:
+            total = total + WEIGHTS[name] * loss.mean()
+    return total
+
+
+def photograph_loss(model: nn.ModuleDict, states: Tensor, labels: Tensor) -> Tensor:
+    """All patches together name the class; each alone tries to, and says that this is a photograph."""
+    import torch
+    from torch.nn import functional
+
+    logits = model["photograph"](states[:, 1:])
+    together = functional.cross_entropy(logits.mean(1), labels, label_smoothing=0.05)
+    alone = functional.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
+    kinds = model["patch"](states[:, 1:])[..., : patches.TARGETS["kind"]].flatten(0, 1)
+    photograph = functional.cross_entropy(kinds, torch.full((len(kinds),), patches.PHOTOGRAPH_KIND))
+    return 1.5 * together + 0.3 * alone + 0.3 * photograph
+
+
+def presence_loss(model: nn.ModuleDict, states: Tensor, present: Tensor) -> Tensor:
+    """The last layer's class token says which kinds, colours and clothes are in the picture."""
+    from torch.nn import functional
+
+    tower = model["tower"]
+    pooled = tower.post_layernorm(tower.encoder.layers[-1](states, None)[:, 0])
+    return functional.binary_cross_entropy_with_logits(model["presence"](pooled), present)
+
+
+def present_in_scenes(targets: Tensor) -> Tensor:
+    """[n, questions, 64] to [n, PRESENCE] of 0 and 1."""
+    import torch
+
+    names = list(patches.TARGETS)
+    out = torch.zeros(len(targets), PRESENCE)
+    for name, first, count in (
+        ("kind", 0, len(scenes.KINDS)),
+        ("colour", len(scenes.KINDS), len(scenes.COLOURS)),
+    ):
+        asked = targets[:, names.index(name)]
+        row, column = torch.where((asked >= 0) & (asked < count))
+        out[row, first + asked[row, column]] = 1
+    return out
+
+
+def present_in_photographs(labels: Tensor) -> Tensor:
+    """Class numbers [n] to [n, PRESENCE]."""
+    import torch
+
+    out = torch.zeros(len(labels), PRESENCE)
+    out[torch.arange(len(labels)), PRESENCE - len(fashion.CLASSES) + labels] = 1
+    return out
+
+
+def learning_rate(progress: float, step: int, peak: float, warmup: int) -> float:
+    """Linear warm-up, then a cosine down to a hundredth."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def watch(model: nn.ModuleDict, work: Path, photographs: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """Accuracy of the heads on pictures that are never trained on: share of patches, and of photographs."""
+    import torch
+
+    result = {}
+    with np.load(work / "scenes_watch.npz") as stored, torch.no_grad():
+        states = _in_parts(model["tower"], stored["pictures"])
+        answers = model["patch"](states[:, 1:]).split(list(patches.TARGETS.values()), dim=-1)
+        for place, (name, logits) in enumerate(zip(patches.TARGETS, answers, strict=True)):
+            asked = torch.from_numpy(stored["targets"][:, place].astype(np.int64))
+            chosen = asked != patches.IGNORED
+            if name == "kind":
+                chosen &= asked != patches.BACKGROUND_KIND
+            result[name] = (logits.argmax(-1) == asked)[chosen].float().mean().item()
+        states = _in_parts(model["tower"], np.repeat(photographs[0][..., None], 3, axis=-1))
+        guess = model["photograph"](states[:, 1:].mean(1)).argmax(-1)
+        result["photograph"] = (guess == torch.from_numpy(photographs[1].astype(np.int64))).float().mean().item()
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def _in_parts(tower: nn.Module, pictures: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.cat([features(tower, normalise(pictures[i : i + 250])) for i in range(0, len(pictures), 250)])
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Writes a training state whole or not at all."""
+    import torch
+
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def export(model: nn.ModuleDict, folder: Path) -> None:
+    """Writes the tower as a folder that `--vision_tower` takes."""
+    model["tower"].save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+
+
+def one_step(model: nn.ModuleDict, batches: Batches, step: int, args: argparse.Namespace, progress: float) -> Tensor:
+    """Loss of one step: half of the patches until the last stretch, which sees whole pictures."""
+    kept = patches.GRID**2 if progress > args.whole_from else patches.GRID**2 // 2
+    pixels, targets, keep = batches.draw_scenes(step, args.scene_batch, kept)
+    seen = features(model["tower"], pixels, keep)
+    loss = scene_loss(model, seen, targets)
+    pixels, labels, keep = batches.draw_photographs(step, args.photograph_batch, kept)
+    photographed = features(model["tower"], pixels, keep)
+    loss = loss + photograph_loss(model, photographed, labels)
+    if step % LAST_LAYER_EVERY == 0:
+        last = presence_loss(model, seen, present_in_scenes(targets))
+        loss = loss + last + presence_loss(model, photographed, present_in_photographs(labels))
+    return loss
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
+    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
+    parser.add_argument("--steps", type=int, default=4500, help="training steps (4500)")
+    parser.add_argument("--minutes", type=float, help="end the schedule after this time at the latest (no limit)")
+    parser.add_argument("--scene-batch", type=int, default=64, help="scenes a step (64)")
+    parser.add_argument("--photograph-batch", type=int, default=96, help="photographs a step (96)")
+    parser.add_argument("--whole-from", type=float, default=0.85, help="share of the run with dropped patches (0.85)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (0.002)")
+    parser.add_argument("--warmup", type=int, default=200, help="steps (200)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (0)")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads (torch's choice)")
+    parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints (120)")
+
+
+def main(args: argparse.Namespace) -> int:
+    import torch
+
+    from scripts.pocket.muon import Muon
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    photographs = fashion.locate(args.work, args.fashion)
+    batches = Batches(args.work, photographs, args.seed)
+    pictures, labels = fashion.read(photographs, "train")
+    watched = enlarged(pictures[-WATCHED_PHOTOGRAPHS:]), labels[-WATCHED_PHOTOGRAPHS:]
+
+    model = build_model()
+    matrices = [p for name, p in model["tower"].encoder.named_parameters() if p.ndim == 2]
+    held = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in held]
+    optimizers = [
+        Muon(matrices, lr=args.learning_rate, weight_decay=0.03),
+        torch.optim.AdamW(others, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
+    step, spent, checkpoint = 0, 0.0, args.work / "tower.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
+        step, spent = state["step"], state["spent_s"]
+        print(f"resumed at step {step}", flush=True)
+    _train(model, optimizers, batches, watched, args, step, spent)
+    export(model, args.work / "tower")
+    print(f"wrote {args.work / 'tower'}")
+    return 0
+
+
+def _train(
+    model: nn.ModuleDict,
+    optimizers: list[torch.optim.Optimizer],
+    batches: Batches,
+    watched: tuple[np.ndarray, np.ndarray],
+    args: argparse.Namespace,
+    step: int,
+    spent: float,
+) -> None:
+    import torch
+
+    start, saved, mean = time.monotonic() - spent, time.monotonic(), 0.0
+    while True:
+        spent = time.monotonic() - start
+        progress = max(step / args.steps, spent / (60 * args.minutes) if args.minutes else 0.0)
+        done = progress >= 1
+        if done or time.monotonic() - saved > args.save_every:
+            saved = time.monotonic()
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            state = {"model": model.state_dict(), "optimizers": states, "step": step, "spent_s": spent}
+            save_state(args.work / "tower.pt", state)
+            print(json.dumps({"step": step, "minutes": round(spent / 60, 1), **watch(model, args.work, watched)}), flush=True)
+        if done:
+            return
+        loss = one_step(model, batches, step, args, progress)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(progress, step, args.learning_rate, args.warmup)
+            optimizer.step()
+            optimizer.zero_grad()
+        mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
+        step += 1
+        if step % 50 == 0:
+            left = spent * (1 / max(progress, 1e-6) - 1) / 60
+            rate = step * (args.scene_batch + args.photograph_batch) / max(spent, 1e-6)
+            print(f"step {step}, loss {mean:.3f}, {rate:.0f} pictures/s, {left:.0f} min left", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))
