@@ -81,7 +81,7 @@ class DataArguments:
 class TrainingOptions:
     """Training flags of the original that transformers does not have, or no longer has."""
 
-    cache_dir: str | None = _option(None, "where hub downloads are kept")
+    cache_dir: str | None = _option(None, "accepted for old commands; set HF_HOME in its place")
     remove_unused_columns: bool = _option(False, "accepted for old commands; must stay false")
     freeze_mm_mlp_adapter: bool = _option(False, "keep the projector fixed")
     model_max_length: int = _option(512, "longest sequence in tokens, pictures counted in full (default 512)")

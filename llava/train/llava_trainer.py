@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,8 +193,3 @@ class LLaVATrainer(Trainer):
 
 def _is_tied(model: Any) -> bool:
     return bool(getattr(model.config, "tie_word_embeddings", False))
-
-
-def is_main_process() -> bool:
-    """True in the process that speaks for all."""
-    return int(os.environ.get("RANK", "0")) == 0

@@ -64,6 +64,18 @@ def load_records(path: str | Path) -> list[Record]:
     return records
 
 
+def check_first_pictures(records: list[Record], folder: Path, *, limit: int = 100) -> None:
+    """Looks whether the first pictures are where they should be, before minutes are spent on loading weights.
+
+    Raises:
+        DataError: one is not; names the record and the file.
+    """
+    for record in [record for record in records if record.images][:limit]:
+        for image in record.images:
+            if not (folder / image).is_file():
+                raise DataError(f"{record.name}: picture {folder / image} does not exist. Check --image_folder.")
+
+
 def parse_record(item: Any, place: str) -> Record:
     """Turns one JSON object into a `Record`; `place` ("FILE: record N") begins every error message.
 

@@ -39,7 +39,6 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     template: Conversation
     picture_tokens: PictureTokens
-    base_folder: Path
     start_end_ids: tuple[int, ...]
     """Ids of `<im_start>` and `<im_end>` where the run uses them."""
 
@@ -80,7 +79,7 @@ def prepare_model(
         if model_args.mm_use_im_start_end:
             start_end_ids = (token_id(tokenizer, DEFAULT_IM_START_TOKEN), token_id(tokenizer, DEFAULT_IM_END_TOKEN))
     pictures = PictureTokens(as_patches, start_end=bool(start_end_ids))
-    return Prepared(model, tokenizer, template, pictures, folder, start_end_ids)
+    return Prepared(model, tokenizer, template, pictures, start_end_ids)
 
 
 def prepare_data(
@@ -98,10 +97,9 @@ def prepare_data(
     model, pictures = prepared.model, None
     if model.config.has_vision:
         tower = model.get_vision_tower()
-        folder = Path(data_args.image_folder) if data_args.image_folder else Path(str(data_args.data_path)).parent
-        if not folder.is_dir() and any(record.images for record in records):
-            raise InvalidRequest(f"--image_folder {folder}: no such folder.")
-        pictures = PictureLoader(folder, tower.image_processor, model.config, _PositionCounter(tower))
+        pictures = PictureLoader(
+            picture_folder(data_args), tower.image_processor, model.config, _PositionCounter(tower)
+        )
     return ConversationDataset(
         records,
         prepared.tokenizer,
@@ -111,6 +109,11 @@ def prepare_data(
         max_length=training_args.model_max_length,
         bos_token_id=prepared.tokenizer.eos_token_id if model_args.legacy_bos else None,
     )
+
+
+def picture_folder(data_args: DataArguments) -> Path:
+    """Where the records' picture paths begin: `--image_folder`, else beside the training file."""
+    return Path(data_args.image_folder) if data_args.image_folder else Path(str(data_args.data_path)).parent
 
 
 class _PositionCounter:

@@ -6,7 +6,6 @@ The flags are those of the original, v0 and later, and all of transformers' Trai
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,9 +16,8 @@ from llava.errors import InvalidRequest
 from llava.train.arguments import DataArguments, ModelArguments, help_parser, without_refused
 
 if TYPE_CHECKING:
+    from llava.train.llava_trainer import LLaVATrainer
     from llava.train.training_arguments import TrainingArguments
-
-log = logging.getLogger("llava.train")
 
 REQUIRED = ("model_name_or_path", "data_path", "output_dir")
 
@@ -94,18 +92,41 @@ def train(
     Raises:
         LlavaError: arguments, data or weights that cannot be used; every message says what to do.
     """
+    trainer = make_trainer(model_args, data_args, training_args, attn_implementation=attn_implementation)
+    checkpoint = _checkpoint(training_args, trainer.identity or {})
+    if checkpoint is not None:
+        _say(training_args, f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_state()
+    trainer.save_model()
+    _copy_tokenizer_model(str(model_args.model_name_or_path), training_args)
+    _say(training_args, f"done: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
+
+
+def make_trainer(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    *,
+    attn_implementation: str | None = None,
+) -> LLaVATrainer:
+    """Everything up to the first step: data checked, model loaded, what trains chosen and said.
+
+    Raises:
+        LlavaError: as `train`.
+    """
     from transformers import set_seed
 
     from llava.train.collator import Collator
     from llava.train.llava_trainer import LLaVATrainer
-    from llava.train.records import load_records
-    from llava.train.setup import prepare_data, prepare_model
+    from llava.train.records import check_first_pictures, load_records
+    from llava.train.setup import picture_folder, prepare_data, prepare_model
     from llava.train.trainable import Stage, describe_trainable, select_trainable
 
-    say = _speaker(training_args)
     for note in training_args.notes:
-        say(note)
+        _say(training_args, note)
     records = load_records(str(data_args.data_path))
+    check_first_pictures(records, picture_folder(data_args))
     set_seed(training_args.seed)
     prepared = prepare_model(model_args, data_args, training_args, attn_implementation=attn_implementation)
     stage = Stage(
@@ -115,15 +136,10 @@ def train(
         start_end_ids=prepared.start_end_ids,
     )
     rows = select_trainable(prepared.model, stage)
-    say(describe_trainable(prepared.model))
+    _say(training_args, describe_trainable(prepared.model))
     dataset = prepare_data(prepared, records, model_args, data_args, training_args)
-    say(_describe_data(records, prepared))
-    identity = _identity(model_args, data_args, training_args, len(records))
-    checkpoint = _checkpoint(training_args, identity)
-    if checkpoint is not None:
-        say(f"going on from {checkpoint}")
-
-    trainer = LLaVATrainer(
+    _say(training_args, _describe_data(records, prepared))
+    return LLaVATrainer(
         model=prepared.model,
         args=training_args,
         train_dataset=dataset,
@@ -131,16 +147,9 @@ def train(
         processing_class=prepared.tokenizer,
         adapter_only=stage.adapter_only,
         token_rows=rows,
-        identity=identity,
+        identity=_identity(model_args, data_args, training_args, len(records)),
         max_useless_fraction=data_args.max_useless_fraction,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_state()
-    trainer.save_model()
-    _copy_tokenizer_model(prepared.base_folder, training_args)
-    if rows is not None:
-        rows.merge(prepared.model.get_input_embeddings())
-    say(f"done: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
 
 
 def _checkpoint(training_args: TrainingArguments, identity: dict[str, Any]) -> str | None:
@@ -184,21 +193,22 @@ def _describe_data(records: list[Any], prepared: Any) -> str:
     return f"data: {len(records):,} records, {with_pictures:,} with pictures ({form}); text: {prepared.template.name}"
 
 
-def _copy_tokenizer_model(base_folder: Any, training_args: TrainingArguments) -> None:
+def _copy_tokenizer_model(base: str, training_args: TrainingArguments) -> None:
     """Readers of 2023 want the SentencePiece file, which today's tokenizers no longer write."""
     import shutil
     from pathlib import Path
 
-    source, target = base_folder / "tokenizer.model", Path(str(training_args.output_dir)) / "tokenizer.model"
+    from llava.model.checkpoint import resolve_folder
+
+    source, target = resolve_folder(base) / "tokenizer.model", Path(str(training_args.output_dir)) / "tokenizer.model"
     if training_args.should_save and source.is_file():
         shutil.copyfile(source, target)
 
 
-def _speaker(training_args: TrainingArguments) -> Any:
+def _say(training_args: TrainingArguments, line: str) -> None:
     """Prints a line once, from the process that speaks for all."""
-    if training_args.process_index != 0:
-        return lambda line: None
-    return lambda line: print(f"[llava.train] {line}", flush=True)
+    if training_args.process_index == 0:
+        print(f"[llava.train] {line}", flush=True)
 
 
 def _is_flag_alone(words: list[str], flag: str) -> bool:

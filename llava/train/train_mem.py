@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -30,7 +31,8 @@ def choose_attention() -> str:
         reason = "this GPU is older than Ampere"
     else:
         return "flash_attention_2"
-    print(f"[llava.train] attention: PyTorch's own (sdpa), {reason}", flush=True)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"[llava.train] attention: PyTorch's own (sdpa), {reason}", flush=True)
     return "sdpa"
 
 

@@ -20,7 +20,7 @@ class TokenRows(nn.Module):
 
     Stage 1 learns `<im_start>` and `<im_end>` and leaves the rest of the vocabulary as it is. A small parameter takes
     the place of those rows while training, so that neither gradients nor optimizer state nor weight decay touch the
-    others; `merge` writes it back.
+    others; `merged` is the table to save.
     """
 
     def __init__(self, embedding: nn.Embedding, token_ids: list[int]) -> None:
@@ -31,7 +31,7 @@ class TokenRows(nn.Module):
     def attach(self, embedding: nn.Embedding) -> None:
         """Makes `embedding` return the trained rows for their ids."""
         embedding.add_module(ROWS, self)
-        self._hook = embedding.register_forward_hook(self._substitute)
+        embedding.register_forward_hook(self._substitute)
 
     def _substitute(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         for number, token_id in enumerate(self.token_ids):
@@ -47,12 +47,6 @@ class TokenRows(nn.Module):
     def load(self, table: Tensor) -> None:
         """Takes the rows from a whole embedding table."""
         self.rows.data.copy_(table[self.token_ids])
-
-    def merge(self, embedding: nn.Embedding) -> None:
-        """Writes the rows into the embedding and takes this module out again."""
-        embedding.weight.data.copy_(self.merged(embedding))
-        self._hook.remove()
-        del embedding._modules[ROWS]
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         if self.group_by_length and not self.group_by_modality_length:
             self._note("--group_by_length: done by the sampler that also keeps pictures and pure text apart")
             self.group_by_modality_length = True
+        if self.cache_dir is not None:
+            self._note(f"--cache_dir {self.cache_dir}: left out, hub downloads are kept below HF_HOME")
         if not self.save_safetensors:
             self._note("--save_safetensors False: whole models are always written as safetensors")
         if self.logging_dir is not None:
