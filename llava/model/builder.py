@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.errors import CheckpointError, InvalidRequest, ShapeMismatch
 from llava.model.adapter import copy_tensor, load_image_token_rows, load_projector, open_adapter
-from llava.model.checkpoint import Checkpoint, open_checkpoint, read_json, resolve_folder
+from llava.model.checkpoint import OWN_TOWER, Checkpoint, open_checkpoint, read_json, resolve_folder
 from llava.model.device import choose_device, choose_dtype
-from llava.model.flavours import OWN_TOWER, TOWER_PREFIX, Flavour, flat_config, read_flavour
+from llava.model.flavours import TOWER_PREFIX, Flavour, flat_config, read_flavour
 from llava.model.tokenizer import add_special_tokens, load_tokenizer
 
 if TYPE_CHECKING:
@@ -375,6 +375,9 @@ def _load_tower(
     own = {ours: theirs for ours, theirs in sources.items() if ours.startswith(TOWER_PREFIX)}
     if not own or override is not None:
         name = str(override or config.mm_vision_tower)
+        if (folder / name / "config.json").is_file():
+            # Found again from wherever this model is saved to.
+            config.mm_vision_tower = str((folder / name).absolute())
         return builder.build_vision_tower(name, model_folder=folder, dtype=dtype, **select)
     described = folder / OWN_TOWER / "config.json"
     if flavour.vision_config is not None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAFE_SINGLE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+OWN_TOWER = "vision_tower"
+"""Folder inside a model folder that describes a tower whose weights are among the model's."""
 BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llava.errors import CheckpointError
-from llava.model.checkpoint import BIN_INDEX, BIN_SINGLE, SAFE_INDEX, SAFE_SINGLE, Checkpoint, read_json
+from llava.model.checkpoint import (
+    BIN_INDEX,
+    BIN_SINGLE,
+    OWN_TOWER,
+    SAFE_INDEX,
+    SAFE_SINGLE,
+    Checkpoint,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from llava.model.language_model.llava_llama import LlavaConfig
@@ -27,8 +35,6 @@ Kind = Literal["flat", "nested", "projector", "lora", "text"]
 
 FLAT_TYPES = ("llama", "llava", "llava_llama")
 TOWER_PREFIX = "model.vision_tower."
-OWN_TOWER = "vision_tower"
-"""Folder inside a model folder that describes a tower whose weights are among the model's."""
 
 _NESTED_NAMES = [
     (re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(embed_tokens|layers|norm)\."), r"model.\1."),

@@ -7,6 +7,7 @@ FSDP wrap names work as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava.conversation import era_of
 from llava.errors import InvalidRequest
+from llava.model.checkpoint import OWN_TOWER
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.loss import supervised_loss
 
@@ -202,10 +204,14 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         )
 
     def save_pretrained(self, save_directory: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Saves in the original's names; a frozen tower is left in its own folder."""
+        """Saves in the original's names. A frozen tower stays in its own folder; one that was trained along is saved
+        with the model, and the folder `vision_tower` inside describes it."""
         if state_dict is None:
             state_dict = self.state_dict()
-        if not self.config.unfreeze_mm_vision_tower:
+        tower = getattr(self.model, "vision_tower", None)
+        if self.config.unfreeze_mm_vision_tower and tower is not None:
+            tower.describe(Path(save_directory) / OWN_TOWER)
+        else:
             state_dict = {
                 name: value for name, value in state_dict.items() if not name.startswith("model.vision_tower.")
             }

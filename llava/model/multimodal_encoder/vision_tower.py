@@ -7,6 +7,7 @@ cannot influence it and are not run.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,6 +93,11 @@ class VisionTower(nn.Module):
         patch = self.config.patch_size
         keeps_class_token = self.select_feature == "cls_patch" and self.num_prefix_tokens > 0
         return (height // patch) * (width // patch) + int(keeps_class_token)
+
+    def describe(self, folder: Path) -> None:
+        """Writes what is needed to build this tower but for its weights: its config and its image processor."""
+        self.config.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encodes a batch of equally large pictures.
