@@ -42,7 +42,7 @@ def run(
     Exit codes: 0 done, 1 failed (one line on stderr; `--debug` adds the traceback), 2 wrong usage, 130 interrupted,
     141 when the reader of a pipe went away (`| head`).
     """
-    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(prog=prog or _program(), description=description, formatter_class=HelpFormatter)
     add_arguments(parser)
     if "--debug" not in parser._option_string_actions:
         parser.add_argument("--debug", action="store_true", help="show tracebacks and the messages of the libraries")
@@ -83,6 +83,12 @@ def guarded(body: Callable[[], int], *, debug: bool = False) -> int:
             file=sys.stderr,
         )
         return FAILED
+
+
+def _program() -> str | None:
+    """What the user typed: `python -m llava.x.y`, or None for argparse's own choice, the name of the file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
 def _failed(message: str, debug: bool) -> int:

@@ -321,7 +321,13 @@ def _torchvision() -> list[Finding]:
 def _models() -> list[Finding]:
     from llava import pocket
 
-    return [_model(name, pocket.find(name)) for name in pocket.names()]
+    found = [_model(name, pocket.find(name)) for name in pocket.names()]
+    if pocket.DEFAULT in pocket.names():
+        return found
+    return [
+        *found,
+        Finding(pocket.DEFAULT, problem="the default model is not in this installation. Install llava again"),
+    ]
 
 
 def _model(name: str, folder: Path) -> Finding:

@@ -1,0 +1,294 @@
+"""The README's promises, kept: its commands are cut out of README.md and run.
+
+Only what a reader has to replace is replaced (`places`). What pip would install must already be here, in the ranges
+that the package declares, because tests reach no registry: `pip install` runs as `pip install --dry-run --no-index`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = REPOSITORY / "tests" / "data"
+README = REPOSITORY / "README.md"
+
+HEADING = re.compile(r"(#+) (.*)")
+FENCE = re.compile(r"```(\w*)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a Markdown file."""
+
+    sections: tuple[str, ...]
+    """The headings that it stands under, outermost first."""
+
+    language: str
+    line: int
+    text: str
+
+    def commands(self) -> list[str]:
+        """The block's shell commands, continued lines joined."""
+        joined = self.text.replace("\\\n", " ")
+        return [" ".join(line.split()) for line in joined.splitlines() if line.strip()]
+
+    def output_of(self) -> dict[str, str]:
+        """In a block that shows a session: what each `$ command` printed."""
+        parts = re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]
+        return {command: output.strip() for command, _, output in (part.partition("\n") for part in parts)}
+
+
+def blocks(file: Path) -> list[Block]:
+    found: list[Block] = []
+    sections: list[str] = []
+    language, start, text = "", 0, []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        fence = FENCE.match(line)
+        if start and not fence:
+            text.append(line)
+        elif start:
+            found.append(Block(tuple(sections), language, start, "\n".join(text)))
+            start, text = 0, []
+        elif fence:
+            language, start = fence.group(1), number
+        elif heading := HEADING.match(line):
+            sections[len(heading.group(1)) - 1 :] = [heading.group(2)]
+    return found
+
+
+BLOCKS = blocks(README)
+
+
+def commands_under(section: str) -> list[str]:
+    return [
+        command
+        for block in BLOCKS
+        if section in block.sections and block.language == "Shell"
+        for command in block.commands()
+    ]
+
+
+def blocks_in(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, str]:
+    """What a reader replaces, by what the tests have: tiny checkpoints with their tower inside, small pictures."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("llava-v0-tiny", "llava-v1.5-tiny"):
+        shutil.copytree(DATA / name, folder / name)
+        shutil.copytree(DATA / "clip-tiny", folder / name / "clip-tiny")
+    records = [
+        {
+            "id": name,
+            "image": f"{name}.png",
+            "conversations": [
+                {"from": "human", "value": "<image>\nWhat is it?"},
+                {"from": "gpt", "value": f"It is {name}."},
+            ],
+        }
+        for name in ("land", "port", "square", "wide")
+    ]
+    (folder / "records.json").write_text(json.dumps(records))
+    return {
+        "/path/to/LLaVA.git": str(REPOSITORY),
+        "/path/to/LLaVA-13B-v0": str(folder / "llava-v0-tiny"),
+        "/path/to/llava-v1.5-7b": str(folder / "llava-v1.5-tiny"),
+        "/path/to/clip-vit-large-patch14": str(DATA / "clip-tiny"),
+        "/path/to/llama-vicuna-13b": str(DATA / "llama-vicuna-tiny"),
+        "openai/clip-vit-large-patch14": str(DATA / "clip-tiny"),
+        "https://llava-vl.github.io/static/images/view.jpg": str(DATA / "images" / "land.png"),
+        "/path/to/first.jpg": str(DATA / "images" / "land.png"),
+        "/path/to/second.jpg": str(DATA / "images" / "port.png"),
+        "/path/to/cc3m_595k.json": str(folder / "records.json"),
+        "/path/to/llava_instruct_150k.json": str(folder / "records.json"),
+        "/path/to/cc3m_595k": str(DATA / "images"),
+        "/path/to/coco/train2017": str(DATA / "images"),
+    }
+
+
+@pytest.fixture(scope="module")
+def shell(places):
+    """Runs a command of the README in bash, as a reader would in an activated environment."""
+
+    def run(command: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+        for place in sorted(places, key=len, reverse=True):
+            command = command.replace(place, places[place])
+        assert "/path/to" not in command, "a place that this test has nothing for"
+        assert "https://" not in command, "an address that this test has nothing for"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=cwd,
+            env={**os.environ, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    return run
+
+
+def test_the_sections_stand_in_the_order_that_readers_know():
+    top = [line[3:] for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
+    known = ["Install", "LLaVA Weights", "Serving", "Evaluation", "Fine-tuning"]
+    assert [section for section in top if section in known] == known
+
+
+# Install
+
+
+def is_pip_install(command: str) -> bool:
+    return command.startswith("pip install")
+
+
+def declared_extras() -> dict[str, set[str]]:
+    """The names of the packages that each extra of this package brings."""
+    extras: dict[str, set[str]] = {name: set() for name in metadata.metadata("llava").get_all("Provides-Extra") or []}
+    for line in metadata.requires("llava") or []:
+        if match := re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", line):
+            extras[match.group(2)].add(match.group(1))
+    return extras
+
+
+def optional_parts(command: str) -> set[str]:
+    """The packages of a `pip install` that only an extra brings; empty for a required part."""
+    words = [word for word in shlex.split(command)[2:] if not word.startswith("-")]
+    extras = declared_extras()
+    everything = set().union(*extras.values())
+    named = {word for word in words if word in everything}
+    for word in words:
+        if match := re.fullmatch(r"\.\[([\w-]+)\]", word):
+            assert match.group(1) in extras, f"pyproject.toml has no extra {match.group(1)!r}"
+            named |= extras[match.group(1)]
+    return named
+
+
+PIP_COMMANDS = sorted({command for command in commands_under("Install") if is_pip_install(command)})
+
+
+@pytest.mark.parametrize("command", [command for command in PIP_COMMANDS if not optional_parts(command)])
+def test_what_an_install_command_brings_is_satisfied_here(command, shell):
+    flags = "--dry-run --no-index --no-build-isolation --disable-pip-version-check"
+    done = shell(f"python -m pip install {flags} {command.removeprefix('pip install')}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    brings = re.findall(r"Would install (.*)", done.stdout)
+    assert all(line.startswith("llava-") and " " not in line for line in brings), "only llava itself, once more"
+
+
+def test_optional_install_commands_name_parts_that_the_package_declares():
+    optional = [command for command in PIP_COMMANDS if optional_parts(command)]
+    assert {part for command in optional for part in optional_parts(command)} == {"bitsandbytes", "ninja", "flash-attn"}
+
+
+def test_the_other_install_commands_run(shell, tmp_path: Path):
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("not a git checkout, nothing to clone")
+    commands = [command for command in commands_under("Install") if not is_pip_install(command)]
+    assert commands[0].startswith("git clone")
+    done = shell("\n".join(commands), cwd=tmp_path)  # one shell, because of `cd`
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "LLaVA" / "pyproject.toml").exists()
+    assert "in the tested range" in done.stdout, "llava doctor's verdict"
+
+
+# The two commands at the top, CLI inference, Python
+
+
+def test_the_first_command_is_make_demo_and_asks_the_embedded_model(shell):
+    assert BLOCKS[0].commands() == ["make demo"]
+    planned = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    asks = re.findall(r"^\S+python (-m llava\.eval\.run_llava .*)$", planned, flags=re.MULTILINE)
+    assert len(asks) == 2
+    for ask in asks:
+        done = shell(f"python {ask} --temperature 0")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip(), "an answer"
+        assert "tiny" in done.stderr, "says which model answers"
+
+
+def ask_commands() -> list[str]:
+    first = [command for command in BLOCKS[1].commands() if not is_pip_install(command)]
+    return [*first, *commands_under("CLI inference")]
+
+
+@pytest.mark.parametrize("command", ask_commands())
+def test_a_command_line_question_gets_an_answer_and_nothing_else_on_stdout(command, shell):
+    limited = command if "--max-new-tokens" in command else f"{command} --max-new-tokens 24"
+    done = shell(limited)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), "an answer"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("block", blocks_in("python"), ids=lambda block: f"line {block.line}")
+def test_a_python_example_runs(block, run_python, tmp_path: Path):
+    script = tmp_path / "example.py"
+    script.write_text(block.text)
+    done = run_python(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("block", blocks_in("json"), ids=lambda block: f"line {block.line}")
+def test_a_data_example_is_what_training_reads(block, tmp_path: Path):
+    from llava.train.records import load_records
+
+    file = tmp_path / "records.json"
+    file.write_text(block.text)
+    assert len(load_records(str(file))) == len(json.loads(block.text))
+
+
+SHOWN_ERRORS = {
+    command: output
+    for block in blocks_in("text")
+    if "When something goes wrong" in block.sections
+    for command, output in block.output_of().items()
+}
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN_ERRORS.items(), ids=range(len(SHOWN_ERRORS)))
+def test_an_error_that_is_shown_is_the_error_that_comes(command, shown, shell):
+    done = shell(command)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.strip().splitlines()[-1] == shown.replace("/home/me/LLaVA", str(REPOSITORY))
+
+
+# Fine-tuning
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The repository's code in a folder whose `./checkpoints` is ours."""
+    for name in ("llava", "scripts"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_two_stages_run_one_after_the_other_as_printed(shell, checkout: Path):
+    commands = commands_under("Fine-tuning")
+    assert [re.findall(r"train_mem|extract_mm_projector\.py", command)[:1] for command in commands] == [
+        ["train_mem"],
+        ["extract_mm_projector.py"],
+        ["train_mem"],
+    ]
+    for command in commands:
+        done = shell(command, cwd=checkout)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (checkout / "checkpoints" / "mm_projector" / "llava-13b-pretrain.bin").exists()
+    assert (checkout / "checkpoints" / "llava-13b" / "config.json").exists()
