@@ -1,0 +1,49 @@
+"""The single-turn command, as a user runs it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.checkpoints import DATA
+
+MODEL = ("--model-name", "llava-v0-tiny", "--temperature", "0", "--max-new-tokens", "4", "--dtype", "float32")
+
+
+def ask(run_python, *arguments: str):
+    return run_python("-m", "llava.eval.run_llava", *arguments, cwd=DATA)
+
+
+def test_answer_alone_goes_to_standard_output(run_python):
+    done = ask(run_python, *MODEL, "--image-file", "images/land.png", "--query", "What?")
+    assert done.returncode == 0
+    assert len(done.stdout.strip().splitlines()) == 1
+    assert done.stderr.strip() == "note: the answer was cut at 4 tokens (--max-new-tokens)"
+
+
+def test_several_pictures_in_one_question(run_python):
+    one = ask(run_python, *MODEL, "-i", "images/land.png", "--query", "What?").stdout
+    two = ask(run_python, *MODEL, "-i", "images/land.png", "-i", "images/port.png", "--query", "What?")
+    separated = ask(run_python, *MODEL, "-i", "images/land.png,images/port.png", "--sep", ",", "--query", "What?")
+    assert two.returncode == 0
+    assert two.stdout == separated.stdout != one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("-i", "images/none.png"), 1, "images/none.png"),
+        (("-i", "llava-v0-tiny/config.json"), 1, "config.json"),
+        (("-i", "images/land.png", "--conv-mode", "multimodel"), 1, "multimodal"),
+        (("-i", "images/land.png", "--temperature", "9"), 1, "between 0 and 2"),
+        (("-i", "images/land.png", "--temperature", "warm"), 2, "invalid float"),
+        (("-i", "images/land.png", "--model-name", "no/such/model"), 1, "no such model folder"),
+        (("-i", "images/land.png", "--vision-tower", "./nowhere"), 1, "--vision-tower FOLDER"),
+        (("-i", "http://127.0.0.1:9/x.png"), 1, "127.0.0.1"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(run_python, arguments, code, message):
+    done = ask(run_python, *MODEL, "--query", "What?", *arguments)
+    assert done.returncode == code
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
