@@ -110,7 +110,7 @@ COMMON_TRAINER_FLAGS: dict[str, str] = {
     "weight_decay": "default 0",
     "lr_scheduler_type": "linear, cosine, constant, ... (default linear)",
     "warmup_steps": "steps over which the learning rate rises; below 1 a share of all steps (default 0)",
-    "optim": "optimizer (default adamw_torch)",
+    "optim": "optimizer; muon learns small models from fewer samples (default adamw_torch)",
     "max_grad_norm": "gradients are scaled down to this norm (default 1)",
     "bf16": "16-bit arithmetic on devices that have it; weights stay float32",
     "fp16": "as bf16 with float16",

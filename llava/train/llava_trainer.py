@@ -16,6 +16,7 @@ from llava.errors import CheckpointError, DataError
 from llava.model.checkpoint import open_checkpoint
 from llava.train.adapter_checkpoint import ADAPTER_FILE, adapter_tensors, load_adapter, save_adapter
 from llava.train.collator import COUNTS_KEY
+from llava.train.muon import Muon, parameter_groups
 from llava.train.resume import Identity, write_identity
 from llava.train.sampler import ModalityLengthSampler
 from llava.train.trainable import PROJECTOR, TOWER, TokenRows
@@ -103,6 +104,14 @@ class LLaVATrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         projector_lr = getattr(self.args, "mm_projector_lr", None)
+        if getattr(self.args, "muon", False) and self.optimizer is None:
+            groups = parameter_groups(
+                model if model is not None else self.model,  # type: ignore[arg-type]
+                weight_decay=self.args.weight_decay,
+                options={PROJECTOR: {"lr": projector_lr}} if projector_lr is not None else None,
+            )
+            self.optimizer = Muon(groups, lr=self.args.learning_rate)
+            return self.optimizer
         if projector_lr is None or self.optimizer is not None:
             return super().create_optimizer(model)
         trained: Any = model if model is not None else self.model

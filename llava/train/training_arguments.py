@@ -25,11 +25,15 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
 
     optim: str = field(default="adamw_torch", metadata={"help": "optimizer (default adamw_torch)"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false"})
+    muon: bool = field(default=False, init=False, repr=False)
+    """Set by `--optim muon`, which transformers does not know."""
     notes: list[str] = field(default_factory=list, init=False, repr=False)
     """One line for each flag that was translated."""
 
     def __post_init__(self) -> None:
         self.notes = []
+        if self.optim == "muon":
+            self.muon, self.optim = True, "adamw_torch"
         self._rename_old_flags()
         self._fit_to_device()
         self._drop_sharding_of_one_process()

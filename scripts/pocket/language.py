@@ -70,7 +70,10 @@ def example(index: int) -> str:
         return conversation_text(rng.sample(records.SMALL_TALK, rng.randint(1, 3)))
     if rng.random() < 0.2:
         clothing = rng.choice(fashion.CLASSES)
-        turns, description = records.photograph_turns(clothing, rng), photograph_questions.ask_describe(clothing, rng).sentence
+        turns, description = (
+            records.photograph_turns(clothing, rng),
+            photograph_questions.ask_describe(clothing, rng).sentence,
+        )
     else:
         scene = scenes.sample(FIRST_SCENE + index)
         turns, description = records.scene_turns(scene, rng), scene_questions.describe(scene)
@@ -144,7 +147,10 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     held = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in held]
-    optimizers = [Muon(matrices, lr=args.learning_rate, weight_decay=0.03), torch.optim.AdamW(others, lr=args.learning_rate)]
+    optimizers = [
+        Muon(matrices, lr=args.learning_rate, weight_decay=0.03),
+        torch.optim.AdamW(others, lr=args.learning_rate),
+    ]
     step, spent, checkpoint = 0, 0.0, args.work / "language.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -158,7 +164,9 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        rate = args.learning_rate * min((step + 1) / 50, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        rate = args.learning_rate * min(
+            (step + 1) / 50, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+        )
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -169,7 +177,10 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         spent = time.monotonic() - start
         if step % 25 == 0:
             left = spent / step * (args.steps - step) / 60
-            print(f"step {step}, loss {mean:.3f}, {step * ids.numel() / spent:.0f} tokens/s, {left:.0f} min left", flush=True)
+            print(
+                f"step {step}, loss {mean:.3f}, {step * ids.numel() / spent:.0f} tokens/s, {left:.0f} min left",
+                flush=True,
+            )
         if step == args.steps or time.monotonic() - saved > 120:
             saved = time.monotonic()
             states = [optimizer.state_dict() for optimizer in optimizers]

@@ -71,7 +71,9 @@ def ask_cannot_tell(clothing: str, rng: random.Random) -> Question:
     if choice < 0.6:
         return questions.unanswerable(rng)
     noun = rng.choice(NOT_SHOWN) if rng.random() < 0.3 else kind_name(rng.choice(scenes.KINDS))
-    return questions.absent(rng.choice(("What colour is the {}?", "Where is the {}?", "What size is the {}?")).format(noun), noun)
+    return questions.absent(
+        rng.choice(("What colour is the {}?", "Where is the {}?", "What size is the {}?")).format(noun), noun
+    )
 
 
 def ask_exists(clothing: str, rng: random.Random) -> Question:

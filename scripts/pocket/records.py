@@ -132,7 +132,9 @@ def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], lis
             continue
         if rng.random() < args.photographs:
             kind = "photograph"
-            image, subject = pictures.photograph(int(np.random.default_rng((args.seed, index)).integers(len(pictures.labels))))
+            image, subject = pictures.photograph(
+                int(np.random.default_rng((args.seed, index)).integers(len(pictures.labels)))
+            )
         else:
             kind = "scene"
             image, subject = pictures.scene(args.first_scene + index % args.scenes)

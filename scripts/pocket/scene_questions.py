@@ -142,7 +142,11 @@ def ask_count(scene: Scene, rng: random.Random) -> Question:
         nouns, count = plural(kind), sum(o.kind == kind for o in scene.objects)
     where = rng.choice((" are there", " are in the picture", " do you see", " can you count"))
     noun = {"crosses": "cross"}.get(nouns, nouns[:-1])
-    sentence = f"There is one {noun}." if count == 1 else f"There are {'no' if count == 0 else questions.NUMBERS[count]} {nouns}."
+    sentence = (
+        f"There is one {noun}."
+        if count == 1
+        else f"There are {'no' if count == 0 else questions.NUMBERS[count]} {nouns}."
+    )
     return Question("count", f"How many {nouns}{where}?", questions.NUMBERS[count], sentence, "number")
 
 
@@ -151,7 +155,9 @@ def ask_what_at(scene: Scene, rng: random.Random) -> Question:
     if rng.random() < 0.15:
         taken = {o.position for o in scene.objects}
         free = rng.choice([p for row in scenes.POSITIONS for p in row if p not in taken])
-        return Question("what is there", rng.choice(forms).format(place(free)), "nothing", "There is nothing there.", "object")
+        return Question(
+            "what is there", rng.choice(forms).format(place(free)), "nothing", "There is nothing there.", "object"
+        )
     item = rng.choice(scene.objects)
     thing = f"{item.colour} {name(item)}"
     sentence = rng.choice((f"It is {with_article(thing)}.", f"There is {with_article(thing)}."))
@@ -179,7 +185,11 @@ def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
         return None
     other, side, reference = rng.choice(possible)
     thing = f"{other.colour} {name(other)}"
-    forms = (f"What is {side} {reference}?", f"Which object is {side} {reference}?", f"What do you see {side} {reference}?")
+    forms = (
+        f"What is {side} {reference}?",
+        f"Which object is {side} {reference}?",
+        f"What do you see {side} {reference}?",
+    )
     return Question("relation", rng.choice(forms), thing, f"It is {with_article(thing)}.", "object")
 
 
@@ -244,7 +254,12 @@ def ask_background(scene: Scene, rng: random.Random) -> Question:
 
 
 WHAT_IS_IT = ("What is in the picture?", "What do you see?", "What is this?", "What does the picture show?")
-DESCRIBE = ("Describe the picture.", "Describe this image.", "Describe the picture in detail.", "What is where in the picture?")
+DESCRIBE = (
+    "Describe the picture.",
+    "Describe this image.",
+    "Describe the picture in detail.",
+    "What is where in the picture?",
+)
 
 
 def ask_what(scene: Scene, rng: random.Random) -> Question:
@@ -274,7 +289,13 @@ def ask_cannot_tell(scene: Scene, rng: random.Random) -> Question:
         if (colour, kind) not in pairs:
             noun = f"{colour} {kind_name(kind)}"
             return questions.absent(rng.choice((f"Where is the {noun}?", f"What size is the {noun}?")), noun)
-    forms = ("What colour is the {}?", "Where is the {}?", "What size is the {}?", "What is above the {}?", "What color is the {}?")
+    forms = (
+        "What colour is the {}?",
+        "Where is the {}?",
+        "What size is the {}?",
+        "What is above the {}?",
+        "What color is the {}?",
+    )
     return questions.absent(rng.choice(forms).format(noun), noun)
 
 

@@ -372,7 +372,10 @@ def _train(
             states = [optimizer.state_dict() for optimizer in optimizers]
             state = {"model": model.state_dict(), "optimizers": states, "step": step, "spent_s": spent}
             save_state(args.work / "tower.pt", state)
-            print(json.dumps({"step": step, "minutes": round(spent / 60, 1), **watch(model, args.work, watched)}), flush=True)
+            print(
+                json.dumps({"step": step, "minutes": round(spent / 60, 1), **watch(model, args.work, watched)}),
+                flush=True,
+            )
         if done:
             return
         loss = one_step(model, batches, step, args, progress)
