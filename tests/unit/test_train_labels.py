@@ -163,9 +163,9 @@ def test_v0_labels_differ_only_by_the_originals_drift(case, v0_tokenizer):
 def test_v0_trains_answers_and_every_turn_signal_and_nothing_else(v0_tokenizer):
     encoded = encode_case("v0.L2048.se.square.three_turns_image", v0_tokenizer, as_patches=True)
     trained = [label for label in encoded.labels if label != IGNORE_INDEX]
-    assert v0_tokenizer.decode(trained) == (
-        "###### Assistant: Many.\n###### Assistant: About 784 of them, I think.\n###### Assistant: You are welcome.\n### "
-    )
+    answers = ("Many.", "About 784 of them, I think.", "You are welcome.")
+    # The ### of each question, then the whole answer, which begins with a ### of its own.
+    assert v0_tokenizer.decode(trained) == "".join(f"###### Assistant: {answer}\n" for answer in answers) + "### "
 
 
 # ---- our own rules ---------------------------------------------------------------------------------------------------
