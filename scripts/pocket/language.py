@@ -192,7 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--vocabulary", type=int, default=1000, help="tokens (1000)")
     parser.add_argument("--examples", type=int, default=8000, help="conversations (8000)")
-    parser.add_argument("--steps", type=int, default=600, help="training steps (600)")
+    parser.add_argument("--steps", type=int, default=420, help="training steps (420)")
     parser.add_argument("--batch", type=int, default=12, help="rows a step (12)")
     parser.add_argument("--length", type=int, default=256, help="tokens a row (256)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (0.003)")

@@ -329,10 +329,9 @@ def follow_up(scene: Scene, rng: random.Random) -> tuple[Question, Question]:
     """Two turns: what is at a place, and then something about it."""
     item = rng.choice(scene.objects)
     thing = name(item)
-    first = Question(
-        "what is there", f"What is {place(item.position)}?", thing, f"It is {with_article(thing)}.",
-        "shape" if item.family == "shape" else "character",
-    )  # fmt: skip
+    form = rng.choice(("Name the thing {}.", "Give the name of the thing {}."))
+    domain = "shape" if item.family == "shape" else "character"
+    first = Question("name", form.format(place(item.position)), thing, f"It is {with_article(thing)}.", domain)
     about, text, domain = rng.choice(
         (
             (item.colour, rng.choice(("What colour is it?", "And its colour?", "What color is it?")), "colour"),
