@@ -29,6 +29,7 @@ from llava.errors import (
     InvalidRequest,
     UnsupportedImage,
 )
+from llava.image_kinds import readable_bytes
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -281,4 +282,4 @@ class _Answer:
 
 
 def _too_large(shown: str, max_bytes: int) -> ImageTooLarge:
-    return ImageTooLarge(f"{shown}: more than {max_bytes / 2**20:.1f} MiB, the limit for a picture.")
+    return ImageTooLarge(f"{shown}: more than {readable_bytes(max_bytes)}, the limit for a picture.")

@@ -72,8 +72,13 @@ def describe_damage(data: bytes, name: str, kind: Kind) -> str:
     return f"{name}: this {kind.label} picture ({len(data)} bytes) is damaged or cut short and cannot be decoded."
 
 
+def readable_bytes(count: int) -> str:
+    """A number of bytes in words for a message."""
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count} bytes"
+
+
 def decoder_errors() -> tuple[type[BaseException], ...]:
-    """Everything that Pillow's decoders raise on bad data."""
+    """Everything that Pillow's decoders raise on bad data, its warnings too where a program makes them errors."""
     from PIL import Image
 
     return (
@@ -89,6 +94,7 @@ def decoder_errors() -> tuple[type[BaseException], ...]:
         struct.error,
         zlib.error,
         Image.DecompressionBombError,
+        UserWarning,
         Image.DecompressionBombWarning,
     )
 

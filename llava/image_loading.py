@@ -25,7 +25,7 @@ from llava.errors import (
     InvalidRequest,
     UnsupportedImage,
 )
-from llava.image_kinds import decoder_errors, describe_damage, recognise
+from llava.image_kinds import decoder_errors, describe_damage, readable_bytes, recognise
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +51,11 @@ def _max_pixels() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a picture may cost. All three are checked before decoding."""
+    """What a picture may cost. All three are checked before decoding.
+
+    Decoding takes for a moment up to 10 bytes of memory a pixel beyond the file itself (grey with alpha 14, WebP 18):
+    half a gigabyte at the default of 50 megapixels.
+    """
 
     max_bytes: int = 64 * 1024 * 1024
     """Size of the encoded file."""
@@ -143,24 +147,25 @@ def decode_image(data: bytes, *, name: str = "picture", limits: ImageLimits | No
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An upright 8-bit RGB copy of any Pillow picture (itself if it already is one): transparency on white."""
-    from PIL import Image
-
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _scaled_to_8_bits(image).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        # Premultiplied modes convert to RGBA only through their straight counterpart.
-        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-        layer = (image.convert(straight) if straight else image).convert("RGBA")
-        picture = Image.new("RGB", layer.size, (255, 255, 255))
-        picture.paste(layer, mask=layer.getchannel("A"))
-        return picture
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise UnsupportedImage(f"colour mode {image.mode} cannot be read as RGB. Save the picture as RGB.") from error
+        return _on_white(image)
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode in ("La", "RGBa"):  # premultiplied modes convert to RGBA only through their straight counterpart
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
+    picture = Image.new("RGB", layer.size, (255, 255, 255))
+    picture.paste(layer, mask=layer.getchannel("A"))
+    return picture
 
 
 _TURNS: Final = {
@@ -308,7 +313,7 @@ def _decode_base64(text: str, name: str, limits: ImageLimits) -> bytes:
 def _check_bytes(count: int, name: str, limits: ImageLimits) -> None:
     if count > limits.max_bytes:
         raise ImageTooLarge(
-            f"{name}: {count / 2**20:.1f} MiB, the limit is {limits.max_bytes / 2**20:.1f} MiB. Compress or resize it."
+            f"{name}: {readable_bytes(count)}, the limit is {readable_bytes(limits.max_bytes)}. Compress or resize it."
         )
 
 

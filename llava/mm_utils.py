@@ -66,7 +66,10 @@ _PATCH: Final = 14
 """Side of a CLIP ViT-L patch: a picture kept thinner than one patch would have no features."""
 
 _MAX_CANVAS_SIDE: Final = 8192
-"""A square canvas of this side takes 192 MiB; a picture longer than this is reduced before padding."""
+"""A square canvas of this side takes 256 MiB; a longer picture is reduced before padding."""
+
+_REDUCED_SIDE: Final = 2048
+"""What a picture too long for a canvas is reduced to: still several times what any tower sees."""
 
 _MAX_RESIZED_PIXELS: Final = 16_000_000
 """`square` first cuts the ends off a picture that would be larger than this before its centre is cut out: resizing
@@ -176,7 +179,7 @@ def _cut_to_centre(image: Image.Image, edge: int) -> Image.Image:
 def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] | int) -> Image.Image:
     """Centres a picture on a square canvas of the given colour; a square picture is returned as it is.
 
-    A picture longer than 8192 pixels is reduced to that first, so that the canvas stays below 192 MiB.
+    A picture longer than 8192 pixels is reduced to 2048 first, so that its canvas fits in memory.
     """
     from PIL import Image
 
@@ -186,7 +189,7 @@ def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] |
     if isinstance(background_color, tuple) and len(pil_img.getbands()) != len(background_color):
         pil_img = to_rgb(pil_img)
     if max(width, height) > _MAX_CANVAS_SIDE:
-        scale = _MAX_CANVAS_SIDE / max(width, height)
+        scale = _REDUCED_SIDE / max(width, height)
         pil_img = pil_img.resize((max(1, round(width * scale)), max(1, round(height * scale))))
         width, height = pil_img.size
     side = max(width, height)

@@ -1,0 +1,897 @@
+"""Hostile and odd pictures through `load_image`: the right picture, or a typed error that says what is wrong.
+
+Memory is measured in processes of their own (peak resident size). The bounds that hold: a refused picture costs less
+than 4 MiB beyond its own bytes, however large it says it is; a decoded one the bytes a pixel that `ImageLimits` says.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from llava.errors import (
+    ImageDamaged,
+    ImageError,
+    ImageFetchFailed,
+    ImageTooLarge,
+    ImageUnreadable,
+    ImageUrlRefused,
+    InvalidRequest,
+    UnsupportedImage,
+)
+from llava.image_fetching import UrlPolicy
+from llava.mm_utils import ImageLimits, load_image, load_image_from_base64
+
+RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def chunk(tag: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
+
+
+def png(width: int, height: int, *, colour: int = 0, depth: int = 8, data: bytes = b"", extra: bytes = b"") -> bytes:
+    """A PNG file whose header says what it likes."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def noise(width: int = 64, height: int = 48, channels: int = 3) -> Image.Image:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return Image.fromarray(np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8))
+
+
+def quadrants() -> Image.Image:
+    """Red top left, white elsewhere: shows which way is up."""
+    image = Image.new("RGB", (32, 16), WHITE)
+    image.paste(RED, (0, 0, 16, 8))
+    return image
+
+
+# Right pictures
+
+
+def test_an_ordinary_picture_keeps_its_exact_values(tmp_path):
+    image = noise()
+    path = tmp_path / "a.png"
+    image.save(path)
+    for source in (path, str(path), path.read_bytes(), bytearray(path.read_bytes()), memoryview(path.read_bytes())):
+        assert load_image(source).tobytes() == image.tobytes()
+    with path.open("rb") as file:
+        assert load_image(file).tobytes() == image.tobytes()
+    assert load_image(image) is image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO"])
+def test_every_usual_format_is_read(kind):
+    picture = load_image(encoded(Image.new("RGB", (20, 10), (200, 30, 30)), kind))
+    assert (picture.mode, picture.size) == ("RGB", (20, 10))
+    assert np.abs(np.subtract(picture.getpixel((10, 5)), (200, 30, 30))).max() <= 4
+
+
+def test_a_lying_extension_does_not_matter(tmp_path):
+    path = tmp_path / "really_a_png.jpg"
+    path.write_bytes(encoded(noise()))
+    assert load_image(path).tobytes() == noise().tobytes()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (20_000, 1), (1, 20_000)])
+def test_extreme_shapes_are_read_as_they_are(size):
+    assert load_image(encoded(Image.new("RGB", size, RED))).size == size
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped():
+    ramp = np.array([[0, 257, 32_768, 65_535]], dtype=np.uint16)
+    picture = load_image(encoded(Image.fromarray(ramp)))
+    assert [picture.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 0.5, 1]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[0, 100, 255]], dtype=np.float32), [0, 100, 255]),
+        (np.array([[-10, 0, 10]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[float("nan"), 0, 1]], dtype=np.float32), [0, 0, 255]),
+        (np.array([[7, 7, 7]], dtype=np.float32), [7, 7, 7]),
+        (np.array([[0, 32_768, 65_535]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[0, 500_000, 1_000_000]], dtype=np.int32), [0, 128, 255]),
+    ],
+)
+def test_grey_of_other_ranges_is_scaled_to_what_it_means(values, expected):
+    picture = load_image(encoded(Image.fromarray(values), "TIFF"))
+    assert [picture.getpixel((x, 0))[0] for x in range(3)] == expected
+
+
+def test_16_bit_colour_is_read():
+    row = b"\0" + struct.pack(">6H", 65_535, 0, 32_768, 0, 65_535, 0)
+    picture = load_image(png(2, 1, colour=2, depth=16, data=row))
+    assert [picture.getpixel((x, 0)) for x in range(2)] == [(255, 0, 128), (0, 255, 0)]
+
+
+def test_transparency_is_laid_on_white():
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))  # black, but invisible
+    image.putpixel((1, 0), (255, 0, 0, 255))
+    image.putpixel((2, 0), (0, 0, 0, 128))
+    picture = load_image(encoded(image))
+    assert [picture.getpixel((x, 0)) for x in range(3)] == [WHITE, RED, (127, 127, 127)]
+
+
+def test_an_opaque_alpha_channel_changes_nothing():
+    image = noise(channels=4)
+    image.putalpha(255)
+    assert load_image(encoded(image)).tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBa"])
+def test_grey_and_palette_with_alpha_are_laid_on_white(mode):
+    grey = Image.new("LA", (2, 1), (0, 0))
+    grey.putpixel((1, 0), (0, 255))
+    image = grey.convert("RGBA").convert(mode) if mode in ("RGBa", "PA") else grey.convert(mode)
+    picture = load_image(image)
+    assert [picture.getpixel((x, 0)) for x in range(2)] == [WHITE, BLACK]
+
+
+def test_a_transparent_palette_colour_is_white():
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.putpixel((1, 0), 1)
+    picture = load_image(encoded(image, transparency=0))
+    assert [picture.getpixel((x, 0)) for x in range(2)] == [WHITE, RED]
+
+
+def test_one_transparent_colour_of_an_rgb_picture_is_white():
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((0, 0), (0, 0, 9))
+    picture = load_image(encoded(image, transparency=(0, 0, 9)))
+    assert [picture.getpixel((x, 0)) for x in range(2)] == [WHITE, RED]
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("1", "PNG"), ("L", "JPEG")])
+def test_print_and_grey_modes_become_rgb(mode, kind):
+    picture = load_image(encoded(Image.new("RGB", (16, 16), WHITE).convert(mode), kind))
+    assert picture.mode == "RGB"
+    assert min(picture.getpixel((8, 8))) >= 250
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_counts(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, (0, 255, 0), (0, 0, 255))]
+    data = encoded(
+        frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
+    )
+    assert load_image(data).getpixel((4, 4)) == RED
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_picture_taken_in_any_position_comes_out_upright_and_stays_so(kind, orientation):
+    # How a camera held that way stores an upright picture.
+    stored = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }[orientation]
+    image = quadrants()
+    for turn in stored:
+        image = image.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = load_image(encoded(image, kind, exif=exif))
+    again = load_image(picture)
+    for result in (picture, again):
+        assert result.size == (32, 16)
+        assert result.getpixel((4, 4))[1] < 60
+        assert min(result.getpixel((28, 4)) + result.getpixel((4, 12)) + result.getpixel((28, 12))) > 200
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on broken metadata
+def test_broken_metadata_do_not_spoil_a_picture():
+    good = encoded(quadrants(), "JPEG")
+    exif = b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40
+    assert load_image(good[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + good[2:]).size == (32, 16)
+
+
+def test_where_a_photograph_was_taken_does_not_travel_on():
+    exif = Image.Exif()
+    exif[0x010F] = "Somebody's camera"
+    assert load_image(encoded(noise(), "JPEG", exif=exif, comment=b"at home")).info == {}
+
+
+# Wrong pictures
+
+GOOD_PNG, GOOD_JPEG = encoded(noise()), encoded(noise(), "JPEG")
+GOOD_WEBP, GOOD_GIF = encoded(noise(), "WEBP"), encoded(noise(), "GIF")
+BROKEN_HEADER = bytearray(GOOD_PNG)
+BROKEN_HEADER[29] ^= 0xFF  # the header's checksum
+
+HOSTILE = {
+    # name: (data, error, what the message says)
+    "empty": (b"", UnsupportedImage, "empty, 0 bytes"),
+    "html": (b"<!DOCTYPE html>\n<html><body>404</body></html>", UnsupportedImage, "looks like HTML"),
+    "html-without-doctype": (b"<!-- x --> <head></head>", UnsupportedImage, "looks like HTML"),
+    "svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', UnsupportedImage, "SVG"),
+    "pdf": (b"%PDF-1.7\n%", UnsupportedImage, "a PDF document"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", UnsupportedImage, "PostScript"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", UnsupportedImage, "HEIC.*save it as JPEG"),
+    "zip": (b"PK\x03\x04" + b"\0" * 30, UnsupportedImage, "ZIP archive"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", UnsupportedImage, "git lfs pull"),
+    "json": (b'{"error": "not found"}', UnsupportedImage, "looks like text"),
+    "random": (bytes(range(128, 256)), UnsupportedImage, "unknown binary data"),
+    "zeros": (b"\0" * 4096, UnsupportedImage, "zero bytes"),
+    "fits": (b"SIMPLE  =                    T", UnsupportedImage, "looks like text"),
+    "magic-only": (b"\x89PNG\r\n\x1a\n", ImageDamaged, "truncated: 8 of at least 9 bytes"),
+    "png-truncated": (
+        GOOD_PNG[:-2000],
+        ImageDamaged,
+        rf"truncated: {len(GOOD_PNG) - 2000} of at least {len(GOOD_PNG) - 12}",
+    ),
+    "png-bad-checksum": (bytes(BROKEN_HEADER), ImageDamaged, "PNG picture .* damaged"),
+    "png-no-pixels": (png(64, 64), ImageDamaged, "damaged"),
+    "png-garbage-pixels": (GOOD_PNG[:60] + b"\xaa" * (len(GOOD_PNG) - 60), ImageDamaged, "PNG picture"),
+    "png-zero-size": (png(0, 10), ImageDamaged, "PNG|0 x 10"),
+    "png-text-bomb": (
+        png(1, 1, extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(b"A" * 50_000_000)), data=b"\0\0"),
+        ImageDamaged,
+        "PNG",
+    ),
+    "jpeg-truncated": (GOOD_JPEG[: len(GOOD_JPEG) // 2], ImageDamaged, "JPEG picture is truncated: it ends after"),
+    "jpeg-header-only": (GOOD_JPEG[:20], ImageDamaged, "JPEG picture is truncated"),
+    "webp-truncated": (
+        GOOD_WEBP[:-500],
+        ImageDamaged,
+        rf"truncated: {len(GOOD_WEBP) - 500} of at least {len(GOOD_WEBP)}",
+    ),
+    "gif-truncated": (GOOD_GIF[:40], ImageDamaged, "GIF picture"),
+    "bmp-truncated": (encoded(noise(), "BMP")[:-100], ImageDamaged, "BMP picture is truncated"),
+    "tiff-truncated": (encoded(noise(), "TIFF")[:-3000], ImageDamaged, "TIFF picture"),
+    "tiff-loop": (b"II*\0\x08\0\0\0\0\0\x08\0\0\0", ImageDamaged, "TIFF picture"),
+    "png-bomb": (
+        png(13_000, 13_000, depth=1, data=b"\0" * 13_000 * 1626),
+        ImageTooLarge,
+        "13000 x 13000 is 169.0 mega",
+    ),
+    "png-header-bomb": (png(60_000, 60_000), ImageTooLarge, "raise LLAVA_MAX_IMAGE_PIXELS"),
+    "png-endless-side": (png(2**31 - 1, 1), ImageTooLarge, "longer side"),
+    "gif-bomb": (b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + GOOD_GIF[10:], ImageTooLarge, "65000 x 65000"),
+    "webp-bomb": (
+        b"RIFF\xff\xff\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\xff\xff\0\xff\xff\0" + b"\0" * 40,
+        ImageTooLarge,
+        "65536 x 65536",
+    ),
+    "bmp-bomb": (
+        b"BM" + struct.pack("<IIIIiiHH", 100, 0, 54, 40, 2**30, 2**30, 1, 24) + b"\0" * 60,
+        ImageTooLarge,
+        "1073741824 x 1073741824",
+    ),
+    "jpeg-bomb": (
+        GOOD_JPEG.replace(struct.pack(">HH", 48, 64), struct.pack(">HH", 65_500, 65_500), 1),
+        ImageTooLarge,
+        "65500 x 65500",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_picture_is_a_typed_error_that_says_what_is_wrong(tmp_path, name):
+    data, error, message = HOSTILE[name]
+    path = tmp_path / f"{name}.png"
+    path.write_bytes(data)
+    with pytest.raises(error, match=message) as caught:
+        load_image(path)
+    assert f"{name}.png" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "object at 0x" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on broken metadata
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_picture_cut_or_altered_anywhere_is_read_or_a_typed_error(kind):
+    data = encoded(noise(24, 18), kind)
+    random = np.random.default_rng(11)
+    for position in random.integers(0, len(data), 150):
+        altered = bytearray(data)
+        altered[position] ^= int(random.integers(1, 256))
+        for variant in (data[:position], bytes(altered)):
+            with contextlib.suppress(ImageError):
+                assert load_image(variant, limits=ImageLimits(max_pixels=10**6)).mode == "RGB"
+
+
+def test_limits_are_checked_before_decoding(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(GOOD_PNG)
+    uri = "data:;base64," + base64.b64encode(GOOD_PNG).decode()
+    for source in (lambda: path, lambda: GOOD_PNG, lambda: io.BytesIO(GOOD_PNG), lambda: uri):
+        with pytest.raises(ImageTooLarge, match="the limit is 1000 bytes"):
+            load_image(source(), limits=ImageLimits(max_bytes=1000))
+        with pytest.raises(ImageTooLarge, match="megapixels"):
+            load_image(source(), limits=ImageLimits(max_pixels=64 * 48 - 1))
+        assert load_image(source(), limits=ImageLimits(max_pixels=64 * 48, max_side=64)).size == (64, 48)
+        with pytest.raises(ImageTooLarge, match="may have 63"):
+            load_image(source(), limits=ImageLimits(max_side=63))
+    with pytest.raises(ImageTooLarge):
+        load_image(noise(), limits=ImageLimits(max_side=63))
+
+
+def test_the_environment_raises_and_lowers_the_pixel_limit(monkeypatch):
+    monkeypatch.setenv("LLAVA_MAX_IMAGE_PIXELS", "100")
+    with pytest.raises(ImageTooLarge, match="LLAVA_MAX_IMAGE_PIXELS"):
+        load_image(GOOD_PNG)
+    monkeypatch.setenv("LLAVA_MAX_IMAGE_PIXELS", "400000000")
+    with pytest.raises(
+        ImageDamaged
+    ):  # no longer too large, and Pillow's own limit of 179 megapixels does not interfere
+        load_image(png(16_000, 12_000, data=b""))
+    monkeypatch.setenv("LLAVA_MAX_IMAGE_PIXELS", "many")
+    with pytest.raises(InvalidRequest, match="LLAVA_MAX_IMAGE_PIXELS='many'"):
+        load_image(GOOD_PNG)
+
+
+def test_no_warning_and_no_setting_of_pillow_is_touched(recwarn):
+    before = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
+    with pytest.raises(ImageTooLarge):
+        load_image(HOSTILE["png-bomb"][0])
+    assert before == (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "RGBX", "CMYK"])
+def test_other_colour_spaces_of_a_caller_become_rgb(mode):
+    picture = load_image(Image.new("RGB", (4, 4), (200, 30, 30)).convert(mode))
+    assert np.abs(np.subtract(picture.getpixel((1, 1)), (200, 30, 30))).max() <= 2
+
+
+def test_threads_load_good_and_bad_pictures_at_once():
+    def load(index: int) -> bool:
+        try:
+            return load_image(GOOD_PNG if index % 2 else GOOD_PNG[:-2000]).tobytes() == noise().tobytes()
+        except ImageDamaged:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(load, range(200))) == [bool(index % 2) for index in range(200)]
+
+
+def test_a_picture_of_a_caller_that_cannot_be_decoded_is_a_typed_error(tmp_path):
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(GOOD_JPEG[: len(GOOD_JPEG) // 2])
+    with Image.open(path) as lazy, pytest.raises(ImageDamaged, match=r"cut\.jpg"):
+        load_image(lazy)
+
+
+# Memory
+
+MEASURE = r"""
+import re, sys
+import numpy
+from pathlib import Path
+from llava.errors import ImageError
+from llava.mm_utils import load_image
+load_image(sys.argv[2])
+def peak():  # not ru_maxrss: a child begins with the peak of the process that started it
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+before = peak()
+try:
+    print(load_image(sys.argv[1]).size[0], end=" ")
+except ImageError as error:
+    print(type(error).__name__, end=" ")
+print(peak() - before)
+"""
+
+
+def measure(path: Path, warm_up: Path) -> tuple[str, int]:
+    """What loading gave, and by how many bytes it raised the peak of a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path), str(warm_up)], capture_output=True, text=True, check=True
+    )
+    outcome, growth = done.stdout.split()
+    return outcome, int(growth)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("name", [name for name, (_, error, _) in HOSTILE.items() if error is ImageTooLarge])
+def test_a_bomb_is_refused_without_being_unpacked(tmp_path, name):
+    warm_up, path = tmp_path / "warm.png", tmp_path / "bomb"
+    warm_up.write_bytes(GOOD_PNG)
+    path.write_bytes(HOSTILE[name][0])
+    outcome, growth = measure(path, warm_up)
+    assert outcome == "ImageTooLarge"
+    assert growth < 4 * 2**20  # unpacked, the smallest of these takes 21 MB, the others gigabytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("kind", "mode", "bytes_per_pixel"),
+    [
+        ("PNG", "RGB", 10),
+        ("PNG", "RGBA", 10),
+        ("PNG", "LA", 14),  # grey and alpha are first spread to RGBA
+        ("PNG", "I;16", 10),
+        ("JPEG", "CMYK", 10),
+        ("GIF", "P", 10),
+        ("WEBP", "RGBA", 18),
+    ],
+)
+def test_a_large_picture_takes_a_bounded_number_of_bytes_a_pixel(tmp_path, kind, mode, bytes_per_pixel):
+    warm_up, path = tmp_path / "warm", tmp_path / "large"
+    warm_up.write_bytes(encoded(Image.new(mode, (64, 48)), kind))
+    width, height = 3000, 2000
+    path.write_bytes(encoded(Image.new(mode, (width, height)), kind))
+    outcome, growth = measure(path, warm_up)
+    assert outcome == str(width)
+    assert growth < bytes_per_pixel * width * height
+
+
+# Sources
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.png", "no such file"),
+        (".", "is a folder"),
+        ("a\0b.png", "not a valid path"),
+        ("x" * 5000, "cannot be read"),
+    ],
+)
+def test_a_path_that_leads_to_no_file_is_an_error_that_says_so(tmp_path, name, message):
+    with pytest.raises(ImageUnreadable, match=message) as caught:
+        load_image(f"{tmp_path}/{name}")
+    assert len(str(caught.value)) < 600
+
+
+def test_a_named_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageUnreadable, match="no regular file"):
+        load_image(tmp_path / "pipe.png")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_an_error_that_says_so(tmp_path):
+    path = tmp_path / "secret.png"
+    path.write_bytes(GOOD_PNG)
+    path.chmod(0)
+    with pytest.raises(ImageUnreadable, match="permission denied"):
+        load_image(path)
+
+
+def test_a_server_can_forbid_paths(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(GOOD_PNG)
+    for source in (path, str(path)):
+        with pytest.raises(ImageUnreadable, match="file names are not accepted"):
+            load_image(source, allow_path=False)
+    assert load_image("data:image/png;base64," + base64.b64encode(GOOD_PNG).decode(), allow_path=False).size == (64, 48)
+
+
+@pytest.mark.parametrize("source", [None, 7, ["a.png"], object()])
+def test_something_that_is_no_source_is_a_typed_error(source):
+    with pytest.raises(UnsupportedImage, match="no picture source"):
+        load_image(source)
+
+
+def test_a_file_opened_as_text_is_an_error_that_says_so(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("x")
+    with path.open(encoding="utf-8") as file, pytest.raises(ImageUnreadable, match="binary mode"):
+        load_image(file)
+
+
+BASE64 = base64.b64encode(GOOD_PNG).decode()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"data:image/png;base64,{BASE64}",
+        f"data:image/jpeg;charset=utf-8;base64,{BASE64}",
+        f"data:;base64,{BASE64}",
+        f"DATA:image/png;BASE64,{BASE64}",
+        f"data:image/png;base64,{BASE64.rstrip('=')}",
+        "data:image/png;base64," + "\n".join(BASE64[i : i + 76] for i in range(0, len(BASE64), 76)),
+        "data:image/png;base64," + BASE64.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
+        "data:image/png," + "".join(f"%{byte:02x}" for byte in GOOD_PNG),
+    ],
+    ids=["plain", "parameters", "bare", "capitals", "unpadded", "lines", "percent", "not-base64"],
+)
+def test_data_uris_are_read_as_browsers_write_them(uri):
+    assert load_image(uri).tobytes() == noise().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "message"),
+    [
+        ("data:image/png;base64", ImageDamaged, "no comma"),
+        ("data:image/png;base64,!!!!", ImageDamaged, r"not valid base64 \(character '!' at position 0\)"),
+        ("data:image/png;base64,iVBORw0KG\u00e9", ImageDamaged, "not valid base64"),
+        ("data:image/png;base64,AAAAA", ImageDamaged, "its length"),
+        ("data:image/png;base64,", UnsupportedImage, "empty"),
+        ("data:text/html;base64," + base64.b64encode(b"<html></html>").decode(), UnsupportedImage, "HTML"),
+        ("data:text/html,<html>", UnsupportedImage, "HTML"),
+    ],
+)
+def test_a_bad_data_uri_is_a_typed_error(uri, error, message):
+    with pytest.raises(error, match=message):
+        load_image(uri)
+
+
+def test_base64_is_read_with_and_without_its_prefix():
+    assert load_image_from_base64(BASE64).tobytes() == noise().tobytes()
+    assert load_image_from_base64(BASE64.encode()).tobytes() == noise().tobytes()
+    assert load_image_from_base64(f"data:image/png;base64,{BASE64}").tobytes() == noise().tobytes()
+    with pytest.raises(ImageDamaged, match="not valid base64"):
+        load_image_from_base64("/etc/passwd !")
+    with pytest.raises(UnsupportedImage):
+        load_image_from_base64("/etc/passwd")
+    with pytest.raises(ImageTooLarge):
+        load_image_from_base64(BASE64, limits=ImageLimits(max_bytes=100))
+
+
+# Addresses
+
+
+class Server(ThreadingHTTPServer):
+    """A real web server whose pages are functions of the request."""
+
+    daemon_threads = True
+
+    def __init__(self, address: str = "127.0.0.1"):
+        self.pages: dict = {}
+        self.asked: list[str] = []
+        self.headers: list[dict] = []
+        super().__init__((address, 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, path: str, host: str | None = None) -> str:
+        return f"http://{host or self.server_address[0]}:{self.server_address[1]}{path}"
+
+    def handle_error(self, request, client_address):
+        """Clients that hang up are what these tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.server.headers.append(dict(self.headers))
+        self.close_connection = True
+        self.server.pages[self.path.split("?")[0]](self)
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, body: bytes, kind: str = "image/png", status: int = 200, **headers):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            if value is not None:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def redirect(self, location: str, status: int = 302):
+        self.answer(b"", status=status, Location=location)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+LOOPBACK = UrlPolicy(allowed_networks=("127.0.0.1/32",))
+
+
+def fetch(url: str, policy: UrlPolicy = LOOPBACK, **options) -> Image.Image:
+    return load_image(url, allow_url=True, url_policy=policy, **options)
+
+
+def test_a_picture_is_fetched_by_its_address(server):
+    server.pages["/cat"] = lambda request: request.answer(GOOD_PNG)
+    assert fetch(server.url("/cat?size=large")).tobytes() == noise().tobytes()
+    assert server.asked == ["/cat?size=large"]
+    assert server.headers[0]["Host"] == f"127.0.0.1:{server.server_address[1]}"
+
+
+def test_a_picture_sent_in_chunks_of_unknown_length_is_read(server):
+    def chunked(request):
+        request.answer(b"", Content_Length=None, Transfer_Encoding="chunked")
+        for start in range(0, len(GOOD_PNG), 1000):
+            part = GOOD_PNG[start : start + 1000]
+            request.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        request.wfile.write(b"0\r\n\r\n")
+
+    server.pages["/"] = chunked
+    assert fetch(server.url("/")).tobytes() == noise().tobytes()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(server, status):
+    server.pages["/old"] = lambda request: request.redirect("/new/cat.png", status)
+    server.pages["/new/cat.png"] = lambda request: request.answer(GOOD_PNG)
+    assert fetch(server.url("/old")).size == (64, 48)
+
+
+def test_addresses_are_refused_unless_allowed(server):
+    with pytest.raises(ImageUrlRefused, match="switched off"):
+        load_image(server.url("/cat"))
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp", "gopher", "data.x", "jar"])
+def test_other_kinds_of_address_are_never_opened(scheme):
+    with pytest.raises(ImageUrlRefused, match="never opened"):
+        load_image(f"{scheme}:///etc/passwd", allow_url=True)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "0.0.0.0",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "[fe80::1]",
+        "[fc00::1]",
+        "[ff02::1]",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "169.254.169.254",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "192.0.2.1",
+    ],
+)
+def test_no_address_leads_inside(server, host):
+    server.pages["/"] = lambda request: request.answer(GOOD_PNG)
+    with pytest.raises((ImageUrlRefused, ImageFetchFailed)) as caught:
+        load_image(server.url("/", host=host), allow_url=True)
+    assert isinstance(caught.value, ImageUrlRefused) or "cannot be found" in str(caught.value)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@127.0.0.1/a.png",
+        "http://127.0.0.1\\@example.com/a.png",
+        "http://example.com/a b.png",
+        "http://exa\tmple.com/",
+        "http://example.com:99999/",
+        "http://example.com:0/",
+        "http:///a.png",
+        "http://[::1/",
+        "http://exam%70le.com/",
+        "http://b\u00fccher.example/",
+        "http://[fe80::1%25eth0]/",
+    ],
+)
+def test_an_address_that_two_parsers_could_read_differently_is_refused(url):
+    with pytest.raises(ImageUrlRefused) as caught:
+        fetch(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "inside", ["http://127.0.0.2:{port}/secret", "//127.0.0.2:{port}/secret", "http://[::1]:{port}/"]
+)
+def test_a_redirect_to_the_inside_is_refused(server, inside):
+    other = Server("127.0.0.2")
+    other.pages["/secret"] = lambda request: request.answer(GOOD_PNG)
+    server.pages["/cat"] = lambda request: request.redirect(inside.format(port=other.server_address[1]))
+    with pytest.raises(ImageUrlRefused, match="not public"):
+        fetch(server.url("/cat"))
+    other.shutdown()
+    other.server_close()
+    assert other.asked == []
+
+
+def test_a_redirect_to_a_file_is_refused(server):
+    server.pages["/cat"] = lambda request: request.redirect("file:///etc/passwd")
+    with pytest.raises(ImageUrlRefused, match="only http and https"):
+        fetch(server.url("/cat"))
+
+
+def test_endless_redirects_end(server):
+    server.pages["/"] = lambda request: request.redirect("/")
+    with pytest.raises(ImageFetchFailed, match="more than 3 redirects"):
+        fetch(server.url("/"))
+    assert len(server.asked) == 4
+
+
+def test_a_name_that_resolves_differently_the_second_time_gains_nothing(server, monkeypatch):
+    """The connection goes to the address that was checked: the name is looked up once."""
+    answers = iter(["127.0.0.1", "127.0.0.2"])
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def rebinding(host, port, *args, **options):
+        if host != "pictures.test":
+            return real(host, port, *args, **options)
+        asked.append(host)
+        return real(next(answers), port, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    server.pages["/"] = lambda request: request.answer(GOOD_PNG)
+    assert fetch(server.url("/", host="pictures.test")).size == (64, 48)
+    assert asked == ["pictures.test"]
+    assert server.headers[0]["Host"].startswith("pictures.test:")
+
+
+def test_a_name_with_one_inside_address_among_its_addresses_is_refused(server, monkeypatch):
+    real = socket.getaddrinfo
+    both = real("127.0.0.1", 80, type=socket.SOCK_STREAM) + real("10.0.0.1", 80, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: both)
+    with pytest.raises(ImageUrlRefused, match="not public"):
+        fetch(server.url("/", host="pictures.test"))
+    assert server.asked == []
+
+
+def test_only_listed_hosts_are_asked_where_there_is_a_list(server):
+    server.pages["/"] = lambda request: request.answer(GOOD_PNG)
+    listed = UrlPolicy(allowed_hosts=frozenset({"127.0.0.1"}), allowed_networks=("127.0.0.0/8",))
+    assert fetch(server.url("/"), listed).size == (64, 48)
+    with pytest.raises(ImageUrlRefused, match="not among the allowed hosts"):
+        fetch(server.url("/", host="localhost"), listed)
+
+
+def test_a_picture_that_is_announced_too_large_is_not_read(server):
+    server.pages["/"] = lambda request: request.answer(b"", Content_Length=str(10**12))
+    with pytest.raises(ImageTooLarge, match=r"more than 1\.0 MiB"):
+        fetch(server.url("/"), limits=ImageLimits(max_bytes=2**20))
+
+
+def test_a_picture_that_never_ends_is_cut_at_the_limit(server):
+    sent = []
+
+    def endless(request):
+        request.answer(GOOD_PNG[:100], Content_Length=None, Connection="close")
+        with contextlib.suppress(OSError):
+            while True:
+                sent.append(request.wfile.write(b"\0" * 65_536))
+
+    server.pages["/"] = endless
+    with pytest.raises(ImageTooLarge):
+        fetch(server.url("/"), limits=ImageLimits(max_bytes=2**20))
+    assert sum(sent) < 64 * 2**20  # what was under way in the buffers of both sides
+
+
+def drip(request):
+    request.answer(GOOD_PNG[:1], Content_Length=str(len(GOOD_PNG)))
+    with contextlib.suppress(OSError):
+        for byte in GOOD_PNG[1:]:
+            request.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+
+
+def drip_header(request):
+    with contextlib.suppress(OSError):
+        request.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        for _ in range(2000):
+            request.wfile.write(b"x")
+            time.sleep(0.05)
+
+
+def silence(request):
+    time.sleep(30)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("page", [drip, drip_header, silence])
+def test_a_slow_server_is_given_up(server, page):
+    """The drips arrive far oftener than the wait for one, so only the limit on the whole can end them."""
+    server.pages["/"] = page
+    policy = UrlPolicy(allowed_networks=("127.0.0.1/32",), connect_timeout_s=0.5, total_timeout_s=1.0)
+    with pytest.raises(ImageFetchFailed, match="too slow"):
+        fetch(server.url("/"), policy)
+
+
+@pytest.mark.timeout(20)
+def test_a_slow_name_lookup_is_given_up(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: time.sleep(10) or [])
+    with pytest.raises(ImageFetchFailed, match="too slow"):
+        fetch("http://pictures.test/", UrlPolicy(total_timeout_s=0.3))
+
+
+@pytest.mark.parametrize(
+    ("page", "error", "message"),
+    [
+        (lambda r: r.answer(b"gone", status=404), ImageFetchFailed, "status 404"),
+        (lambda r: r.answer(b"", status=302), ImageFetchFailed, "status 302"),
+        (lambda r: r.answer(b"<html>", "text/html; charset=utf-8"), UnsupportedImage, "says it is text/html"),
+        (lambda r: r.answer(b"<html></html>", "image/png"), UnsupportedImage, "looks like HTML"),
+        (lambda r: r.answer(b"", "image/png"), UnsupportedImage, "empty"),
+        (lambda r: r.answer(GOOD_PNG, Content_Encoding="gzip"), ImageFetchFailed, "compresses"),
+        (lambda r: r.answer(GOOD_PNG, Content_Length="lots"), ImageFetchFailed, "no number"),
+        (lambda r: r.answer(GOOD_PNG[:500], Content_Length="9999"), ImageDamaged, "the server sent 500 of 9999 bytes"),
+        (lambda r: r.wfile.write(b"SSH-2.0-OpenSSH\r\n"), ImageFetchFailed, "does not speak HTTP"),
+        (lambda r: None, ImageFetchFailed, "broke off"),
+    ],
+)
+def test_what_a_server_says_instead_of_a_picture_is_told(server, page, error, message):
+    server.pages["/"] = page
+    with pytest.raises(error, match=message):
+        fetch(server.url("/"))
+
+
+def test_no_answer_and_no_such_host_are_told():
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        port = listening.getsockname()[1]
+    with pytest.raises(ImageFetchFailed, match="no connection"):
+        fetch(f"http://127.0.0.1:{port}/")
+    with pytest.raises(ImageFetchFailed, match="cannot be found"):
+        fetch("http://no-such-host.invalid/")
+
+
+def test_plain_http_where_encryption_is_asked_for_is_told(server):
+    server.pages["/"] = lambda request: request.answer(GOOD_PNG)
+    with pytest.raises(ImageFetchFailed, match="certificate or encryption"):
+        fetch(server.url("/").replace("http:", "https:"))
+
+
+def test_no_proxy_of_this_machine_is_asked(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    server.pages["/"] = lambda request: request.answer(GOOD_PNG)
+    assert fetch(server.url("/")).size == (64, 48)
+
+
+def test_a_network_that_is_none_is_an_error():
+    with pytest.raises(InvalidRequest, match="'intranet'"):
+        UrlPolicy(allowed_networks=("intranet",))
+
+
+def test_every_picture_error_has_a_stable_code_and_status():
+    table = {
+        error.code: error.status
+        for error in (ImageUnreadable, ImageTooLarge, UnsupportedImage, ImageDamaged, ImageUrlRefused, ImageFetchFailed)
+    }
+    assert json.dumps(table) == (
+        '{"image_unreadable": 400, "image_too_large": 413, "unsupported_image": 415, "image_damaged": 400, '
+        '"image_url_refused": 403, "image_fetch_failed": 400}'
+    )
