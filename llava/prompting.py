@@ -110,7 +110,8 @@ def encode_prompt(
 
     if text.count(DEFAULT_IMAGE_TOKEN) != len(pictures):
         raise ImageTokenMismatch(
-            f"the prompt has {text.count(DEFAULT_IMAGE_TOKEN)} {DEFAULT_IMAGE_TOKEN} markers for {len(pictures)} pictures."
+            f"the prompt has {text.count(DEFAULT_IMAGE_TOKEN)} {DEFAULT_IMAGE_TOKEN} markers "
+            f"for {len(pictures)} pictures."
         )
     if pictures and image_processor is None:
         raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")

@@ -73,7 +73,6 @@ def load_pretrained_model(
         CheckpointError: (or one of its kinds) names the file and what to do.
         InvalidRequest: arguments that do not go together, or a device that is not there.
     """
-    import torch
 
     folder = resolve_folder(model_path)
     flavour = read_flavour(folder)
@@ -92,9 +91,9 @@ def load_pretrained_model(
     check_tensors(config, checkpoint, sources, projector_elsewhere=weights_folder != folder or mm_projector is not None)
 
     num_parameters = sum(_numel(checkpoint.shape(name)) for name in sources.values())
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-    dtype = dtype or choose_dtype(device, num_parameters, read_json(weights_folder / "config.json").get("torch_dtype"))
+    dtype = _named_dtype(dtype) or choose_dtype(
+        device, num_parameters, read_json(weights_folder / "config.json").get("torch_dtype")
+    )
     model = _load_language_model(
         config,
         {ours: checkpoint[theirs] for ours, theirs in sources.items() if not ours.startswith(TOWER_PREFIX)},
@@ -294,7 +293,7 @@ def _add_image_tokens(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokeniz
     vocabulary = tokenizer.get_vocab()
     absent = [token for token in wanted if token not in vocabulary]
     if absent:
-        if len(tokenizer) + len(absent) <= model.get_input_embeddings().weight.shape[0] and config.uses_patch_runs:
+        if len(tokenizer) + len(absent) <= model.model.embed_tokens.weight.shape[0] and config.uses_patch_runs:
             raise CheckpointError(
                 f"{folder}: the tokenizer lacks {', '.join(absent)}, which this v0 checkpoint has trained rows for. "
                 "Copy added_tokens.json and the tokenizer files of the checkpoint into the folder."
@@ -327,9 +326,9 @@ def _copy_embeddings(model: LlavaLlamaForCausalLM, source: Path) -> None:
     adapter = open_adapter(source)
     for name in adapter:
         if name.endswith("embed_tokens.weight"):
-            copy_tensor(model.get_input_embeddings().weight, adapter.tensor(name), name, source)
+            copy_tensor(model.model.embed_tokens.weight, adapter.tensor(name), name, source)
         elif name.endswith("lm_head.weight"):
-            copy_tensor(model.get_output_embeddings().weight, adapter.tensor(name), name, source)
+            copy_tensor(model.lm_head.weight, adapter.tensor(name), name, source)
 
 
 def _merge_lora(model: LlavaLlamaForCausalLM, folder: Path) -> None:
@@ -358,6 +357,16 @@ def _set_generation_config(model: LlavaLlamaForCausalLM, folder: Path) -> None:
         model.generation_config.pad_token_id = model.config.eos_token_id
 
 
+def _named_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    import torch
+
+    if not isinstance(dtype, str):
+        return dtype
+    if dtype not in ("float32", "float16", "bfloat16"):
+        raise InvalidRequest(f"dtype is {dtype!r}; it must be float32, float16 or bfloat16.")
+    return getattr(torch, dtype)
+
+
 def _load_tower(
     flavour: Flavour,
     folder: Path,
@@ -371,7 +380,8 @@ def _load_tower(
 
     config = flavour.config
     select_layer = config.mm_vision_select_layer if config.mm_vision_select_layer is not None else -1
-    select = {"select_layer": select_layer, "select_feature": config.mm_vision_select_feature or "patch"}
+    select_feature = config.mm_vision_select_feature or "patch"
+    select: dict[str, Any] = {"select_layer": select_layer, "select_feature": select_feature}
     own = {ours: theirs for ours, theirs in sources.items() if ours.startswith(TOWER_PREFIX)}
     if not own or override is not None:
         name = str(override or config.mm_vision_tower)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_PAD_TOKEN
 from llava.errors import CheckpointError, TokenizerNotFound
@@ -66,7 +66,7 @@ def load_tokenizer(
         extra["model_max_length"] = model_max_length
     try:
         if settings.get("tokenizer_class", "LlamaTokenizer") not in _LLAMA_CLASSES:
-            return AutoTokenizer.from_pretrained(folder, **extra)
+            return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, **extra))
         tokenizer = LlamaTokenizer.from_pretrained(
             folder, legacy=settings.get("legacy", True) is not False, add_bos_token=True, **extra
         )

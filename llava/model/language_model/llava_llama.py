@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,8 @@ class LlavaLlamaModel(LlavaMetaModel, LlamaModel):
 class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
     config_class = LlavaConfig
     # The tower's own folder holds its weights; `save_pretrained` adds them only where they were trained along.
-    _keys_to_ignore_on_load_missing: ClassVar = [r"model\.vision_tower\."]
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"model\.vision_tower\.", r"rotary_emb\.inv_freq"]
+    _keys_to_ignore_on_load_missing = [r"model\.vision_tower\."]  # noqa: RUF012, as the base class declares it
+    _keys_to_ignore_on_load_unexpected = [r"model\.vision_tower\.", r"rotary_emb\.inv_freq"]  # noqa: RUF012
 
     def __init__(self, config: LlavaConfig):
         # Past LlamaForCausalLM's own __init__, which would build the decoder a second time.
@@ -203,7 +203,13 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
             inputs_embeds=spliced.inputs_embeds, attention_mask=spliced.attention_mask, **kwargs
         )
 
-    def save_pretrained(self, save_directory: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]  # what is not named here goes on by keyword
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Saves in the original's names. A frozen tower stays in its own folder; one that was trained along is saved
         with the model, and the folder `vision_tower` inside describes it."""
         if state_dict is None:
@@ -215,7 +221,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
             state_dict = {
                 name: value for name, value in state_dict.items() if not name.startswith("model.vision_tower.")
             }
-        super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, state_dict=state_dict, **kwargs)
 
 
 def _is_decoding(input_ids: Tensor, past_key_values: Cache | None) -> bool:

@@ -39,7 +39,7 @@ class VisionTower(nn.Module):
             raise CheckpointError(
                 f"mm_vision_select_feature is {select_feature!r}; it must be one of {', '.join(SELECT_FEATURES)}."
             )
-        self.vision_tower = vision_tower
+        self.vision_tower: Any = vision_tower  # its attributes differ by kind of tower
         self.image_processor = image_processor
         self.select_layer = select_layer
         self.select_feature = select_feature
@@ -134,12 +134,12 @@ class VisionTower(nn.Module):
         return hidden if norm is None else norm(hidden)
 
 
-def _layers(vision_tower: nn.Module) -> nn.ModuleList:
+def _layers(vision_tower: Any) -> nn.ModuleList:
     encoder = vision_tower.encoder
     return encoder.layers if hasattr(encoder, "layers") else encoder.layer
 
 
-def _set_layers(vision_tower: nn.Module, layers: nn.ModuleList) -> None:
+def _set_layers(vision_tower: Any, layers: nn.ModuleList) -> None:
     encoder = vision_tower.encoder
     setattr(encoder, "layers" if hasattr(encoder, "layers") else "layer", layers)
 
