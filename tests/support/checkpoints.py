@@ -32,7 +32,12 @@ def copy_tokenizer(target: Path, source: str = "llava-v1.5-tiny") -> None:
 
 def vision_config(image_size: int = 56) -> CLIPVisionConfig:
     return CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=image_size, patch_size=14
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=image_size,
+        patch_size=14,
     )
 
 

@@ -138,7 +138,7 @@ def test_plain_llama_with_projector_and_tower_becomes_a_llava(tmp_path):
     torch.save({k: v for k, v in weights.items() if "mm_projector" in k}, tmp_path / "p.bin")
     base = copy_without_weights(BASE, tmp_path / "base")
     shard(base, {k: v for k, v in weights.items() if "mm_projector" not in k}, "safetensors")
-    tokenizer, model, image_processor, _ = load(base, mm_projector=tmp_path / "p.bin")
+    _tokenizer, model, image_processor, _ = load(base, mm_projector=tmp_path / "p.bin")
     assert torch.equal(model.get_model().mm_projector[0].weight, weights["model.mm_projector.0.weight"].float())
     assert image_processor is not None
     with pytest.raises(InvalidRequest, match="needs --vision-tower"):
@@ -160,7 +160,7 @@ def test_trained_tower_in_the_checkpoint_replaces_the_one_of_its_folder(tmp_path
 
 
 def test_text_only_llama_loads_without_an_image_processor():
-    tokenizer, model, image_processor, context = load(BASE, vision_tower=None)
+    _tokenizer, model, image_processor, context = load(BASE, vision_tower=None)
     assert (image_processor, context, model.config.has_vision) == (None, 2048, False)
 
 
@@ -184,7 +184,7 @@ def test_missing_shard(tmp_path):
     folder = copy_without_weights(V0, tmp_path / "m")
     shard(folder, tensors(V0), "sharded bin")
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(MissingShard, match="1 of 2 weight files are missing: pytorch_model-00002-of-00002.bin"):
+    with pytest.raises(MissingShard, match=r"1 of 2 weight files are missing: pytorch_model-00002-of-00002.bin"):
         load(folder)
 
 
@@ -216,21 +216,25 @@ def test_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
 def test_wrong_shape_names_tensor_and_both_shapes(tmp_path):
     folder = broken(tmp_path)
     edit_config(folder, vocab_size=2050)
-    with pytest.raises(ShapeMismatch, match=r"embed_tokens.weight has shape \[2052, 64\], the model expects \[2050, 64\]"):
+    with pytest.raises(
+        ShapeMismatch, match=r"embed_tokens.weight has shape \[2052, 64\], the model expects \[2050, 64\]"
+    ):
         load(folder)
 
 
 def test_missing_tensor(tmp_path):
     folder = copy_without_weights(V0, tmp_path / "m")
     shard(folder, {k: v for k, v in tensors(V0).items() if "layers.1.mlp" not in k}, "safetensors")
-    with pytest.raises(CheckpointError, match=r"3 of \d+ tensors are missing, the first is model.layers.1.mlp.gate_proj"):
+    with pytest.raises(
+        CheckpointError, match=r"3 of \d+ tensors are missing, the first is model.layers.1.mlp.gate_proj"
+    ):
         load(folder)
 
 
 def test_missing_projector_says_so(tmp_path):
     folder = broken(tmp_path)
     edit_config(folder, mm_projector_type="mlp2x_gelu", mm_use_im_patch_token=True)
-    with pytest.raises(CheckpointError, match="no projector of the kind that config.json describes"):
+    with pytest.raises(CheckpointError, match=r"no projector of the kind that config.json describes"):
         load(folder)
 
 

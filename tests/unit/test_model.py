@@ -280,7 +280,12 @@ def test_other_towers_are_chosen_by_their_own_config(tmp_path, pixels, kind):
 
 def test_projectors_by_name():
     assert build_vision_projector("linear", 8, 16).weight.shape == (16, 8)
-    assert list(build_vision_projector("mlp2x_gelu", 8, 16).state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert list(build_vision_projector("mlp2x_gelu", 8, 16).state_dict()) == [
+        "0.weight",
+        "0.bias",
+        "2.weight",
+        "2.bias",
+    ]
     assert list(build_vision_projector("identity", 8, 8).state_dict()) == []
     for name, sizes in (("mlp_gelu", (8, 16)), ("identity", (8, 16)), ("resampler", (8, 8))):
         with pytest.raises(CheckpointError):

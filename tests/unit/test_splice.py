@@ -96,7 +96,11 @@ def test_gradient_reaches_features_and_text(embed):
     ("rows", "lengths", "message"),
     [
         ([[1, PATCH, PATCH]], [3], r"row 0: the run of <im_patch> at token 1 has 2 tokens, expected 3"),
-        ([[1], [2, PATCH, PATCH, PATCH, PATCH]], [3], r"row 1: the run of <im_patch> at token 1 has 4 tokens, expected 3"),
+        (
+            [[1], [2, PATCH, PATCH, PATCH, PATCH]],
+            [3],
+            r"row 1: the run of <im_patch> at token 1 has 4 tokens, expected 3",
+        ),
         ([[MARK, 1], [2, MARK]], [3], r"row 1: the prompt has a picture at token 1, but only 1 picture was given"),
         ([[MARK, 1]], [3, 3], r"2 pictures were given, but the 1 rows have places for 1"),
         ([[1, 2]], [3], r"1 pictures were given, but the 1 rows have places for 0"),
