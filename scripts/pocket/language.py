@@ -14,7 +14,7 @@ import random
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ SYSTEM = (
 )
 FIRST_SCENE = 5_000_000
 """Scenes that are only described here, never drawn."""
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 512,
     "num_hidden_layers": 5,

@@ -6,6 +6,7 @@ float32 throughout and matrices of one shape together, for a processor without b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
@@ -37,8 +38,10 @@ class Muon(torch.optim.Optimizer):
         directions = []
         for weight in weights:
             memory = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-            memory.lerp_(weight.grad, 1 - group["momentum"])
-            directions.append(weight.grad.lerp(memory, group["momentum"]))
+            gradient = weight.grad
+            assert gradient is not None, "chosen by `step`"
+            memory.lerp_(gradient, 1 - group["momentum"])
+            directions.append(gradient.lerp(memory, group["momentum"]))
         updates = orthogonal(torch.stack(directions))
         scale = 0.2 * max(updates.shape[-2:]) ** 0.5
         for weight, update in zip(weights, updates, strict=True):

@@ -11,6 +11,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,7 +50,9 @@ def photograph_turns(clothing: str, rng: random.Random) -> list[Turn]:
     return _turns(photograph_questions.ASKERS, clothing, rng, LONGEST["photograph"], None)
 
 
-def _turns(askers, subject, rng: random.Random, longest: int, pair: tuple[Question, Question] | None) -> list[Turn]:
+def _turns(
+    askers: dict[str, Any], subject: Any, rng: random.Random, longest: int, pair: tuple[Question, Question] | None
+) -> list[Turn]:
     kinds = list(askers)
     weights = [askers[kind][1] for kind in kinds]
     asked, turns, length = set(), [], 0
@@ -69,7 +72,7 @@ def _turns(askers, subject, rng: random.Random, longest: int, pair: tuple[Questi
     return turns
 
 
-def first_question(kind: str, subject, rng: random.Random) -> Turn:
+def first_question(kind: str, subject: Any, rng: random.Random) -> Turn:
     """For stage 1: what the picture shows, or where its things are."""
     if kind == "photograph":
         question = photograph_questions.ask_what(subject, rng)
@@ -121,8 +124,10 @@ class Pictures:
 def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     """The records of stage 1 and of stage 2."""
     rng = random.Random(args.seed)
-    first, second = [], []
+    first: list[dict] = []
+    second: list[dict] = []
     total = args.first + args.second
+    subject: Any
     for index in range(total):
         if index and index % 2000 == 0:
             print(f"{index} of {total} records", flush=True)
@@ -146,7 +151,7 @@ def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], lis
     return first, second
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value))

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WATCHED_PHOTOGRAPHS = 2000
 """The last training photographs: never trained on, only looked at while training."""
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 512,
     "num_hidden_layers": 5,
@@ -76,7 +76,7 @@ def build_model() -> nn.ModuleDict:
     )
 
 
-def features(tower: nn.Module, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+def features(tower: Any, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
     """The output of the last layer but one with its class token, [n, 1 + patches, width].
 
     `keep` [n, k] int64 names the patches that are looked at; all, where it is None.
@@ -208,7 +208,7 @@ def presence_loss(model: nn.ModuleDict, states: Tensor, present: Tensor) -> Tens
     """The last layer's class token says which kinds, colours and clothes are in the picture."""
     from torch.nn import functional
 
-    tower = model["tower"]
+    tower: Any = model["tower"]
     pooled = tower.post_layernorm(tower.encoder.layers[-1](states, None)[:, 0])
     return functional.binary_cross_entropy_with_logits(model["presence"](pooled), present)
 
@@ -282,7 +282,8 @@ def save_state(path: Path, state: dict) -> None:
 
 def export(model: nn.ModuleDict, folder: Path) -> None:
     """Writes the tower as a folder that `--vision_tower` takes."""
-    model["tower"].save_pretrained(folder)
+    tower: Any = model["tower"]
+    tower.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
@@ -330,7 +331,8 @@ def main(args: argparse.Namespace) -> int:
     watched = enlarged(pictures[-WATCHED_PHOTOGRAPHS:]), labels[-WATCHED_PHOTOGRAPHS:]
 
     model = build_model()
-    matrices = [p for name, p in model["tower"].encoder.named_parameters() if p.ndim == 2]
+    tower: Any = model["tower"]
+    matrices = [p for p in tower.encoder.parameters() if p.ndim == 2]
     held = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in held]
     optimizers = [
