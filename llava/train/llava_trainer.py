@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +153,7 @@ class LLaVATrainer(Trainer):
                 config.pad_token_id = self._padding_of_base()
                 self._save_adapter(folder)
             else:
-                super()._save(str(folder), state_dict=state_dict)
+                self._save_model(folder, state_dict)
         finally:
             config.use_cache, config.pad_token_id = used_cache, padding
         if self.identity is not None and self.args.should_save:
@@ -167,6 +169,16 @@ class LLaVATrainer(Trainer):
         padding: int | None = self._config.pad_token_id
         added: Any = getattr(self.processing_class, "get_added_vocab", dict)()
         return None if padding in added.values() and padding not in (0, 1, 2) else padding
+
+    def _save_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
+        """Writes everything beside the old files first: a run that is killed here leaves those whole."""
+        partial = folder / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        super()._save(str(partial), state_dict=state_dict)
+        if self.args.should_save:
+            for file in sorted(partial.iterdir()):
+                os.replace(file, folder / file.name)
+            partial.rmdir()
 
     def _save_adapter(self, folder: Path) -> None:
         if not self.args.should_save:

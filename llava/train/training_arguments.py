@@ -59,13 +59,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
                 self._note(
                     f"--warmup_ratio {self.warmup_ratio}: now --warmup_steps, which takes a share of all steps below 1"
                 )
-        if self.gradient_checkpointing is not None:
-            # The re-entrant form loses the projector's gradient when the language model is frozen.
-            self.activation_checkpointing = self.gradient_checkpointing
-            self.gradient_checkpointing = None
-        if self.activation_checkpointing and self.activation_checkpointing_kwargs is None:
-            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs or {"use_reentrant": False}
-        self.gradient_checkpointing_kwargs = None
+        self._recompute_without_reentry()
         if self.group_by_length and not self.group_by_modality_length:
             self._note("--group_by_length: done by the sampler that also keeps pictures and pure text apart")
             self.group_by_modality_length = True
@@ -76,6 +70,19 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         if self.logging_dir is not None:
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", self.logging_dir)
             self._note(f"--logging_dir {self.logging_dir}: passed on as TENSORBOARD_LOGGING_DIR")
+
+    def _recompute_without_reentry(self) -> None:
+        """The re-entrant form of recomputation loses the projector's gradient when the language model is frozen.
+
+        From 5.23 on transformers calls it `activation_checkpointing`, and warns about the name that everyone uses.
+        """
+        name = "activation_checkpointing" if hasattr(self, "activation_checkpointing") else "gradient_checkpointing"
+        if getattr(self, name) or self.gradient_checkpointing:
+            options = getattr(self, f"{name}_kwargs") or self.gradient_checkpointing_kwargs
+            setattr(self, name, True)
+            setattr(self, f"{name}_kwargs", options or {"use_reentrant": False})
+        if name != "gradient_checkpointing":
+            self.gradient_checkpointing = self.gradient_checkpointing_kwargs = None
 
     def _fit_to_device(self) -> None:
         if self.no_cuda:

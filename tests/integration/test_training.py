@@ -44,12 +44,9 @@ def training_file(tmp_path_factory) -> Path:
     return path
 
 
-def flags(
-    training_file: Path, output: Path, *more: str, batch: int = 4, model: str | Path = "llama-vicuna-tiny"
-) -> list[str]:
-    model = DATA / model if isinstance(model, str) else model
+def flags(training_file: Path, output: Path, *more: str, batch: int = 4, model: str = "llama-vicuna-tiny") -> list[str]:
     named = {
-        "model_name_or_path": model,
+        "model_name_or_path": DATA / model,
         "data_path": training_file,
         "image_folder": DATA / "images",
         "vision_tower": DATA / "clip-tiny",
@@ -235,6 +232,22 @@ def test_later_templates_train_and_load_as_later_checkpoints(training_file, tmp_
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
 
 
+def test_kept_aspect_ratios_train_with_as_many_patches_as_each_picture_has(training_file, tmp_path):
+    run(*flags(training_file, tmp_path, *STAGE_1, "--image_aspect_ratio", "keep"))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+@pytest.mark.parametrize("stage", [("--tune_mm_mlp_adapter", "True"), ()])
+def test_large_pictures_train_in_tiles(training_file, tmp_path, stage):
+    tiles = ("--image_aspect_ratio", "anyres", "--image_grid_pinpoints", "[[224, 448], [448, 224]]")
+    merge = ("--mm_patch_merge_type", "spatial_unpad", "--version", "v1", "--mm_use_im_patch_token", "False")
+    run(*flags(training_file, tmp_path, *stage, *tiles, *merge))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    assert "model.image_newline" in weights(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["image_grid_pinpoints"] == [[224, 448], [448, 224]]
+
+
 def test_a_llava_can_be_trained_on(training_file, tmp_path):
     """Its own projector, tower layer and template stay without any flag saying so."""
     arguments = flags(training_file, tmp_path / "out", "--version", "v1", model="llava-v1.5-tiny")
@@ -271,7 +284,7 @@ def test_recomputed_activations_change_nothing(training_file, tmp_path, stage):
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", [STAGE_1, (), ("--group_by_modality_length", "True")])
+@pytest.mark.parametrize("stage", [STAGE_1, (), ("--group_by_modality_length", "True"), ("--optim", "muon")])
 def test_a_resumed_run_equals_an_uninterrupted_one(training_file, tmp_path, stage, capsys):
     epochs = ("--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "2", "--warmup_ratio", "0.1")
     run(*flags(training_file, tmp_path / "whole", *stage, *epochs))

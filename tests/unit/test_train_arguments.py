@@ -28,7 +28,7 @@ def one_process(monkeypatch):
     [
         (["--evaluation_strategy", "no"], "eval_strategy", "no"),
         (["--warmup_ratio", "0.03"], "warmup_steps", 0.03),
-        (["--gradient_checkpointing", "True"], "activation_checkpointing", True),
+        (["--gradient_checkpointing", "True"], "gradient_checkpointing_kwargs", {"use_reentrant": False}),
         (["--no_cuda"], "use_cpu", True),
         (["--group_by_length", "True"], "group_by_modality_length", True),
         (["--group_by_modality_length", "True"], "group_by_modality_length", True),
