@@ -149,6 +149,8 @@ def _resolve(host: str, port: int, deadline: float, shown: str) -> list[str]:
 
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")
+"""Python releases differ in whether this counts as private."""
 
 
 def _may_reach(address: IPAddress, policy: UrlPolicy) -> bool:
@@ -164,6 +166,7 @@ def _may_reach(address: IPAddress, policy: UrlPolicy) -> bool:
         or address.is_multicast
         or address.is_reserved
         or address.is_unspecified
+        or address in _LOCAL_NAT64
         or getattr(address, "is_site_local", False)
     )
 

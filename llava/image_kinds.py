@@ -32,6 +32,8 @@ class Kind:
     """How long the data say they are, where the format says."""
     header_size: Callable[[bytes], tuple[int, int] | None] | None = None
     """Width and height read by ourselves, where Pillow's decoder reserves memory on opening."""
+    unit_size: Callable[[ImageFile.ImageFile], tuple[int, int] | None] | None = None
+    """Width and height of what is decoded at a time, where the format lets it be larger than the picture."""
 
     def open(self, data: bytes) -> ImageFile.ImageFile:
         """The picture with its header read and no pixel decoded; raises any of `decoder_errors()` on bad data.
@@ -131,6 +133,12 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return width & 0x3FFF, height & 0x3FFF
 
 
+def _tiff_tile(image: ImageFile.ImageFile) -> tuple[int, int] | None:
+    tags = getattr(image, "tag_v2", {})
+    width, height = tags.get(322), tags.get(323)
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
 def _magic(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.DOTALL)
 
@@ -141,7 +149,7 @@ KINDS: Final = (
     Kind("WebP", _magic(rb"RIFF....WEBP"), "WebPImagePlugin:WebPImageFile", _riff_bytes, _webp_size),
     Kind("GIF", _magic(rb"GIF8[79]a"), "GifImagePlugin:GifImageFile"),
     Kind("BMP", _magic(rb"BM.{12}[\x0c-\x7c]\x00\x00\x00"), "BmpImagePlugin:BmpImageFile", _bmp_bytes),
-    Kind("TIFF", _magic(rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]"), "TiffImagePlugin:TiffImageFile"),
+    Kind("TIFF", _magic(rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]"), "TiffImagePlugin:TiffImageFile", unit_size=_tiff_tile),
 )
 
 _STRANGERS: Final = (

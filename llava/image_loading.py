@@ -133,6 +133,9 @@ def decode_image(data: bytes, *, name: str = "picture", limits: ImageLimits | No
     try:
         image = kind.open(data)
         _check_dimensions(image.size, name, limits)
+        unit = kind.unit_size(image) if kind.unit_size else None
+        if unit is not None:
+            _check_dimensions(unit, name, limits)
         image.load()
         picture = to_rgb(image)
     except MemoryError as error:

@@ -109,7 +109,9 @@ def process_images(
 
 def _process_image(image: Image.Image, processor: Any, mode: str, model_cfg: Any) -> torch.Tensor:
     if mode in ("square", "crop"):
-        return _preprocess(_cut_to_centre(image, _shortest_edge(processor)), processor)
+        # Towers that cut nothing out, such as SigLIP, see the whole picture distorted.
+        cuts = getattr(processor, "do_center_crop", False)
+        return _preprocess(_cut_to_centre(image, _shortest_edge(processor)) if cuts else image, processor)
     if mode == "pad":
         return _preprocess(expand2square(image, _mean_colour(processor)), processor)
     if mode == "keep":

@@ -59,6 +59,16 @@ def png(width: int, height: int, *, colour: int = 0, depth: int = 8, data: bytes
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
+def tiled_tiff(width: int, height: int, tile: int) -> bytes:
+    """A TIFF file whose one tile is larger than its picture."""
+    body = zlib.compress(bytes(tile * tile))
+    fields = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 0, 325: len(body)}
+    start = 8 + 2 + 12 * len(fields) + 4
+    fields[324] = start
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(fields)) + entries + b"\0\0\0\0" + body
+
+
 def noise(width: int = 64, height: int = 48, channels: int = 3) -> Image.Image:
     shape = (height, width, channels) if channels > 1 else (height, width)
     return Image.fromarray(np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8))
@@ -90,6 +100,10 @@ def test_every_usual_format_is_read(kind):
     picture = load_image(encoded(Image.new("RGB", (20, 10), (200, 30, 30)), kind))
     assert (picture.mode, picture.size) == ("RGB", (20, 10))
     assert np.abs(np.subtract(picture.getpixel((10, 5)), (200, 30, 30))).max() <= 4
+
+
+def test_a_tiff_of_tiles_is_read():
+    assert load_image(tiled_tiff(10, 10, 16)).size == (10, 10)
 
 
 def test_a_lying_extension_does_not_matter(tmp_path):
@@ -292,6 +306,7 @@ HOSTILE = {
         ImageTooLarge,
         "1073741824 x 1073741824",
     ),
+    "tiff-tile-bomb": (tiled_tiff(10, 10, 12_000), ImageTooLarge, "12000 x 12000"),
     "jpeg-bomb": (
         GOOD_JPEG.replace(struct.pack(">HH", 48, 64), struct.pack(">HH", 65_500, 65_500), 1),
         ImageTooLarge,
@@ -672,6 +687,8 @@ def test_other_kinds_of_address_are_never_opened(scheme):
         "[::ffff:127.0.0.1]",
         "[::ffff:7f00:1]",
         "[64:ff9b::7f00:1]",
+        "[64:ff9b:1::7f00:1]",
+        "[::7f00:1]",
         "[2002:7f00:1::]",
         "[fe80::1]",
         "[fc00::1]",

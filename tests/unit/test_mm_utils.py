@@ -12,7 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import CLIPImageProcessorPil, LlamaConfig, LlamaForCausalLM, LlamaTokenizer, LogitsProcessor
+from transformers import (
+    CLIPImageProcessorPil,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaTokenizer,
+    LogitsProcessor,
+    SiglipImageProcessorPil,
+)
 
 from llava.errors import ImageShapeError, ImageTokenMismatch, InvalidRequest
 from llava.mm_utils import (
@@ -92,6 +99,17 @@ def test_mode_keep_gives_the_grids_of_the_original_and_nothing_but_a_resized_pic
 
 def test_mode_keep_bounds_the_longer_side_of_a_wide_picture(processor):
     assert process_images([picture("wide")], processor, {"image_aspect_ratio": "keep"}).shape == (1, 3, 105, 448)
+
+
+@pytest.mark.parametrize("size", [(640, 150), (20_000, 10)])
+def test_a_tower_that_cuts_nothing_out_sees_the_whole_picture(size):
+    siglip = SiglipImageProcessorPil(size={"height": 64, "width": 64})
+    image = noise(*size)
+    expected = siglip(image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(process_images([image], siglip, None), expected)
+    for mode in ("pad", "resize", "anyres"):
+        config = {"image_aspect_ratio": mode, "image_grid_pinpoints": [[64, 128], [128, 64]]}
+        assert process_images([image], siglip, config).shape[-3:] == (3, 64, 64)
 
 
 def test_mode_keep_refuses_a_picture_too_thin_for_one_patch(processor):
