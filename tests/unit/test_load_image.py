@@ -219,9 +219,10 @@ def test_a_picture_taken_in_any_position_comes_out_upright_and_stays_so(kind, or
         image = image.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = load_image(encoded(image, kind, exif=exif))
-    again = load_image(picture)
-    for result in (picture, again):
+    data = encoded(image, kind, exif=exif)
+    with Image.open(io.BytesIO(data)) as opened_by_the_caller:
+        once = load_image(opened_by_the_caller)
+    for result in (load_image(data), once, load_image(once)):
         assert result.size == (32, 16)
         assert result.getpixel((4, 4))[1] < 60
         assert min(result.getpixel((28, 4)) + result.getpixel((4, 12)) + result.getpixel((28, 12))) > 200

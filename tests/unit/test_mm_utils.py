@@ -336,6 +336,14 @@ def test_generation_stops_at_a_keyword_and_not_at_one_in_the_prompt(speaker, tok
     assert text.strip() == "It is a cat.###"
 
 
+def test_an_answer_alone_that_is_longer_than_the_prompt_is_read_from_its_beginning(tokenizer):
+    """`generate` with `inputs_embeds` gives new tokens only; the prompt's length must not be cut off them."""
+    keyword = tokenizer("zebra", add_special_tokens=False).input_ids
+    assert len(keyword) >= 3
+    criterion = KeywordsStoppingCriteria(["zebra"], tokenizer, torch.tensor([[1, 9, 8, 7]]))
+    assert criterion(torch.tensor([[31, *keyword]]), None).tolist() == [True]
+
+
 def test_a_keyword_in_the_very_first_token_stops(speaker, tokenizer):
     criterion = KeywordsStoppingCriteria(["###"], tokenizer, torch.tensor([[1, 9, 9]]))
     first = tokenizer("###", add_special_tokens=False).input_ids
