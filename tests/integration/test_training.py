@@ -308,11 +308,16 @@ def test_checkpoints_of_another_run_in_the_same_folder_are_not_touched(training_
 
 
 def test_a_checkpoint_with_other_weights_is_an_error_not_a_warning(training_file, tmp_path):
-    steps = ("--save_strategy", "steps", "--save_steps", "2")
+    steps = ("--version", "v1", "--save_strategy", "steps", "--save_steps", "2")
     run(*flags(training_file, tmp_path / "one", *steps, "--max_steps", "2"))
     more = ("--resume_from_checkpoint", str(tmp_path / "one" / "checkpoint-2"), "--mm_projector_type", "mlp2x_gelu")
     with pytest.raises(CheckpointError, match="mm_projector"):
-        run(*flags(training_file, tmp_path / "two", *more))
+        run(*flags(training_file, tmp_path / "two", "--version", "v1", *more))
+
+
+def test_v0_with_a_later_projector_is_refused_because_no_reader_would_know_it_for_v0(training_file, tmp_path):
+    with pytest.raises(InvalidRequest, match=r"--mm_projector_type mlp2x_gelu does not go with --version v0"):
+        run(*flags(training_file, tmp_path, "--mm_projector_type", "mlp2x_gelu"))
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -348,7 +353,9 @@ def test_a_missing_picture_ends_the_command_with_one_line(training_file, tmp_pat
 
 
 def commands(page: Path) -> list[str]:
-    blocks = re.findall(r"```(?:bash|shell|sh)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    blocks = re.findall(
+        r"```(?:bash|shell|sh)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.IGNORECASE
+    )
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line for line in lines if "llava/train/" in line or "llava.train" in line or "llava train" in line]
 
