@@ -158,6 +158,8 @@ def _add_vision(
             f"--mm_projector_type {kind}: {model_args.model_name_or_path} already has a projector of type "
             f"{config.mm_projector_type or 'linear'}. Leave the flag out, or start from the plain language model."
         )
+    if as_patches:
+        _refuse_later_settings(model_args, config)
     if model_args.vision_tower is not None or not had_projector:
         model.initialize_vision_modules(
             model_args.vision_tower,
@@ -175,6 +177,17 @@ def _add_vision(
         pretrain_mm_mlp_adapter=model_args.pretrain_mm_mlp_adapter,
     )
     model.get_vision_tower().requires_grad_(False)
+
+
+def _refuse_later_settings(model_args: ModelArguments, config: Any) -> None:
+    """A v0 checkpoint is told by what it does not say; with later settings readers would take it for a later one."""
+    for name, meaning in _KEPT_ERA_KEYS.items():
+        chosen = _chosen(model_args, config, name, meaning)
+        if chosen != meaning:
+            raise InvalidRequest(
+                f"--{name} {chosen} does not go with --version {model_args.version}, whose checkpoints have "
+                f"{meaning}. Use --version v1."
+            )
 
 
 def _chosen(model_args: ModelArguments, config: Any, name: str, default: Any) -> Any:
