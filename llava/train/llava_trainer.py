@@ -90,6 +90,9 @@ class LLaVATrainer(Trainer):
             if counts is not None:
                 self.sample_counts.add(counts)
         self._check_usefulness()
+        if num_items is not None:
+            # A step without any answer has a loss of 0, not of 0 / 0, which would spoil every weight.
+            num_items = num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(1, num_items)
         return batches, num_items
 
     def _check_usefulness(self) -> None:

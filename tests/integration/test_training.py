@@ -334,6 +334,15 @@ def test_useless_samples_are_counted_and_told_at_the_end(training_file, tmp_path
     assert "12 samples, 9 of them truncated, 9 without an answer to learn" in capsys.readouterr().out
 
 
+def test_a_step_without_any_answer_leaves_the_weights_finite(tmp_path):
+    turns = [{"from": "human", "value": "Say nothing."}, {"from": "gpt", "value": ""}]
+    file = tmp_path / "empty.json"
+    file.write_text(json.dumps([{"id": str(number), "conversations": turns} for number in range(4)]))
+    run(*flags(file, tmp_path / "out", "--version", "v1", "--max_useless_fraction", "1.0", batch=1))
+    assert losses(tmp_path / "out") == [0.0] * 4
+    assert all(value.isfinite().all() for value in weights(tmp_path / "out").values())
+
+
 def test_batches_of_pure_text_train_beside_batches_with_pictures(training_file, tmp_path):
     run(*flags(training_file, tmp_path, *STAGE_1, batch=1))
     assert len(losses(tmp_path)) == 12
