@@ -42,7 +42,7 @@ demo: $(READY)
 	@echo "README.md, section \"LLaVA Weights\", tells which checkpoints can be read and where to put them."
 
 test: $(READY_DEV)
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(READY_DEV)
 	$(BIN)/python -m ruff check .

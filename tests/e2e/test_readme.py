@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ def blocks_in(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, str]:
     """What a reader replaces, by what the tests have: tiny checkpoints with their tower inside, small pictures."""
@@ -116,6 +123,7 @@ def places(tmp_path_factory) -> dict[str, str]:
         "/path/to/llava_instruct_150k.json": str(folder / "records.json"),
         "/path/to/cc3m_595k": str(DATA / "images"),
         "/path/to/coco/train2017": str(DATA / "images"),
+        "--master_port=25001": f"--master_port={free_port()}",  # other tests may run beside this one
     }
 
 
