@@ -32,7 +32,5 @@ def supervised_loss(
     supervised = shifted != IGNORE_INDEX
     logits = lm_head(hidden[:, :-1][supervised]).float()
     loss = nn.functional.cross_entropy(logits, shifted[supervised], reduction="sum")
-    count = supervised.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-    if torch.is_tensor(count):
-        count = count.to(loss.device)
-    return loss / count
+    count = supervised.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+    return loss / count.to(loss.device).clamp(min=1)
