@@ -175,13 +175,14 @@ class LLaVATrainer(Trainer):
 
     def _save_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
         """Writes everything beside the old files first: a run that is killed here leaves those whole."""
+        if not self.args.should_save:
+            return  # every process comes here; two of them would remove each other's folder
         partial = folder / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
         super()._save(str(partial), state_dict=state_dict)
-        if self.args.should_save:
-            for file in sorted(partial.iterdir()):
-                os.replace(file, folder / file.name)
-            partial.rmdir()
+        for file in sorted(partial.iterdir()):
+            os.replace(file, folder / file.name)
+        partial.rmdir()
 
     def _save_adapter(self, folder: Path) -> None:
         if not self.args.should_save:
