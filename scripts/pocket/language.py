@@ -138,25 +138,18 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from scripts.pocket.muon import Muon
+    from llava.train.muon import Muon, parameter_groups
     from scripts.pocket.tower import save_state
 
     rows = Rows(folder / "tokenizer.model", args.length, args.examples)
     torch.manual_seed(args.seed)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=args.vocabulary, **CONFIG))
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    held = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in held]
-    optimizers = [
-        Muon(matrices, lr=args.learning_rate, weight_decay=0.03),
-        torch.optim.AdamW(others, lr=args.learning_rate),
-    ]
+    optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
     step, spent, checkpoint = 0, 0.0, args.work / "language.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
-        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
+        optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent_s"]
     start, saved, mean = time.monotonic() - spent, time.monotonic(), 0.0
     while step < args.steps:
@@ -167,11 +160,10 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         rate = args.learning_rate * min(
             (step + 1) / 50, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps))
         )
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
         mean = loss.item() if mean == 0 else 0.95 * mean + 0.05 * loss.item()
         step += 1
         spent = time.monotonic() - start
@@ -183,8 +175,8 @@ def train(folder: Path, args: argparse.Namespace) -> None:
             )
         if step == args.steps or time.monotonic() - saved > 120:
             saved = time.monotonic()
-            states = [optimizer.state_dict() for optimizer in optimizers]
-            save_state(checkpoint, {"model": model.state_dict(), "optimizers": states, "step": step, "spent_s": spent})
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent}
+            save_state(checkpoint, state)
     model.save_pretrained(folder)
 
 

@@ -52,8 +52,9 @@ def parts(args: argparse.Namespace) -> list[Part]:
         Part("tower", script("tower", *fashion, *threads, *minutes), work / "tower" / "preprocessor_config.json"),
         Part("language model", script("language", *threads), work / "language" / "model.safetensors"),
         Part("records", script("records", *fashion), work / "stage2.json"),
-        Part("stage 1", _stage1(work), work / "stage1" / "mm_projector.bin"),
-        Part("stage 2", _stage2(work), work / "stage2" / "model.safetensors"),
+        Part("projector", script("projector", *fashion), work / "projector_start.bin"),
+        Part("stage 1", _stage1(args), work / "stage1" / "mm_projector.bin"),
+        Part("stage 2", _stage2(args), work / "stage2" / "model.safetensors"),
         Part("assemble", script("assemble", "--out", model), args.out / "config.json"),
         Part(
             "evaluate",
@@ -63,32 +64,40 @@ def parts(args: argparse.Namespace) -> list[Part]:
     ]
 
 
-def _train(work: Path, base: Path, data: str, output: str, *flags: str) -> list[str]:
+BATCH = 16
+"""Conversations a step of stage 2, over all processes."""
+
+
+def _train(args: argparse.Namespace, data: str, output: str, *flags: str) -> list[str]:
     """A command of the project's own trainer."""
+    work = args.work
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
     return [
-        *(sys.executable, "-m", "llava.train.train"),
-        *("--model_name_or_path", str(base), "--version", "v0"),
+        sys.executable,
+        *(launcher if args.processes > 1 else []),
+        *("-m", "llava.train.train", "--model_name_or_path", str(work / "language"), "--version", "v0"),
         *("--data_path", str(work / data), "--image_folder", str(work / "pictures")),
         *("--vision_tower", str(work / "tower"), "--mm_vision_select_layer", "-2", "--mm_use_im_start_end", "True"),
         *("--output_dir", str(work / output), "--lazy_preprocess", "True", "--model_max_length", "512"),
-        *("--optim", "muon", "--lr_scheduler_type", "cosine", "--warmup_ratio", "0.03", "--weight_decay", "0.02"),
-        *("--group_by_length", "True", "--per_device_train_batch_size", "32"),
-        *("--logging_steps", "20", "--save_steps", "50", "--save_total_limit", "1", "--report_to", "none"),
+        *("--optim", "muon", "--lr_scheduler_type", "cosine", "--warmup_ratio", "0.02", "--weight_decay", "0.02"),
+        *("--group_by_length", "True", "--logging_steps", "10", "--report_to", "none"),
         *flags,
     ]
 
 
-def _stage1(work: Path) -> list[str]:
+def _stage1(args: argparse.Namespace) -> list[str]:
     """The projector alone, and the two rows of <im_start> and <im_end>."""
-    flags = ("--tune_mm_mlp_adapter", "True", "--num_train_epochs", "1", "--learning_rate", "5e-3")
-    return _train(work, work / "language", "stage1.json", "stage1", *flags)
+    flags = ["--tune_mm_mlp_adapter", "True", "--pretrain_mm_mlp_adapter", str(args.work / "projector_start.bin")]
+    flags += ["--max_steps", "40", "--per_device_train_batch_size", str(2 * BATCH // args.processes)]
+    return _train(args, "stage1.json", "stage1", *flags, "--learning_rate", "3e-3", "--save_strategy", "no")
 
 
-def _stage2(work: Path) -> list[str]:
+def _stage2(args: argparse.Namespace) -> list[str]:
     """Projector and language model."""
-    adapter = str(work / "stage1" / "mm_projector.bin")
-    flags = ("--pretrain_mm_mlp_adapter", adapter, "--num_train_epochs", "1", "--learning_rate", "2e-3")
-    return _train(work, work / "language", "stage2.json", "stage2", *flags)
+    flags = ["--pretrain_mm_mlp_adapter", str(args.work / "stage1" / "mm_projector.bin")]
+    flags += ["--max_steps", "1300", "--per_device_train_batch_size", str(BATCH // args.processes)]
+    flags += ["--save_steps", "50", "--save_total_limit", "1"]
+    return _train(args, "stage2.json", "stage2", *flags, "--learning_rate", "3e-3")
 
 
 def make(part: Part, times: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -116,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("work/pocket/tiny"), help="the result (work/pocket/tiny)")
     parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (torch's choice)")
+    parser.add_argument("--processes", type=int, default=2, help="of the two stages; divides 16 (2)")
     parser.add_argument("--tower-minutes", type=float, help="end the tower's training after this time (no limit)")
     parser.add_argument("--only", metavar="PART", help="make this part alone")
     parser.add_argument("--list", action="store_true", help="print the parts and whether they are done")

@@ -320,7 +320,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     import torch
 
-    from scripts.pocket.muon import Muon
+    from llava.train.muon import Muon, parameter_groups
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -331,23 +331,15 @@ def main(args: argparse.Namespace) -> int:
     watched = enlarged(pictures[-WATCHED_PHOTOGRAPHS:]), labels[-WATCHED_PHOTOGRAPHS:]
 
     model = build_model()
-    tower: Any = model["tower"]
-    matrices = [p for p in tower.encoder.parameters() if p.ndim == 2]
-    held = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in held]
-    optimizers = [
-        Muon(matrices, lr=args.learning_rate, weight_decay=0.03),
-        torch.optim.AdamW(others, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
-    ]
+    optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
     step, spent, checkpoint = 0, 0.0, args.work / "tower.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
-        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
+        optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent_s"]
         print(f"resumed at step {step}", flush=True)
-    _train(model, optimizers, batches, watched, args, step, spent)
+    _train(model, optimizer, batches, watched, args, step, spent)
     export(model, args.work / "tower")
     print(f"wrote {args.work / 'tower'}")
     return 0
@@ -355,7 +347,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _train(
     model: nn.ModuleDict,
-    optimizers: list[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer,
     batches: Batches,
     watched: tuple[np.ndarray, np.ndarray],
     args: argparse.Namespace,
@@ -371,8 +363,7 @@ def _train(
         done = progress >= 1
         if done or time.monotonic() - saved > args.save_every:
             saved = time.monotonic()
-            states = [optimizer.state_dict() for optimizer in optimizers]
-            state = {"model": model.state_dict(), "optimizers": states, "step": step, "spent_s": spent}
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent}
             save_state(args.work / "tower.pt", state)
             print(
                 json.dumps({"step": step, "minutes": round(spent / 60, 1), **watch(model, args.work, watched)}),
@@ -383,11 +374,10 @@ def _train(
         loss = one_step(model, batches, step, args, progress)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(progress, step, args.learning_rate, args.warmup)
-            optimizer.step()
-            optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(progress, step, args.learning_rate, args.warmup)
+        optimizer.step()
+        optimizer.zero_grad()
         mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
         step += 1
         if step % 50 == 0:

@@ -1,0 +1,138 @@
+"""Starts the projector where the words are: least squares from the tower's patches to the language model's embeddings.
+
+Each patch of a training picture is mapped to the sum of the embeddings of the words for what it shows. Stage 1 goes on
+from there, in place of random weights that the frozen language model takes long to be understood by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llava.command_line import run
+from scripts.pocket import fashion, patches, scenes
+
+if TYPE_CHECKING:
+    import torch
+
+DAMPING = 1e-3
+"""Of the mean square of the features: keeps directions that hardly vary from becoming large."""
+
+
+class Words:
+    """The embedding of a word: of its last token, for the few words that have several."""
+
+    def __init__(self, language: Path):
+        import sentencepiece
+        from safetensors.torch import load_file
+
+        self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(language / "tokenizer.model"))
+        self.table = load_file(language / "model.safetensors")["model.embed_tokens.weight"].float()
+
+    def __call__(self, *words: str) -> torch.Tensor:
+        """The sum of the words' embeddings, [hidden]."""
+        return self.table[[self.tokenizer.encode(word)[-1] for word in words]].sum(0)
+
+
+def scene_tables(words: Words) -> dict[str, torch.Tensor]:
+    """For each question of patches.TARGETS that has words: what its answers add to a patch, [answers, hidden]."""
+    import torch
+
+    nothing = torch.zeros(words.table.shape[1])
+    kinds = []
+    for kind in scenes.KINDS:
+        family = () if kind in scenes.SHAPES else ("number",) if kind in scenes.DIGITS else ("letter",)
+        kinds.append(words(kind, *family))
+    numbers = ("one", "two", "three", "four")
+    return {
+        "kind": torch.stack([*kinds, words("background"), words("photograph")]),
+        "colour": torch.stack([words(name) for name in scenes.COLOURS]),
+        "size": torch.stack([words(name) for name in scenes.SIZES]),
+        "cell": torch.stack([0.7 * words(*position.split()) for row in scenes.POSITIONS for position in row]),
+        "centre": torch.stack([nothing, 0.7 * words("object")]),
+        "background": torch.stack([0.4 * words(name) for name in scenes.BACKGROUNDS]),
+        "count": torch.stack([0.4 * words(number) for number in numbers]),
+    }
+
+
+def scene_words(targets: np.ndarray, tables: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Targets [n, questions, patches] to sums of embeddings [n, patches, hidden]."""
+    import torch
+
+    total = torch.zeros(())
+    for place, name in enumerate(patches.TARGETS):
+        asked = torch.from_numpy(targets[:, place].astype(np.int64))
+        total = total + tables[name][asked.clamp_min(0)] * (asked >= 0)[..., None]
+    return total
+
+
+def solve(features: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted ridge regression: projector weight [hidden, width] and bias [hidden], float32."""
+    import torch
+
+    features, wanted, weight = features.double(), wanted.double(), (weight / weight.sum()).double()[:, None]
+    middle, aim = (features * weight).sum(0), (wanted * weight).sum(0)
+    centred = features - middle
+    covariance = centred.mT @ (centred * weight)
+    damping = DAMPING * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
+    solution = torch.linalg.solve(covariance + damping, centred.mT @ ((wanted - aim) * weight)).mT
+    return solution.float().contiguous(), (aim - solution @ middle).float()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
+    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
+    parser.add_argument("--pictures", type=int, default=3000, help="scenes, and photographs, to look at (3000)")
+
+
+def main(args: argparse.Namespace) -> int:
+    import torch
+    from transformers import CLIPVisionModel
+
+    from scripts.pocket.tower import enlarged, features, normalise
+
+    tower = CLIPVisionModel.from_pretrained(args.work / "tower")
+    words = Words(args.work / "language")
+    seen, wanted, weight = [], [], []
+    with np.load(args.work / "scenes.npz") as stored:
+        pictures, targets = stored["pictures"][: args.pictures], stored["targets"][: args.pictures]
+    pixels, labels = fashion.read(fashion.locate(args.work, args.fashion), "train")
+    photographs = np.repeat(enlarged(pixels[: args.pictures])[..., None], 3, axis=-1)
+    tables = scene_tables(words)
+    clothes = torch.stack([words("photograph", name) for name in fashion.CLASSES])
+    with torch.no_grad():
+        for first in range(0, args.pictures, 250):
+            part = slice(first, first + 250)
+            for batch in (pictures[part], photographs[part]):
+                seen.append(features(tower, normalise(batch))[:, 1:].flatten(0, 1))
+            wanted.append(scene_words(targets[part], tables).flatten(0, 1))
+            shown = torch.from_numpy(labels[first : min(first + 250, args.pictures)].astype(np.int64))
+            wanted.append(clothes[shown].repeat_interleave(patches.GRID**2, 0))
+            kinds = torch.from_numpy(targets[part, 0].astype(np.int64)).flatten()
+            # Most patches are background, and all of a photograph's patches say the same.
+            weight.append(torch.where(kinds == patches.BACKGROUND_KIND, 0.3, 1.0))
+            weight.append(torch.full((len(wanted[-1]),), 0.2))
+    aims = torch.cat(wanted)
+    matrix, bias = solve(torch.cat(seen), aims, torch.cat(weight))
+    left = (torch.cat(seen) @ matrix.mT + bias - aims).square().mean() / aims.var(0).mean()
+    print(f"projector from {len(aims)} patches, {left:.2f} of the words' variance left")
+    path = args.work / "projector_start.bin"
+    rows = words.table.mean(0).repeat(2, 1)  # <im_start> and <im_end>
+    tensors = {
+        "model.mm_projector.weight": matrix,
+        "model.mm_projector.bias": bias,
+        "model.embed_tokens.weight": rows,
+    }
+    torch.save(tensors, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+    print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))
