@@ -80,7 +80,8 @@ def _train(args: argparse.Namespace, data: str, output: str, *flags: str) -> lis
         *("--vision_tower", str(work / "tower"), "--mm_vision_select_layer", "-2", "--mm_use_im_start_end", "True"),
         *("--output_dir", str(work / output), "--lazy_preprocess", "True", "--model_max_length", "512"),
         *("--optim", "muon", "--lr_scheduler_type", "cosine", "--warmup_ratio", "0.02", "--weight_decay", "0.02"),
-        *("--group_by_length", "True", "--logging_steps", "10", "--report_to", "none"),
+        # Batches of like length would hold scenes alone or photographs alone: the model then swings between the two.
+        *("--logging_steps", "10", "--report_to", "none"),
         *flags,
     ]
 
@@ -95,7 +96,7 @@ def _stage1(args: argparse.Namespace) -> list[str]:
 def _stage2(args: argparse.Namespace) -> list[str]:
     """Projector and language model."""
     flags = ["--pretrain_mm_mlp_adapter", str(args.work / "stage1" / "mm_projector.bin")]
-    flags += ["--max_steps", "1300", "--per_device_train_batch_size", str(BATCH // args.processes)]
+    flags += ["--max_steps", "2100", "--per_device_train_batch_size", str(BATCH // args.processes)]
     flags += ["--save_steps", "50", "--save_total_limit", "1"]
     return _train(args, "stage2.json", "stage2", *flags, "--learning_rate", "3e-3")
 

@@ -161,19 +161,21 @@ def write_json(path: Path, value: Any) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--first", type=int, default=4000, help="records of stage 1 (4000)")
-    parser.add_argument("--second", type=int, default=30_000, help="records of stage 2 (30000)")
-    parser.add_argument("--photographs", type=float, default=0.3, help="share of the records about photographs (0.3)")
+    parser.add_argument("--first", type=int, default=1300, help="records of stage 1 (1300)")
+    parser.add_argument("--second", type=int, default=34_000, help="records of stage 2 (34000)")
+    parser.add_argument("--photographs", type=float, default=0.2, help="share of the records about photographs (0.2)")
     parser.add_argument("--scenes", type=int, default=50_000, help="scenes to draw from (50000)")
     parser.add_argument("--first-scene", type=int, default=0, help="seed of the first of them (0)")
+    parser.add_argument("--name", default="stage2", help="of stage 2's file (stage2)")
     parser.add_argument("--seed", type=int, default=1, help="of the questions (1)")
 
 
 def main(args: argparse.Namespace) -> int:
     pictures = Pictures(args.work / "pictures", fashion.locate(args.work, args.fashion))
     first, second = build(pictures, args)
-    write_json(args.work / "stage1.json", first)
-    write_json(args.work / "stage2.json", second)
+    if first:
+        write_json(args.work / "stage1.json", first)
+    write_json(args.work / f"{args.name}.json", second)
     turns = sum(len(r["conversations"]) // 2 for r in second)
     print(f"wrote {len(first)} records for stage 1 and {len(second)} with {turns} questions for stage 2")
     return 0

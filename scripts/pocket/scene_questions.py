@@ -305,22 +305,22 @@ def ask_medium(scene: Scene, rng: random.Random) -> Question:
 
 Asker = Callable[[Scene, random.Random], "Question | None"]
 ASKERS: dict[str, tuple[Asker, float]] = {
-    "shape": (ask_shape, 1.0),
+    "shape": (ask_shape, 0.8),
     "character": (ask_character, 1.2),
     "colour": (ask_colour, 1.2),
-    "size": (ask_size, 0.8),
-    "position": (ask_position, 1.2),
-    "count": (ask_count, 1.5),
-    "what is there": (ask_what_at, 1.2),
-    "relation": (ask_relation, 1.5),
+    "size": (ask_size, 1.0),
+    "position": (ask_position, 1.8),
+    "count": (ask_count, 1.2),
+    "what is there": (ask_what_at, 1.5),
+    "relation": (ask_relation, 1.2),
     "is there": (ask_exists, 1.2),
-    "is it": (ask_is_it, 0.8),
+    "is it": (ask_is_it, 1.2),
     "is it beside": (ask_is_beside, 1.0),
-    "background": (ask_background, 0.3),
-    "what is in it": (ask_what, 0.8),
-    "description": (ask_describe, 0.8),
-    "can't tell": (ask_cannot_tell, 0.9),
-    "drawing or photograph": (ask_medium, 0.2),
+    "background": (ask_background, 0.2),
+    "what is in it": (ask_what, 0.6),
+    "description": (ask_describe, 1.0),
+    "can't tell": (ask_cannot_tell, 0.7),
+    "drawing or photograph": (ask_medium, 0.1),
 }
 """Kinds of question: who asks them, and how often compared with the others."""
 
