@@ -33,9 +33,9 @@ $(READY_DEV): pyproject.toml constraints.txt scripts/setup_venv.sh
 
 demo: $(READY)
 	@echo; echo "A photograph of a shoe from Fashion-MNIST ($(PICTURES)/sneaker.png):"
-	$(ASK) --image-file $(PICTURES)/sneaker.png --query "What is in the picture?"
+	$(ASK) --image-file $(PICTURES)/sneaker.png --query "What is in the picture?" --temperature 0
 	@echo; echo "A drawn scene ($(PICTURES)/scene.png):"
-	$(ASK) --image-file $(PICTURES)/scene.png --query "Describe the picture."
+	$(ASK) --image-file $(PICTURES)/scene.png --query "Describe the picture." --temperature 0
 	@echo
 	@echo "That was the small model that comes with the package; it knows clothes and simple drawn scenes, no more."
 	@echo "Next: ask about a picture of your own with --image-file, or use a full LLaVA with --model-path;"

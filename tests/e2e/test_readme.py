@@ -156,6 +156,21 @@ def test_the_sections_stand_in_the_order_that_readers_know():
     assert [section for section in top if section in known] == known
 
 
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("file", [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))])
+def test_links_to_files_and_sections_lead_somewhere(file: Path):
+    text = file.read_text(encoding="utf-8")
+    anchors = {anchor(match.group(2)) for match in map(HEADING.match, text.splitlines()) if match}
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in anchors
+        elif "://" not in target:
+            assert (file.parent / target.partition("#")[0]).exists(), target
+
+
 # Install
 
 
@@ -222,7 +237,7 @@ def test_the_first_command_is_make_demo_and_asks_the_embedded_model(shell):
     asks = re.findall(r"^\S+python (-m llava\.eval\.run_llava .*)$", planned, flags=re.MULTILINE)
     assert len(asks) == 2
     for ask in asks:
-        done = shell(f"python {ask} --temperature 0")
+        done = shell(f"python {ask}")
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip(), "an answer"
         assert "tiny" in done.stderr, "says which model answers"
