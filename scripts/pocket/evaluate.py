@@ -52,7 +52,9 @@ class Reply:
         return self.case.question.right(self.text)
 
 
-def scene_cases(split: str, per_kind: int, trained: int, rng: random.Random) -> Iterator[Case]:
+def scene_cases(
+    split: str, per_kind: int, trained: int, rng: random.Random, most_objects: int = records.MOST_OBJECTS
+) -> Iterator[Case]:
     """`per_kind` questions of each kind, each about another scene."""
     known = {scenes.sample(seed).key for seed in range(trained)}
     seed = FIRST_SEED[split]
@@ -61,7 +63,7 @@ def scene_cases(split: str, per_kind: int, trained: int, rng: random.Random) -> 
         while count < per_kind:
             seed += 1
             scene = scenes.sample(seed)
-            if scene.key in known:
+            if scene.key in known or len(scene.objects) > most_objects:
                 continue
             before: tuple[records.Turn, ...] = ()
             if kind == "second turn":
@@ -197,6 +199,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-kind", type=int, default=200, help="questions of each kind (200)")
     parser.add_argument("--photographs", type=int, default=10_000, help="photographs to name (10000)")
     parser.add_argument("--trained-scenes", type=int, default=50_000, help="training scenes to keep apart from (50000)")
+    parser.add_argument("--most-objects", type=int, default=records.MOST_OBJECTS, help="in a scene, 1 to 4 (3)")
     parser.add_argument("--batch", type=int, default=64, help="questions at a time (64)")
     parser.add_argument("--max-new-tokens", type=int, default=90, help="longest answer (90)")
     parser.add_argument("--conv-mode", help="prompt template (the checkpoint's own)")
@@ -210,7 +213,7 @@ def main(args: argparse.Namespace) -> int:
 
     folder = args.model or str(pocket.find())
     rng = random.Random(args.seed)
-    cases = list(scene_cases(args.split, args.per_kind, args.trained_scenes, rng))
+    cases = list(scene_cases(args.split, args.per_kind, args.trained_scenes, rng, args.most_objects))
     photographs = fashion.locate(args.work, args.fashion)
     cases += photograph_cases(photographs, args.split, args.per_kind, args.photographs, rng)
     asker, replies = Asker(folder, args.conv_mode, args.max_new_tokens), []

@@ -23,6 +23,8 @@ from scripts.pocket.questions import Question
 IMAGE = "<image>"
 WATCHED_PHOTOGRAPHS = 2000
 """The last training photographs are kept for looking at while training."""
+MOST_OBJECTS = 3
+"""The tower learns from scenes of up to four objects; questions are asked about scenes of up to three."""
 LONGEST = {"scene": 640, "photograph": 420}
 """Letters in a conversation; about 200 tokens beside the picture."""
 
@@ -127,6 +129,8 @@ def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], lis
     first: list[dict] = []
     second: list[dict] = []
     total = args.first + args.second
+    every = range(args.first_scene, args.first_scene + args.scenes)
+    seeds = [seed for seed in every if len(scenes.sample(seed).objects) <= args.most_objects]
     subject: Any
     for index in range(total):
         if index and index % 2000 == 0:
@@ -142,7 +146,7 @@ def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], lis
             )
         else:
             kind = "scene"
-            image, subject = pictures.scene(args.first_scene + index % args.scenes)
+            image, subject = pictures.scene(seeds[index % len(seeds)])
         if stage is first:
             turns = [first_question(kind, subject, rng)]
         else:
@@ -162,10 +166,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
     parser.add_argument("--first", type=int, default=1300, help="records of stage 1 (1300)")
-    parser.add_argument("--second", type=int, default=34_000, help="records of stage 2 (34000)")
+    parser.add_argument("--second", type=int, default=36_000, help="records of stage 2 (36000)")
     parser.add_argument("--photographs", type=float, default=0.2, help="share of the records about photographs (0.2)")
     parser.add_argument("--scenes", type=int, default=50_000, help="scenes to draw from (50000)")
     parser.add_argument("--first-scene", type=int, default=0, help="seed of the first of them (0)")
+    parser.add_argument("--most-objects", type=int, default=MOST_OBJECTS, help="leave out fuller scenes (3)")
     parser.add_argument("--name", default="stage2", help="of stage 2's file (stage2)")
     parser.add_argument("--seed", type=int, default=1, help="of the questions (1)")
 
