@@ -120,8 +120,9 @@ UNANSWERABLE = (
 
 def unanswerable(rng: random.Random) -> Question:
     """A question that no picture answers."""
-    sentence = rng.choice(("I can't tell from the picture.", "I can't tell: the picture does not show it."))
-    return Question("can't tell", rng.choice(UNANSWERABLE), "I can't tell", sentence, "cannot tell")
+    return Question(
+        "can't tell", rng.choice(UNANSWERABLE), "I can't tell", "I can't tell from the picture.", "cannot tell"
+    )
 
 
 def absent(text: str, noun: str) -> Question:

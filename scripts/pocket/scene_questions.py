@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from scripts.pocket import questions, scenes
 from scripts.pocket.questions import Question, capital, listed, with_article
@@ -69,6 +69,12 @@ def _pick(scene: Scene, rng: random.Random, hidden: str, family: str | None = No
     return None
 
 
+def _paired(rng: random.Random, forms: Sequence[str], sentences: Sequence[str]) -> tuple[str, str]:
+    """A form of the question and the form of answer that goes with it: chance there would only be noise to learn."""
+    index = rng.randrange(len(forms))
+    return forms[index], sentences[index % len(sentences)]
+
+
 def ask_shape(scene: Scene, rng: random.Random) -> Question | None:
     picked = _pick(scene, rng, "kind", "shape")
     if picked is None:
@@ -77,8 +83,9 @@ def ask_shape(scene: Scene, rng: random.Random) -> Question | None:
     forms = [f"What shape is {reference}?", f"Which shape is {reference}?", f"What is the shape of {reference}?"]
     if [o.family for o in scene.objects].count("shape") == 1:
         forms += ["Which shape is in the picture?", "What shape do you see?"]
-    sentence = rng.choice((f"It is {with_article(item.kind)}.", f"The shape is {with_article(item.kind)}."))
-    return Question("shape", rng.choice(forms), item.kind, sentence, "shape")
+    thing = with_article(item.kind)
+    text, sentence = _paired(rng, forms, (f"It is {thing}.", f"The shape is {thing}."))
+    return Question("shape", text, item.kind, sentence, "shape")
 
 
 def ask_character(scene: Scene, rng: random.Random) -> Question | None:
@@ -101,8 +108,8 @@ def ask_colour(scene: Scene, rng: random.Random) -> Question | None:
         return None
     item, reference = picked
     forms = ("What colour is {}?", "What color is {}?", "Which colour is {}?", "What is the colour of {}?")
-    sentence = rng.choice((f"It is {item.colour}.", f"{capital(reference)} is {item.colour}."))
-    return Question("colour", rng.choice(forms).format(reference), item.colour, sentence, "colour")
+    text, sentence = _paired(rng, forms, (f"{capital(reference)} is {item.colour}.", f"It is {item.colour}."))
+    return Question("colour", text.format(reference), item.colour, sentence, "colour")
 
 
 def ask_size(scene: Scene, rng: random.Random) -> Question | None:
@@ -111,8 +118,8 @@ def ask_size(scene: Scene, rng: random.Random) -> Question | None:
         return None
     item, reference = picked
     forms = ("What size is {}?", "Is {} small or large?", "Is {} large or small?", "How big is {}?")
-    sentence = rng.choice((f"It is {item.size}.", f"{capital(reference)} is {item.size}."))
-    return Question("size", rng.choice(forms).format(reference), item.size, sentence, "size")
+    text, sentence = _paired(rng, forms, (f"{capital(reference)} is {item.size}.", f"It is {item.size}."))
+    return Question("size", text.format(reference), item.size, sentence, "size")
 
 
 def ask_position(scene: Scene, rng: random.Random) -> Question | None:
@@ -121,8 +128,9 @@ def ask_position(scene: Scene, rng: random.Random) -> Question | None:
         return None
     item, reference = picked
     forms = ("Where is {}?", "In which part of the picture is {}?", "Where do you see {}?")
-    sentence = rng.choice((f"It is {place(item.position)}.", f"{capital(reference)} is {place(item.position)}."))
-    return Question("position", rng.choice(forms).format(reference), item.position, sentence, "position")
+    where = place(item.position)
+    text, sentence = _paired(rng, forms, (f"{capital(reference)} is {where}.", f"It is {where}."))
+    return Question("position", text.format(reference), item.position, sentence, "position")
 
 
 def ask_count(scene: Scene, rng: random.Random) -> Question:
@@ -160,8 +168,8 @@ def ask_what_at(scene: Scene, rng: random.Random) -> Question:
         )
     item = rng.choice(scene.objects)
     thing = f"{item.colour} {name(item)}"
-    sentence = rng.choice((f"It is {with_article(thing)}.", f"There is {with_article(thing)}."))
-    return Question("what is there", rng.choice(forms).format(place(item.position)), thing, sentence, "object")
+    text, sentence = _paired(rng, forms, (f"It is {with_article(thing)}.", f"There is {with_article(thing)}."))
+    return Question("what is there", text.format(place(item.position)), thing, sentence, "object")
 
 
 SIDES: dict[str, Callable[[Object, Object], bool]] = {
@@ -241,9 +249,9 @@ def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
     sides = rng.choice(pair)
     side = rng.choice(sides)
     true = next(s for s in sides if SIDES[s](item, other))
-    reference = rng.choice(texts)
-    sentence = f"it is {true} {rng.choice(other_texts)}"
-    text = f"Is {reference} {side} {rng.choice(other_texts)}?"
+    reference, other_reference = rng.choice(texts), rng.choice(other_texts)
+    sentence = f"it is {true} {other_reference}"
+    text = f"Is {reference} {side} {other_reference}?"
     return _yes_no("is it beside", text, side == true, sentence, sentence)
 
 
@@ -308,19 +316,19 @@ ASKERS: dict[str, tuple[Asker, float]] = {
     "shape": (ask_shape, 0.8),
     "character": (ask_character, 1.2),
     "colour": (ask_colour, 1.5),
-    "size": (ask_size, 1.0),
-    "position": (ask_position, 2.2),
+    "size": (ask_size, 1.3),
+    "position": (ask_position, 2.0),
     "count": (ask_count, 1.0),
-    "what is there": (ask_what_at, 1.2),
+    "what is there": (ask_what_at, 1.6),
     "relation": (ask_relation, 1.5),
-    "is there": (ask_exists, 1.6),
-    "is it": (ask_is_it, 1.6),
-    "is it beside": (ask_is_beside, 1.3),
-    "background": (ask_background, 0.2),
+    "is there": (ask_exists, 2.0),
+    "is it": (ask_is_it, 2.2),
+    "is it beside": (ask_is_beside, 2.0),
+    "background": (ask_background, 0.3),
     "what is in it": (ask_what, 0.6),
     "description": (ask_describe, 1.0),
     "can't tell": (ask_cannot_tell, 0.6),
-    "drawing or photograph": (ask_medium, 0.1),
+    "drawing or photograph": (ask_medium, 0.3),
 }
 """Kinds of question: who asks them, and how often compared with the others."""
 
