@@ -130,13 +130,7 @@ class ConversationDataset(Dataset[Sample]):
     @property
     def modality_lengths(self) -> list[int]:
         """A length in words for each record, negative for records without a picture."""
-        return [
-            words if record.images else -words
-            for record in self.records
-            for words in [
-                max(1, sum(len(turn.text.replace(DEFAULT_IMAGE_TOKEN, " ").split()) for turn in record.turns))
-            ]
-        ]
+        return [_num_words(record) * (1 if record.images else -1) for record in self.records]
 
 
 def _num_words(record: Record) -> int:
