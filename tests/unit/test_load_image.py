@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -490,13 +491,27 @@ def test_a_named_pipe_is_refused_at_once(tmp_path):
         load_image(tmp_path / "pipe.png")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_an_error_that_says_so(tmp_path):
-    path = tmp_path / "secret.png"
-    path.write_bytes(GOOD_PNG)
-    path.chmod(0)
-    with pytest.raises(ImageUnreadable, match="permission denied"):
-        load_image(path)
+@contextlib.contextmanager
+def ordinary_user():
+    """Root may read everything, so root becomes nobody for a while."""
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+
+
+def test_a_file_that_may_not_be_read_is_an_error_that_says_so():
+    # Not in tmp_path, whose parents nobody but its owner may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "secret.png"
+        path.write_bytes(GOOD_PNG)
+        path.chmod(0)
+        with ordinary_user(), pytest.raises(ImageUnreadable, match=r"secret.png: cannot be read \(permission denied\)"):
+            load_image(path)
 
 
 def test_a_server_can_forbid_paths(tmp_path):
