@@ -87,7 +87,7 @@ def photograph_cases(folder: Path, split: str, per_kind: int, main: int, rng: ra
     """`main` questions what a photograph shows, in order; `per_kind` of each other kind."""
     pictures, labels = fashion.read(folder, "test" if split == "test" else "train")
     if split == "watch":
-        pictures, labels = pictures[-records.WATCHED_PHOTOGRAPHS :], labels[-records.WATCHED_PHOTOGRAPHS :]
+        pictures, labels = pictures[-fashion.WATCHED :], labels[-fashion.WATCHED :]
     for kind, (asker, _) in photograph_questions.ASKERS.items():
         for index in range(min(main if kind == MAIN_PHOTOGRAPH_KIND else per_kind, len(labels))):
             clothing = fashion.CLASSES[int(labels[index])]

@@ -15,6 +15,9 @@ from PIL import Image
 
 from llava.errors import DataError
 
+WATCHED = 2000
+"""The last training photographs: never trained on, only looked at while training."""
+
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llava.command_line import run
+from llava.conversation import conv_templates
 from scripts.pocket import fashion, photograph_questions, records, scene_questions, scenes
 
 if TYPE_CHECKING:
     import torch
 
-SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
+SYSTEM = conv_templates["v0_train"].system
 FIRST_SCENE = 5_000_000
 """Scenes that are only described here, never drawn."""
 CONFIG: dict[str, Any] = {

@@ -21,8 +21,6 @@ from scripts.pocket import fashion, photograph_questions, scene_questions, scene
 from scripts.pocket.questions import Question
 
 IMAGE = "<image>"
-WATCHED_PHOTOGRAPHS = 2000
-"""The last training photographs are kept for looking at while training."""
 MOST_OBJECTS = 3
 """The tower learns from scenes of up to four objects; questions are asked about scenes of up to three."""
 LONGEST = {"scene": 640, "photograph": 420}
@@ -100,7 +98,7 @@ class Pictures:
     def __init__(self, folder: Path, photographs: Path):
         self.folder = folder
         pictures, labels = fashion.read(photographs, "train")
-        self.photographs, self.labels = pictures[:-WATCHED_PHOTOGRAPHS], labels[:-WATCHED_PHOTOGRAPHS]
+        self.photographs, self.labels = pictures[: -fashion.WATCHED], labels[: -fashion.WATCHED]
         for name in ("scene", "photograph"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 

@@ -102,35 +102,33 @@ def ask_character(scene: Scene, rng: random.Random) -> Question | None:
     return Question("character", rng.choice(forms), item.kind, f"It is the {name(item)}.", "character")
 
 
-def ask_colour(scene: Scene, rng: random.Random) -> Question | None:
-    picked = _pick(scene, rng, "colour")
+def _ask_attribute(
+    scene: Scene, rng: random.Random, attribute: str, forms: Sequence[str], said: Callable[[str], str] = str
+) -> Question | None:
+    """Asks for one attribute of an object that the others tell apart; `said` is how a sentence words its value."""
+    picked = _pick(scene, rng, attribute)
     if picked is None:
         return None
     item, reference = picked
+    value = getattr(item, attribute)
+    words = said(value)
+    text, sentence = _paired(rng, forms, (f"{capital(reference)} is {words}.", f"It is {words}."))
+    return Question(attribute, text.format(reference), value, sentence, attribute)
+
+
+def ask_colour(scene: Scene, rng: random.Random) -> Question | None:
     forms = ("What colour is {}?", "What color is {}?", "Which colour is {}?", "What is the colour of {}?")
-    text, sentence = _paired(rng, forms, (f"{capital(reference)} is {item.colour}.", f"It is {item.colour}."))
-    return Question("colour", text.format(reference), item.colour, sentence, "colour")
+    return _ask_attribute(scene, rng, "colour", forms)
 
 
 def ask_size(scene: Scene, rng: random.Random) -> Question | None:
-    picked = _pick(scene, rng, "size")
-    if picked is None:
-        return None
-    item, reference = picked
     forms = ("What size is {}?", "Is {} small or large?", "Is {} large or small?", "How big is {}?")
-    text, sentence = _paired(rng, forms, (f"{capital(reference)} is {item.size}.", f"It is {item.size}."))
-    return Question("size", text.format(reference), item.size, sentence, "size")
+    return _ask_attribute(scene, rng, "size", forms)
 
 
 def ask_position(scene: Scene, rng: random.Random) -> Question | None:
-    picked = _pick(scene, rng, "position")
-    if picked is None:
-        return None
-    item, reference = picked
     forms = ("Where is {}?", "In which part of the picture is {}?", "Where do you see {}?")
-    where = place(item.position)
-    text, sentence = _paired(rng, forms, (f"{capital(reference)} is {where}.", f"It is {where}."))
-    return Question("position", text.format(reference), item.position, sentence, "position")
+    return _ask_attribute(scene, rng, "position", forms, said=place)
 
 
 def ask_count(scene: Scene, rng: random.Random) -> Question:

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-WATCHED_PHOTOGRAPHS = 2000
-"""The last training photographs: never trained on, only looked at while training."""
-
 CONFIG: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 512,
@@ -109,7 +106,7 @@ class Batches:
         with np.load(work / "scenes.npz") as stored:
             self.scenes, self.targets = stored["pictures"], stored["targets"]
         pictures, labels = fashion.read(photographs, "train")
-        self.photographs, self.labels = enlarged(pictures[:-WATCHED_PHOTOGRAPHS]), labels[:-WATCHED_PHOTOGRAPHS]
+        self.photographs, self.labels = enlarged(pictures[: -fashion.WATCHED]), labels[: -fashion.WATCHED]
 
     def draw_scenes(self, step: int, count: int, kept: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pixels [n, 3, 64, 64], targets [n, questions, patches looked at], and which patches those are.
@@ -328,7 +325,7 @@ def main(args: argparse.Namespace) -> int:
     photographs = fashion.locate(args.work, args.fashion)
     batches = Batches(args.work, photographs, args.seed)
     pictures, labels = fashion.read(photographs, "train")
-    watched = enlarged(pictures[-WATCHED_PHOTOGRAPHS:]), labels[-WATCHED_PHOTOGRAPHS:]
+    watched = enlarged(pictures[-fashion.WATCHED :]), labels[-fashion.WATCHED :]
 
     model = build_model()
     optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)

@@ -151,7 +151,7 @@ def test_held_out_scenes_show_nothing_that_a_training_scene_shows_in_the_same_wa
 
 
 def test_pictures_of_records_are_written_once_and_whole(photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "WATCHED_PHOTOGRAPHS", 1)
+    monkeypatch.setattr(fashion, "WATCHED", 1)
     pictures = records.Pictures(tmp_path / "pictures", photographs)
     name, _ = pictures.scene(4)
     written = (tmp_path / "pictures" / name).stat().st_mtime_ns
