@@ -16,7 +16,8 @@ from llava.constants import (
     DEFAULT_IMAGE_TOKEN,
     IMAGE_PLACEHOLDER,
 )
-from llava.conversation import SeparatorStyle, default_template_for, era_of, template
+from llava.conversation import SeparatorStyle, template
+from llava.era import default_template_for, era_of
 from llava.errors import ImageTokenMismatch
 from llava.mm_utils import expand_image_tokens, process_images, tokenizer_image_token
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_PAD_TOKEN
 from llava.conversation import Conversation, SeparatorStyle
+from llava.era import LATER_KEYS
 from llava.errors import InvalidRequest
 from llava.model.builder import load_pretrained_model
 from llava.model.checkpoint import resolve_folder
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
     from llava.train.training_arguments import TrainingArguments
 
-_KEPT_ERA_KEYS = {"mm_projector_type": "linear", "mm_vision_select_feature": "patch", "mm_patch_merge_type": "flat"}
-"""Keys that only later releases write, and what their absence means."""
+_SAID_BY_LATER_RELEASES = {name: plain for name, plain in LATER_KEYS.items() if plain is not None}
+"""Settings that v0 did not write down, and what it always had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ def _add_vision(
 
 def _refuse_later_settings(model_args: ModelArguments, config: Any) -> None:
     """A v0 checkpoint is told by what it does not say; with later settings readers would take it for a later one."""
-    for name, meaning in _KEPT_ERA_KEYS.items():
+    for name, meaning in _SAID_BY_LATER_RELEASES.items():
         chosen = _chosen(model_args, config, name, meaning)
         if chosen != meaning:
             raise InvalidRequest(
@@ -222,7 +223,7 @@ def _write_settings(
         return
     # Readers tell a v0 checkpoint, whose pictures are runs of <im_patch>, by the keys that it does not have.
     config.mm_use_im_patch_token = None
-    for name, meaning in _KEPT_ERA_KEYS.items():
+    for name, meaning in _SAID_BY_LATER_RELEASES.items():
         if getattr(config, name) == meaning:
             setattr(config, name, None)
 

@@ -105,7 +105,8 @@ class Asker:
     """A loaded model that answers many cases at a time."""
 
     def __init__(self, folder: str, conv_mode: str | None, max_new_tokens: int):
-        from llava.conversation import default_template_for, era_of, template
+        from llava.conversation import template
+        from llava.era import default_template_for, era_of
         from llava.model.builder import load_pretrained_model
 
         self.tokenizer, self.model, self.image_processor, _ = load_pretrained_model(folder)

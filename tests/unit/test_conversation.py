@@ -17,10 +17,9 @@ from llava.conversation import (
     conv_templates,
     conv_templates_v0,
     default_conversation,
-    default_template_for,
-    era_of,
     template,
 )
+from llava.era import default_template_for, era_of
 from llava.errors import TemplateError, UnknownTemplate
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from llava.conversation import era_of
+from llava.era import era_of
 from llava.errors import InvalidRequest
 from llava.model.checkpoint import OWN_TOWER
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
