@@ -169,6 +169,25 @@ class ShapeMismatch(CheckpointError):
         )
 
 
+class BaseMismatch(CheckpointError):
+    """A base model and a delta (or a model and its base) that do not belong together; says why."""
+
+    code = "base_mismatch"
+
+
+class NotFinite(CheckpointError):
+    """A value that is not a number or infinite among weights that were to be written."""
+
+    code = "weights_not_finite"
+
+    def __init__(self, name: str, count: int, dtype: str):
+        hint = " Values beyond float16's range become infinite: try --dtype bfloat16 or float32." * (dtype == "float16")
+        super().__init__(
+            f"{name}: {count} of its values would be NaN or infinite in {dtype}, so nothing was written. "
+            f"One of the inputs is damaged or is not what it should be.{hint}"
+        )
+
+
 class ContextTooLong(LlavaError):
     """Prompt and pictures fill the model's context, so nothing can be answered."""
 

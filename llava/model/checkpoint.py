@@ -8,19 +8,39 @@ file's name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import BrokenShard, CheckpointError, MissingShard, WeightsNotFound
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SAFE_SINGLE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 OWN_TOWER = "vision_tower"
 """Folder inside a model folder that describes a tower whose weights are among the model's."""
 BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+LEFTOVER = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$")
+"""Names of buffers that files of 2023 carry and that today's models compute; zero in a delta."""
+BLOCK_BYTES = 32 << 20
+"""How much of a tensor the weight tools hold at a time: enough that a disk reads ahead, little beside torch itself."""
+SAFE_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+"""The names of element types in a safetensors header, and torch's."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -60,17 +80,36 @@ def resolve_folder(path: str | Path, *, what: str = "model", revision: str | Non
 
 def _fetch(repo_id: str, what: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except hub_errors() as error:
         raise CheckpointError(
-            f"{repo_id}: no such {what} folder here, and it could not be fetched from the hub ({first_line}). "
+            f"{repo_id}: no such {what} folder here, and it could not be fetched from the hub ({hub_reason(error)}). "
             "Check the name and the network, or download it and give the folder's path."
         ) from error
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where the hub, the network or the disk does not do its part."""
+    from huggingface_hub.errors import HTTPError
+
+    # HTTPError: a lost connection too. RuntimeError: how an upload, and the Xet transfers, report what went wrong.
+    return HTTPError, OSError, ValueError, RuntimeError
+
+
+def hub_reason(error: Exception) -> str:
+    """What went wrong, in one line; the client's own first line is often a bare status."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return "its owner has to grant access: ask for it on its page, then `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or it is private: then `hf auth login` first"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not re.match(r"\d+ Client Error\.|Bad request\b", line)]
+    return (telling or lines or [type(error).__name__])[0]
 
 
 class Checkpoint(Mapping[str, Any]):
@@ -82,6 +121,7 @@ class Checkpoint(Mapping[str, Any]):
 
     def __init__(self, files: list[Path]):
         self.files = files
+        self._in_memory: dict[str, Tensor] = {}
         self._where: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         for file in files:
@@ -98,6 +138,8 @@ class Checkpoint(Mapping[str, Any]):
         return name in self._where
 
     def __getitem__(self, name: str) -> Any:
+        if name in self._in_memory:
+            return self._in_memory[name]
         handle = self._handle(self._where[name])
         return handle[name] if isinstance(handle, dict) else handle.get_slice(name)
 
@@ -108,9 +150,44 @@ class Checkpoint(Mapping[str, Any]):
         value = self[name]
         return tuple(value.get_shape() if hasattr(value, "get_shape") else value.shape)
 
+    def dtype(self, name: str) -> torch.dtype:
+        import torch
+
+        value = self[name]
+        if not hasattr(value, "get_dtype"):
+            return value.dtype
+        known = SAFE_DTYPES.get(value.get_dtype())
+        if known is None:
+            raise BrokenShard(self._where[name], f"{name} is of the type {value.get_dtype()}, which is not read here")
+        return getattr(torch, known)
+
     def tensor(self, name: str) -> Tensor:
+        if name in self._in_memory:
+            return self._in_memory[name]
         handle = self._handle(self._where[name])
         return handle[name] if isinstance(handle, dict) else handle.get_tensor(name)
+
+    def row_ranges(self, name: str, *, limit_bytes: int = BLOCK_BYTES) -> list[tuple[int, int]]:
+        """Splits the first dimension into ranges of at most `limit_bytes`, one row at least; [(0, 0)] for a scalar."""
+        shape = self.shape(name)
+        if not shape or 0 in shape:
+            return [(0, 0)]
+        step = max(1, limit_bytes // (prod(shape[1:]) * self.dtype(name).itemsize))
+        return [(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Rows `first` to `last` of a tensor; all of a scalar or an empty one."""
+        shape = self.shape(name)
+        return self.tensor(name) if not shape or 0 in shape else self[name][first:last]
+
+    def with_replaced(self, tensors: dict[str, Tensor], *, without: set[str]) -> Checkpoint:
+        """The same files with some tensors left out and others, held in memory, in their place."""
+        place = next(iter(self._where[name] for name in without))
+        changed = Checkpoint([])
+        changed.files, changed._open, changed._in_memory = self.files, self._open, dict(tensors)
+        changed._where = {name: file for name, file in self._where.items() if name not in without}
+        changed._where.update(dict.fromkeys(tensors, place))
+        return changed
 
     def _names_in(self, file: Path) -> list[str]:
         handle = self._handle(file)
