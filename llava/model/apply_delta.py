@@ -1,0 +1,147 @@
+"""Adds delta weights to their base: the LLaMA weights that you have, and the difference that a LLaVA release ships.
+
+    python -m llava.model.apply_delta --base /path/to/llama-7b --target /path/to/LLaVA-7B-v0 --delta /path/to/delta
+
+Reads both block by block, so a model of any size needs a few hundred megabytes of memory. Nothing is written before
+the two are known to belong together, and the target appears only when it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava.command_line import run
+from llava.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+    from llava.model.weight_tools import Source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from llava.model.weight_tools import add_writing_arguments
+
+    # The short spellings are how LLaVA's documentation always wrote them; no later flag may begin with one of them.
+    parser.add_argument(
+        "--base-model-path", "--base", dest="base", required=True, metavar="DIR", help="LLaMA, folder or hub id"
+    )
+    parser.add_argument(
+        "--target-model-path", "--target", dest="target", required=True, metavar="DIR", help="folder to make"
+    )
+    parser.add_argument(
+        "--delta-path", "--delta", dest="delta", required=True, metavar="DIR", help="delta weights, folder or hub id"
+    )
+    add_writing_arguments(parser)
+    parser.add_argument("--verify", action="store_true", help="read the target again and compare every value")
+    parser.add_argument("--force", action="store_true", help="go on where base or delta look like the wrong ones")
+
+
+def main(args: argparse.Namespace) -> int:
+    from llava.model.weight_tools import check_distinct, named_dtype, open_source
+
+    check_distinct({"--base": args.base, "--target": args.target, "--delta": args.delta})
+    base, delta = open_source(args.base, "base"), open_source(args.delta, "delta")
+    dtype = named_dtype(args.dtype)
+    assert dtype is not None
+    _check(base, delta, force=args.force)
+    apply_delta(
+        base,
+        delta,
+        Path(args.target),
+        dtype=dtype,
+        max_shard_bytes=args.max_shard_size,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+    )
+    if args.verify:
+        verify(base, delta, open_source(args.target, "target"), quiet=args.quiet)
+        print(f"{args.target}: every value read again and right")
+    print(f"{args.target}: ready. Ask it with: llava ask --model-path {args.target} --image-file FILE --query TEXT")
+    return 0
+
+
+def _check(base: Source, delta: Source, *, force: bool) -> None:
+    from llava.model import delta as rules
+    from llava.model.weight_tools import check_tokenizer
+
+    rules.check_fit(delta, base)
+    rules.check_complete(delta, "delta")
+    check_tokenizer(delta, delta.rows(rules.EMBEDDING))
+    if not force:
+        rules.check_is_delta(delta, base)
+        print(f"{base.folder}: {rules.check_base(delta, base)}", file=sys.stderr)
+
+
+def apply_delta(
+    base: Source,
+    delta: Source,
+    target: Path,
+    *,
+    dtype: torch.dtype,
+    max_shard_bytes: int,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> None:
+    """Writes base + delta, with the delta's config and tokenizer, to the folder `target`.
+
+    Raises:
+        CheckpointError: a value that is not finite, or no room on the disk; the target is as it was before.
+        InvalidRequest: the target exists.
+    """
+    import torch
+
+    from llava.model.checkpoint_writer import CheckpointWriter
+    from llava.model.delta import combined, specs_of
+    from llava.model.weight_tools import copy_companions, progress_bar, upgraded_config
+
+    specs = specs_of(delta, dtype)
+    total = sum(spec.num_bytes for spec in specs)
+    with (
+        progress_bar(total, f"writing {target.name}", quiet=quiet) as advance,
+        CheckpointWriter(
+            target, specs, max_shard_bytes=max_shard_bytes, overwrite=overwrite, progress=advance
+        ) as writer,
+    ):
+        for spec in specs:
+            writer.write(spec.name, combined(spec.name, delta, base, dtype, torch.add))
+        writer.write_json("config.json", upgraded_config(delta.config, dtype))
+        copy_companions(writer, delta)
+        writer.finish()
+
+
+def verify(base: Source, delta: Source, target: Source, *, quiet: bool = True) -> None:
+    """Computes every value again and compares it with what the target's files hold.
+
+    Raises:
+        CheckpointError: names the first tensor that differs.
+    """
+    import torch
+
+    from llava.model.delta import combined, specs_of
+    from llava.model.weight_tools import progress_bar
+
+    if set(target.weights) != set(delta.names):
+        raise CheckpointError(f"{target.folder}: has other tensors than the delta. Apply the delta again.")
+    dtype = target.weights.dtype(next(iter(target.weights)))
+    specs = specs_of(delta, dtype)
+    with progress_bar(sum(spec.num_bytes for spec in specs), "verifying", quiet=quiet) as advance:
+        for spec in specs:
+            at = 0
+            for block in combined(spec.name, delta, base, dtype, torch.add):
+                length = len(block) if block.dim() else 0
+                written = target.weights.rows(spec.name, at, at + length)
+                at += length
+                if not torch.equal(written, block):
+                    raise CheckpointError(
+                        f"{target.weights.file_of(spec.name)}: {spec.name} is not base + delta. The disk or the memory "
+                        "of this machine may be at fault; apply the delta again."
+                    )
+                advance(block.nbytes)
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))

@@ -1,0 +1,84 @@
+"""Writes a checkpoint again as one clean folder: safetensors shards, one precision, the config of today.
+
+    python -m llava.model.consolidate --src /path/to/checkpoint --dst /path/to/clean
+
+Reads `.bin` and safetensors, sharded or not, and leaves out the buffers that files of 2023 carry along. Use it on what
+old releases or other tools wrote; models trained here need it only to change their precision (--dtype).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava.command_line import run
+
+if TYPE_CHECKING:
+    from llava.model.weight_tools import Source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from llava.model.weight_tools import add_writing_arguments
+
+    parser.add_argument("--src", required=True, metavar="DIR", help="checkpoint to read, folder or hub id")
+    parser.add_argument("--dst", required=True, metavar="DIR", help="folder to make")
+    add_writing_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    from llava.model.weight_tools import check_distinct, open_source
+
+    check_distinct({"--src": args.src, "--dst": args.dst})
+    source = open_source(args.src, "checkpoint")
+    consolidate(
+        source,
+        Path(args.dst),
+        dtype=args.dtype,
+        max_shard_bytes=args.max_shard_size,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+    )
+    print(f"{args.dst}: ready")
+    return 0
+
+
+def consolidate(
+    source: Source, target: Path, *, dtype: str, max_shard_bytes: int, overwrite: bool = False, quiet: bool = True
+) -> None:
+    """Writes the checkpoint `source` in the precision `dtype` to the folder `target`.
+
+    Raises:
+        CheckpointError: a value that is not finite, or no room on the disk; the target is as it was before.
+        InvalidRequest: the target exists.
+    """
+    from llava.model.checkpoint_writer import CheckpointWriter
+    from llava.model.weight_tools import (
+        converted,
+        converted_specs,
+        copy_companions,
+        named_dtype,
+        progress_bar,
+        upgraded_config,
+    )
+
+    wanted = named_dtype(dtype)
+    assert wanted is not None
+    specs = converted_specs(source, wanted)
+    total = sum(spec.num_bytes for spec in specs)
+    with (
+        progress_bar(total, f"writing {target.name}", quiet=quiet) as advance,
+        CheckpointWriter(
+            target, specs, max_shard_bytes=max_shard_bytes, overwrite=overwrite, progress=advance
+        ) as writer,
+    ):
+        for spec in specs:
+            writer.write(spec.name, converted(source, spec.name, spec.dtype))
+        writer.write_json("config.json", upgraded_config(source.config, wanted))
+        copy_companions(writer, source)
+        writer.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))
