@@ -1,0 +1,113 @@
+"""Merges a LoRA run into its base: one folder that needs no base and no adapter any more.
+
+    python -m llava.model.merge_lora --model-path LORA --model-base BASE --save-model-path MERGED
+
+Reads and writes block by block, so it needs a few hundred megabytes of memory for a model of any size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava.command_line import run
+from llava.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+    from llava.model.lora import Adapter
+    from llava.model.weight_tools import Source
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from llava.model.weight_tools import add_writing_arguments
+
+    parser.add_argument("--model-path", required=True, metavar="DIR", help="folder of the LoRA run")
+    parser.add_argument("--model-base", metavar="DIR", help="its base, folder or hub id (what the adapter says)")
+    parser.add_argument("--save-model-path", required=True, metavar="DIR", help="folder to make")
+    add_writing_arguments(parser, dtype=None)
+
+
+def main(args: argparse.Namespace) -> int:
+    from llava.model.checkpoint import read_json, resolve_folder
+    from llava.model.lora import read_adapter
+    from llava.model.weight_tools import check_distinct, named_dtype, open_source
+
+    folder = resolve_folder(args.model_path)
+    if not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: has no adapter_config.json; it is no LoRA run. Give the folder that training made."
+        )
+    base_path = args.model_base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base_path:
+        raise CheckpointError(f"{folder / 'adapter_config.json'}: names no base. Give it with --model-base.")
+    check_distinct({"--model-path": folder, "--model-base": base_path, "--save-model-path": args.save_model_path})
+    merge(
+        read_adapter(folder),
+        open_source(base_path, "base model"),
+        folder,
+        Path(args.save_model_path),
+        dtype=named_dtype(args.dtype),
+        max_shard_bytes=args.max_shard_size,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+    )
+    print(f"{args.save_model_path}: ready")
+    return 0
+
+
+def merge(
+    adapter: Adapter,
+    base: Source,
+    folder: Path,
+    target: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> None:
+    """Writes `base` with `adapter`, which was read from `folder`, to the folder `target`.
+
+    Args:
+        dtype: of the written weights; None keeps the base's.
+
+    Raises:
+        CheckpointError: the adapter does not fit the base, a value is not finite, or there is no room on the disk.
+        InvalidRequest: the target exists.
+    """
+    from dataclasses import replace
+
+    from llava.model.checkpoint import read_json
+    from llava.model.checkpoint_writer import CheckpointWriter
+    from llava.model.lora import check_fit, merged, merged_specs
+    from llava.model.weight_tools import copy_companions, progress_bar, upgraded_config
+
+    check_fit(adapter, base, folder)
+    dtype = dtype or base.weights.dtype(EMBEDDING)
+    specs = merged_specs(adapter, base, dtype)
+    rows = next(spec.shape[0] for spec in specs if spec.name == EMBEDDING)
+    # What the run changed stands in its own folder; a run of the original has no tokenizer there.
+    settings = {**base.config, **read_json(folder / "config.json"), "vocab_size": rows}
+    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
+    described = replace(base, folder=folder if has_tokenizer else base.folder, config=settings)
+    with (
+        progress_bar(sum(spec.num_bytes for spec in specs), f"writing {target.name}", quiet=quiet) as advance,
+        CheckpointWriter(
+            target, specs, max_shard_bytes=max_shard_bytes, overwrite=overwrite, progress=advance
+        ) as writer,
+    ):
+        for spec in specs:
+            writer.write(spec.name, merged(adapter, base, spec.name, spec.dtype))
+        writer.write_json("config.json", upgraded_config(settings, dtype))
+        copy_companions(writer, described)
+        writer.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))
