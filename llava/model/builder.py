@@ -18,6 +18,7 @@ from llava.errors import CheckpointError, InvalidRequest, ShapeMismatch
 from llava.model.adapter import copy_tensor, load_image_token_rows, load_projector, open_adapter
 from llava.model.checkpoint import OWN_TOWER, Checkpoint, open_checkpoint, read_json, resolve_folder
 from llava.model.device import choose_device, choose_dtype
+from llava.model.exported import one_layer
 from llava.model.flavours import TOWER_PREFIX, Flavour, flat_config, read_flavour
 from llava.model.tokenizer import add_special_tokens, load_tokenizer
 
@@ -82,7 +83,7 @@ def load_pretrained_model(
         flavour = _with_projector(flavour, folder, mm_projector, vision_tower)
     weights_folder = _weights_folder(flavour, folder, model_base)
 
-    checkpoint = open_checkpoint(weights_folder)
+    checkpoint = one_layer(open_checkpoint(weights_folder), read_json(weights_folder / "config.json"))
     config = flavour.config
     if weights_folder != folder:
         # Vocabulary size of the base; the rows of image tokens are added below.
@@ -114,6 +115,7 @@ def load_pretrained_model(
         with progress_bars(False):
             tower = _load_tower(flavour, folder, checkpoint, sources, vision_tower, dtype)
         model.attach_vision_tower(tower)
+        model.config.mm_vision_tower = config.mm_vision_tower  # the model has a copy of the config
         image_processor = tower.image_processor
     return tokenizer, model.eval(), image_processor, context_length(config)
 

@@ -21,12 +21,14 @@ from llava.errors import CheckpointError
 from llava.model.checkpoint import (
     BIN_INDEX,
     BIN_SINGLE,
+    LEFTOVER,
     OWN_TOWER,
     SAFE_INDEX,
     SAFE_SINGLE,
     Checkpoint,
     read_json,
 )
+from llava.model.exported import LINEAR_FORM_KEY, SOURCE_KEY
 
 if TYPE_CHECKING:
     from llava.model.language_model.llava_llama import LlavaConfig
@@ -45,8 +47,18 @@ _NESTED_NAMES = [
     (re.compile(r"^(?:model\.)?image_newline$"), "model.image_newline"),
 ]
 _FLAT_NAMES = [(re.compile(r"^model\.vision_tower\.vision_tower\.vision_model\."), f"{TOWER_PREFIX}vision_tower.")]
-# A buffer that files of 2023 carry and that today's models compute.
-_LEFTOVER = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$")
+_SAID_BY_SOURCE = (
+    "conv_mode",
+    "im_patch_token",
+    "image_aspect_ratio",
+    "image_grid_pinpoints",
+    "mm_patch_merge_type",
+    "mm_projector_type",
+    "mm_use_im_patch_token",
+    "mm_use_im_start_end",
+    "mm_vision_select_feature",
+    "mm_vision_select_layer",
+)
 
 
 @dataclass
@@ -63,7 +75,7 @@ class Flavour:
         """Our name of each tensor of the file -> its name there; leftovers of old releases are left out."""
         renamed = {}
         for name in checkpoint:
-            if _LEFTOVER.search(name):
+            if LEFTOVER.search(name):
                 continue
             ours = name
             for pattern, replacement in self.names:
@@ -134,7 +146,8 @@ def _nested(folder: Path, settings: dict[str, Any]) -> Flavour:
     text, vision = theirs.text_config, theirs.vision_config
     if text.model_type != "llama":
         raise CheckpointError(f"{folder}: its language model is of type {text.model_type!r}; this release reads LLaMA.")
-    if theirs.projector_hidden_act != "gelu":
+    source = settings.get(SOURCE_KEY) or {}
+    if theirs.projector_hidden_act != "gelu" and source.get(LINEAR_FORM_KEY) != "identity":
         raise CheckpointError(f"{folder}: projector_hidden_act is {theirs.projector_hidden_act!r}; gelu can be read.")
     if not isinstance(theirs.vision_feature_layer, int):
         raise CheckpointError(f"{folder}: vision_feature_layer is a list; one layer can be read.")
@@ -160,4 +173,8 @@ def _nested(folder: Path, settings: dict[str, Any]) -> Flavour:
             # transformers writes (height, width), LLaVA (width, height).
             image_grid_pinpoints=[[width, height] for height, width in theirs.image_grid_pinpoints],
         )
+    # An export of ours says what transformers' config has no place for: the template, the era, the projector.
+    ours.update(
+        {key: value for key, value in source.get("config", {}).items() if key not in ours or key in _SAID_BY_SOURCE}
+    )
     return Flavour("nested", flat_config(ours, folder), vision_config=vision, names=_NESTED_NAMES)

@@ -120,3 +120,12 @@ def small_llava(tower: Path, **settings: object) -> LlavaLlamaForCausalLM:
         build_vision_tower(str(tower), select_layer=-2, select_feature=config.mm_vision_select_feature or "patch")
     )
     return model.eval()
+
+
+def write_small_llava(folder: Path, tower: Path, **settings: object) -> Path:
+    """`small_llava` as a folder in the original's format, with the tokenizer of the golden v0 checkpoint."""
+    model = small_llava(tower, **settings)
+    model.save_pretrained(folder)
+    copy_tokenizer(folder, "llava-v0-tiny")
+    shutil.copy(DATA / "llava-v0-tiny" / "added_tokens.json", folder / "added_tokens.json")
+    return folder

@@ -1,0 +1,144 @@
+"""A conversation template of this package as the Jinja text that transformers, vLLM and SGLang render prompts with.
+
+For one or more user turns with pictures the rendered text equals what `Conversation.get_prompt` gives, picture tokens
+in place of `<image>`; tests compare the two for every template that is exported.
+"""
+
+from __future__ import annotations
+
+import json
+
+from llava.conversation import Conversation, SeparatorStyle
+from llava.errors import InvalidRequest
+
+# Joins a message's pictures and text, `picture` standing for the text of one picture.
+_CONTENT = """\
+{%- macro content(message) -%}
+  {%- if message['content'] is string -%}{{ message['content'] }}
+  {%- else -%}
+    {%- set ns = namespace(pictures='', text='') -%}
+    {%- for part in message['content'] -%}
+      {%- if part['type'] in ['image', 'image_url'] -%}{%- set ns.pictures = ns.pictures + BEFORE + picture + AFTER -%}
+      {%- elif part['type'] == 'text' -%}{%- set ns.text = ns.text + part['text'] -%}{%- endif -%}
+    {%- endfor -%}
+    JOINED
+  {%- endif -%}
+{%- endmacro -%}
+"""
+_SYSTEM = """\
+{%- if messages and messages[0]['role'] == 'system' -%}
+  {%- set system = messages[0]['content'] if messages[0]['content'] is string else messages[0]['content'][0]['text'] -%}
+  {%- set turns = messages[1:] -%}
+{%- else -%}
+  {%- set system = SYSTEM -%}
+  {%- set turns = messages -%}
+{%- endif -%}
+"""
+
+
+def chat_template(conversation: Conversation, *, picture: str, bos: str) -> str:
+    """The Jinja text of a template.
+
+    Args:
+        conversation: the template; its few-shot messages are part of the text.
+        picture: what stands for one picture, such as `<image>`.
+        bos: the token that the original's tokenizer put before the text. The rendered text begins with it, and is to be
+            tokenised without special tokens, as `apply_chat_template` does.
+
+    Raises:
+        InvalidRequest: a template without turns (`plain`), which no chat can be rendered with.
+    """
+    if conversation.sep_style not in _TURNS:
+        raise InvalidRequest(f"the template {conversation.name!r} holds no dialogue; choose a chat template to export.")
+    before, after, joined = (
+        ("", "\n", "{{- ns.pictures + ns.text -}}")
+        if conversation.image_first
+        else ("\n", "", "{{- ns.text + ns.pictures -}}")
+    )
+    content = _CONTENT.replace("BEFORE", _text(before)).replace("AFTER", _text(after)).replace("JOINED", joined)
+    parts = [
+        f"{{%- set picture = {_text(picture)} -%}}\n",
+        content,
+        _SYSTEM.replace("SYSTEM", _text(conversation.system)),
+        f"{{{{- {_text(bos)} -}}}}\n",
+        _TURNS[conversation.sep_style](conversation),
+    ]
+    return "".join(parts)
+
+
+def _text(value: str | None) -> str:
+    """A string literal of Jinja."""
+    return json.dumps(value or "", ensure_ascii=False)
+
+
+def _roles(conversation: Conversation) -> str:
+    user, assistant = (_text(role) for role in conversation.roles)
+    return f"({user} if message['role'] == 'user' else {assistant})"
+
+
+def _shots(conversation: Conversation, turn: str) -> str:
+    """Few-shot messages of the template, before the conversation's own turns."""
+    shots = [{"role": role, "content": text} for role, text in conversation.messages[: conversation.offset]]
+    if not shots:
+        return ""
+    named = [
+        {"role": "user" if s["role"] == conversation.roles[0] else "assistant", "content": s["content"]} for s in shots
+    ]
+    return f"{{%- for message in {json.dumps(named, ensure_ascii=False)} -%}}{turn}{{%- endfor -%}}\n"
+
+
+def _single(conversation: Conversation) -> str:
+    turn = "{{- " + _roles(conversation) + " + ': ' + content(message) + " + _text(conversation.sep) + " -}}"
+    return _with_turns(conversation, f"{{{{- system + {_text(conversation.sep)} -}}}}\n", turn, ":")
+
+
+def _two(conversation: Conversation) -> str:
+    sep, sep2 = _text(conversation.sep), _text(conversation.sep2)
+    end = f"({sep} if message['role'] == 'user' else {sep2})"
+    turn = "{{- " + _roles(conversation) + " + ': ' + content(message) + " + end + " -}}"
+    return _with_turns(conversation, f"{{{{- system + {sep} -}}}}\n", turn, ":")
+
+
+def _mpt(conversation: Conversation) -> str:
+    sep = _text(conversation.sep)
+    turn = "{{- " + _roles(conversation) + " + content(message) + " + sep + " -}}"
+    return _with_turns(conversation, f"{{{{- system + {sep} -}}}}\n", turn, "")
+
+
+def _headed(conversation: Conversation) -> str:
+    head, end = _text(conversation.sep + " "), _text(conversation.sep2)
+    turn = "{{- " + head + " + " + _roles(conversation) + " + ': ' + content(message) + " + end + " -}}"
+    opened = conversation.sep + " "
+    return _with_turns(conversation, f"{{{{- system + {end} + {end} -}}}}\n", turn, ":", opened=opened)
+
+
+def _with_turns(conversation: Conversation, start: str, turn: str, after_role: str, *, opened: str = "") -> str:
+    opening = _text(f"{opened}{conversation.roles[1]}{after_role}")
+    return (
+        f"{start}{_shots(conversation, turn)}"
+        f"{{%- for message in turns -%}}{turn}{{%- endfor -%}}\n"
+        f"{{%- if add_generation_prompt -%}}{{{{- {opening} -}}}}{{%- endif -%}}"
+    )
+
+
+def _inst(conversation: Conversation) -> str:
+    sep, sep2 = _text(conversation.sep), _text(conversation.sep2)
+    wrapped = "'<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + content(message)"
+    return (
+        "{%- for message in turns -%}"
+        "{%- if message['role'] == 'user' -%}"
+        f"{{{{- ({sep} if not loop.first else '') + '[INST] ' + "
+        f"(({wrapped}) if loop.first and system else content(message)) + ' [/INST]' -}}}}"
+        "{%- else -%}"
+        f"{{{{- ' ' + content(message) + ' ' + {sep2} -}}}}"
+        "{%- endif -%}{%- endfor -%}"
+    )
+
+
+_TURNS = {
+    SeparatorStyle.SINGLE: _single,
+    SeparatorStyle.TWO: _two,
+    SeparatorStyle.MPT: _mpt,
+    SeparatorStyle.HEADED: _headed,
+    SeparatorStyle.LLAMA_2: _inst,
+}
