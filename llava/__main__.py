@@ -23,6 +23,7 @@ COMMANDS = {
     "ask": Command("llava.eval.run_llava", "ask one question about one or more pictures"),
     "doctor": Command("llava.doctor", "versions, devices, optional parts found or missing, and why"),
     "train": Command("llava.train.train", "pretrain the projector, or fine-tune"),
+    "weights": Command("llava.model.weights", "what is in a model folder; deltas, merging, conversion"),
 }
 
 ALIASES = {"run": "ask"}

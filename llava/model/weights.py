@@ -1,0 +1,38 @@
+"""Tools for model folders: what is in one, deltas, merging, one precision, transformers' format.
+
+All of them read and write block by block, so a model of any size needs a few hundred megabytes of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from llava.command_line import HelpFormatter, run
+
+TOOLS = {
+    "info": ("llava.model.weights_info", "what a folder holds, and what it lacks"),
+    "apply-delta": ("llava.model.apply_delta", "base + delta = a LLaVA"),
+    "make-delta": ("llava.model.make_delta", "a LLaVA - its base = what you may share"),
+    "consolidate": ("llava.model.consolidate", "any checkpoint as clean safetensors in one precision"),
+    "convert": ("llava.model.convert", "to transformers' format (vLLM, SGLang) and back"),
+    "merge-lora": ("llava.model.merge_lora", "a LoRA run and its base as one model"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    tools = parser.add_subparsers(dest="tool", metavar="TOOL", required=True)
+    for name, (module, summary) in TOOLS.items():
+        tool = import_module(module)
+        tool.add_arguments(
+            tools.add_parser(name, help=summary, description=tool.__doc__, formatter_class=HelpFormatter)
+        )
+
+
+def main(args: argparse.Namespace) -> int:
+    return int(import_module(TOOLS[args.tool][0]).main(args))
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))
