@@ -109,7 +109,7 @@ def hub_reason(error: Exception) -> str:
         return "there is no such repository, or it is private: then `hf auth login` first"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not re.match(r"\d+ Client Error\.|Bad request\b", line)]
-    return (telling or lines or [type(error).__name__])[0]
+    return (telling or lines or [type(error).__name__])[0].rstrip(".")
 
 
 class Checkpoint(Mapping[str, Any]):

@@ -137,7 +137,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
 
     hub = HfApi()
     try:
-        address = hub.create_repo(repo_id, private=private, exist_ok=True)
+        address = hub.create_repo(repo_id, private=private or None, exist_ok=True)
         if private and not hub.model_info(repo_id).private:
             raise CheckpointError(
                 f"{repo_id}: the delta is in {folder}, but was not uploaded: the repository exists and is public. "
