@@ -11,7 +11,9 @@ import errno
 import json
 import os
 import shutil
+import signal
 import struct
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,14 +93,17 @@ class CheckpointWriter:
         self._file: BinaryIO | None = None
         self._lock: BinaryIO | None = None
         self._finished = False
+        self._previous_handler: Any = None
         check_target(self.target, overwrite=overwrite)
 
     def __enter__(self) -> CheckpointWriter:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self._take_partial_folder()
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, _stop)
         free = shutil.disk_usage(self.target.parent).free
         if free < self.total_bytes + _SPARE_BYTES:
-            self._clear()
+            self.__exit__(None, None, None)
             raise CheckpointError(
                 f"{self.target}: needs {gigabytes(self.total_bytes)}, the disk has {gigabytes(free)} left. "
                 "Nothing was written; free some space, or choose a target on another disk."
@@ -113,6 +118,8 @@ class CheckpointWriter:
                 self._file.close()
         if not self._finished:
             self._clear()
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(
                 f"{self.target}: the disk filled up while writing. What was written has been removed; free some space."
@@ -295,6 +302,11 @@ def _bytes_of(block: Tensor) -> memoryview:
     import torch
 
     return block.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _stop(*_: object) -> None:
+    """Asked to end, a process leaves by an exception, so that what it wrote is removed on the way out."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _flush(path: Path) -> None:

@@ -290,6 +290,8 @@ def _exported_config(
     ours = config.to_dict()
     text = {key: value for key, value in ours.items() if key in known and key not in ("architectures", "_name_or_path")}
     text.update(model_type="llama", architectures=["LlamaForCausalLM"], vocab_size=rows)
+    # transformers 4 knows the base of the rotary embedding by this key alone.
+    text["rope_theta"] = (text.get("rope_parameters") or {}).get("rope_theta", 10_000.0)
     patches = (tower.config.image_size // tower.config.patch_size) ** 2
     full = config.mm_vision_select_feature == "cls_patch"
     tiled = config.image_aspect_ratio == "anyres"
@@ -341,9 +343,7 @@ def _write_processor(
     conversation = template(conv_mode or default_template_for(config, name=folder.name), era=era)
     bos = tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else ""
     tokenizer.save_pretrained(writer.folder)
-    # By any other name transformers would build its own LLaMA tokenizer instead of reading the one that is written.
-    settings = read_json(writer.folder / "tokenizer_config.json")
-    writer.write_json("tokenizer_config.json", settings | {"tokenizer_class": "TokenizersBackend"})
+    writer.write_json("tokenizer_config.json", _portable(read_json(writer.folder / "tokenizer_config.json")))
     if (folder / "tokenizer.model").is_file():
         writer.copy(folder / "tokenizer.model")
     (writer.folder / "chat_template.jinja").write_text(chat_template(conversation, picture=picture, bos=bos))
@@ -363,6 +363,21 @@ def _write_processor(
         "generation_config.json",
         {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id},
     )
+
+
+def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer_config.json that transformers 4 reads as well as 5.
+
+    By any other class name they would build their own LLaMA tokenizer in place of the one that is written.
+    """
+    left_out = ("backend", "is_local", "local_files_only", "extra_special_tokens")
+    kept = {key: value for key, value in settings.items() if key not in left_out}
+    more = settings.get("extra_special_tokens") or []
+    return kept | {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "additional_special_tokens": more,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
 
 
 def _image_processor_settings(config: Any, tower: _Tower) -> dict[str, Any]:

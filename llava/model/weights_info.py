@@ -43,7 +43,7 @@ class WeightsInfo:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="model folder or hub id")
+    parser.add_argument("path", metavar="PATH", help="model folder, or hub id (which is fetched first)")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 

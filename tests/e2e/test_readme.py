@@ -115,6 +115,11 @@ def places(tmp_path_factory) -> dict[str, str]:
         "/path/to/llava-v1.5-7b": str(folder / "llava-v1.5-tiny"),
         "/path/to/clip-vit-large-patch14": str(DATA / "clip-tiny"),
         "/path/to/llama-vicuna-13b": str(DATA / "llama-vicuna-tiny"),
+        "/path/to/llama-13b": str(DATA / "llama-vicuna-tiny"),
+        "/path/to/llama-7b": str(DATA / "llama-vicuna-tiny"),
+        "/path/to/LLaVA-13B-delta-v0": str(DATA / "llava-v0-tiny-delta"),
+        "/path/to/LLaVA-7B-delta-v0": str(DATA / "llava-v0-tiny-delta"),
+        "/output/path/to": str(folder / "made"),
         "openai/clip-vit-large-patch14": str(DATA / "clip-tiny"),
         "https://llava-vl.github.io/static/images/view.jpg": str(DATA / "images" / "land.png"),
         "/path/to/first.jpg": str(DATA / "images" / "land.png"),
@@ -134,7 +139,7 @@ def shell(places):
     def run(command: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
         for place in sorted(places, key=len, reverse=True):
             command = command.replace(place, places[place])
-        assert "/path/to" not in command, "a place that this test has nothing for"
+        assert "path/to" not in command, "a place that this test has nothing for"
         assert "https://" not in command, "an address that this test has nothing for"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
@@ -169,6 +174,27 @@ def test_links_to_files_and_sections_lead_somewhere(file: Path):
             assert target[1:] in anchors
         elif "://" not in target:
             assert (file.parent / target.partition("#")[0]).exists(), target
+
+
+# LLaVA Weights
+
+
+def test_the_weights_commands_run_one_after_the_other_and_the_result_answers(shell, places):
+    commands = commands_under("LLaVA Weights")
+    assert sum("llava.model.apply_delta" in command for command in commands) == 2
+    for command in commands:
+        done = shell(command)
+        assert done.returncode == 0, done.stderr
+    made = f"{places['/output/path/to']}/LLaVA-7B-v0"
+    ask = "python -m llava.eval.run_llava --image-file /path/to/first.jpg --query What? --temperature 0"
+    ask += " --max-new-tokens 24 --model-name"
+    ours = shell(f"{ask} {made} --vision-tower /path/to/clip-vit-large-patch14")
+    original = shell(f"{ask} /path/to/LLaVA-13B-v0")
+    assert ours.stdout == original.stdout
+    assert ours.stdout.strip()
+    exported = shell(f"{ask} {made}-hf")
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout.strip()
 
 
 # Install
