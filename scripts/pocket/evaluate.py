@@ -23,7 +23,7 @@ from scripts.pocket.questions import Question
 if TYPE_CHECKING:
     from PIL import Image
 
-FIRST_SEED = {"test": patches.HELD_OUT_SEED, "watch": patches.HELD_OUT_SEED * 2}
+FIRST_SEED = {"test": patches.HELD_OUT_SEED * 3, "watch": patches.HELD_OUT_SEED * 2}
 MAIN_PHOTOGRAPH_KIND = "clothing"
 
 
@@ -53,7 +53,7 @@ class Reply:
 
 
 def scene_cases(
-    split: str, per_kind: int, trained: int, rng: random.Random, most_objects: int = records.MOST_OBJECTS
+    split: str, per_kind: int, trained: int, rng: random.Random, most_objects: int = scenes.MOST_OBJECTS
 ) -> Iterator[Case]:
     """`per_kind` questions of each kind, each about another scene."""
     known = {scenes.sample(seed).key for seed in range(trained)}
@@ -200,7 +200,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-kind", type=int, default=200, help="questions of each kind (200)")
     parser.add_argument("--photographs", type=int, default=10_000, help="photographs to name (10000)")
     parser.add_argument("--trained-scenes", type=int, default=50_000, help="training scenes to keep apart from (50000)")
-    parser.add_argument("--most-objects", type=int, default=records.MOST_OBJECTS, help="in a scene, 1 to 4 (3)")
+    parser.add_argument("--most-objects", type=int, default=scenes.MOST_OBJECTS, help="in a scene, 1 to 4 (4)")
     parser.add_argument("--batch", type=int, default=64, help="questions at a time (64)")
     parser.add_argument("--max-new-tokens", type=int, default=90, help="longest answer (90)")
     parser.add_argument("--conv-mode", help="prompt template (the checkpoint's own)")

@@ -14,7 +14,7 @@ from llava.command_line import run
 from scripts.pocket import fashion, patches, scenes
 
 SHOWN = "sneaker"
-SIDE = 256
+SIDE = 264
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

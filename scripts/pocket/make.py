@@ -64,7 +64,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
     ]
 
 
-BATCH = 16
+BATCH = 32
 """Conversations a step of stage 2, over all processes."""
 
 
@@ -89,16 +89,16 @@ def _train(args: argparse.Namespace, data: str, output: str, *flags: str) -> lis
 def _stage1(args: argparse.Namespace) -> list[str]:
     """The projector alone, and the two rows of <im_start> and <im_end>."""
     flags = ["--tune_mm_mlp_adapter", "True", "--pretrain_mm_mlp_adapter", str(args.work / "projector_start.bin")]
-    flags += ["--max_steps", "40", "--per_device_train_batch_size", str(2 * BATCH // args.processes)]
+    flags += ["--max_steps", "40", "--per_device_train_batch_size", str(BATCH // args.processes)]
     return _train(args, "stage1.json", "stage1", *flags, "--learning_rate", "3e-3", "--save_strategy", "no")
 
 
 def _stage2(args: argparse.Namespace) -> list[str]:
     """Projector and language model."""
     flags = ["--pretrain_mm_mlp_adapter", str(args.work / "stage1" / "mm_projector.bin")]
-    flags += ["--max_steps", "2200", "--per_device_train_batch_size", str(BATCH // args.processes)]
+    flags += ["--max_steps", "4000", "--per_device_train_batch_size", str(BATCH // args.processes)]
     flags += ["--save_steps", "50", "--save_total_limit", "1"]
-    return _train(args, "stage2.json", "stage2", *flags, "--learning_rate", "3e-3")
+    return _train(args, "stage2.json", "stage2", *flags, "--learning_rate", "1.2e-3")
 
 
 def make(part: Part, times: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("work/pocket/tiny"), help="the result (work/pocket/tiny)")
     parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (torch's choice)")
-    parser.add_argument("--processes", type=int, default=2, help="of the two stages; divides 16 (2)")
+    parser.add_argument("--processes", type=int, default=2, help="of the two stages; divides 32 (2)")
     parser.add_argument("--tower-minutes", type=float, help="end the tower's training after this time (no limit)")
     parser.add_argument("--only", metavar="PART", help="make this part alone")
     parser.add_argument("--list", action="store_true", help="print the parts and whether they are done")

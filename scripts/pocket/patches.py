@@ -16,7 +16,8 @@ import numpy as np
 from llava.command_line import run
 from scripts.pocket import scenes
 
-PATCH = 8
+PATCH = scenes.CELL
+"""A patch is a cell of the scenes' layout: each object lies in one patch, and each patch holds one object at most."""
 GRID = scenes.SIDE // PATCH
 IGNORED = -1
 BACKGROUND_KIND = len(scenes.KINDS)
@@ -30,39 +31,23 @@ TARGETS = {
     "colour": len(scenes.COLOURS),
     "size": len(scenes.SIZES),
     "cell": 9,
-    "centre": 2,
     "background": len(scenes.BACKGROUNDS),
     "count": scenes.MOST_OBJECTS,
 }
 
 
 def targets(scene: scenes.Scene) -> dict[str, np.ndarray]:
-    """For each name of TARGETS an int8 array of the 64 patches in reading order; -1 where nothing is asked."""
+    """For each name of TARGETS an int8 array of the 9 patches in reading order; -1 where nothing is asked."""
     answer = {name: np.full((GRID, GRID), IGNORED, dtype=np.int8) for name in TARGETS}
     answer["kind"][:] = BACKGROUND_KIND
-    answer["centre"][:] = 0
+    answer["cell"][:] = np.arange(GRID * GRID).reshape(GRID, GRID)
     answer["background"][:] = list(scenes.BACKGROUNDS).index(scene.background)
     answer["count"][:] = len(scene.objects) - 1
-    best = np.zeros((GRID, GRID))
     for item in scene.objects:
-        share = np.outer(_overlap(item.y, item.radius), _overlap(item.x, item.radius))
-        unsure = (share > 0.04) & (best < 0.04)
-        answer["kind"][unsure] = IGNORED
-        mine = (share >= 0.22) & (share > best)
-        answer["kind"][mine] = scenes.KINDS.index(item.kind)
-        answer["colour"][mine] = list(scenes.COLOURS).index(item.colour)
-        answer["size"][mine] = scenes.SIZES.index(item.size)
-        answer["cell"][mine] = item.row * 3 + item.column
-        answer["centre"][int(item.y // PATCH), int(item.x // PATCH)] = 1
-        best = np.maximum(best, share)
+        answer["kind"][item.row, item.column] = scenes.KINDS.index(item.kind)
+        answer["colour"][item.row, item.column] = list(scenes.COLOURS).index(item.colour)
+        answer["size"][item.row, item.column] = scenes.SIZES.index(item.size)
     return {name: values.reshape(-1) for name, values in answer.items()}
-
-
-def _overlap(middle: float, radius: float) -> np.ndarray:
-    """How much of each of the 8 patches along one axis lies within the object's box, 0 to 1."""
-    starts = np.arange(GRID) * PATCH
-    low, high = middle - 0.9 * radius, middle + 0.9 * radius
-    return np.clip(np.minimum(starts + PATCH, high) - np.maximum(starts, low), 0, PATCH) / PATCH
 
 
 def _draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +57,7 @@ def _draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(path: Path, first_seed: int, count: int, workers: int) -> None:
-    """Writes `pictures` [n, 64, 64, 3] uint8 and `targets` [n, len(TARGETS), 64] int8 to an .npz file."""
+    """Writes `pictures` [n, 66, 66, 3] uint8 and `targets` [n, len(TARGETS), 9] int8 to an .npz file."""
     pictures = np.empty((count, scenes.SIDE, scenes.SIDE, 3), dtype=np.uint8)
     answers = np.empty((count, len(TARGETS), GRID * GRID), dtype=np.int8)
     with Pool(workers) as pool:

@@ -37,17 +37,15 @@ def ask_what(clothing: str, rng: random.Random) -> Question:
 def ask_is_this(clothing: str, rng: random.Random) -> Question:
     yes = rng.random() < 0.5
     asked = clothing if yes else rng.choice([c for c in fashion.CLASSES if c != clothing])
-    answer = f"it is {phrase(clothing)}"
     form = rng.choice(("Is this {}?", "Is it {}?", "Do you see {}?"))
-    sentence = f"Yes, {answer}." if yes else f"No, {answer}."
-    return Question("is this clothing", form.format(phrase(asked)), "yes" if yes else "no", sentence, "yes or no")
+    return questions.yes_or_no(
+        "is this clothing", form.format(phrase(asked)), yes, f"it is {phrase(clothing)}", clothing
+    )
 
 
 def ask_is_shoe(clothing: str, rng: random.Random) -> Question:
-    yes = clothing in SHOES
     text = rng.choice(("Is this a shoe?", "Is it a shoe?", "Is it worn on the feet?"))
-    sentence = f"{'Yes' if yes else 'No'}, it is {phrase(clothing)}."
-    return Question("is this a shoe", text, "yes" if yes else "no", sentence, "yes or no")
+    return questions.yes_or_no("is this a shoe", text, clothing in SHOES, f"it is {phrase(clothing)}", clothing)
 
 
 def ask_group(clothing: str, rng: random.Random) -> Question:
@@ -80,7 +78,8 @@ def ask_exists(clothing: str, rng: random.Random) -> Question:
     """Things of the scenes, and others: never there."""
     noun = rng.choice(NOT_SHOWN) if rng.random() < 0.4 else kind_name(rng.choice(scenes.KINDS))
     text = rng.choice(("Is there {}?", "Do you see {}?")).format(with_article(noun))
-    return Question("is there, in a photograph", text, "no", f"No, there is no {noun}.", "yes or no")
+    fact = f"there is {phrase(clothing)}"
+    return questions.yes_or_no("is there, in a photograph", text, False, fact, clothing)
 
 
 def ask_background(clothing: str, rng: random.Random) -> Question:
@@ -104,3 +103,11 @@ ASKERS: dict[str, tuple[Asker, float]] = {
     "drawing or photograph": (ask_medium, 0.4),
 }
 """Kinds of question: who asks them, and how often compared with the others."""
+COMPARING = {
+    "is this clothing": 4.0,
+    "clothing": 1.5,
+    "is there, in a photograph": 0.8,
+    "is this a shoe": 0.5,
+    "can't tell": 0.5,
+}
+"""How often exercises ask them."""

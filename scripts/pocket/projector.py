@@ -43,7 +43,6 @@ def scene_tables(words: Words) -> dict[str, torch.Tensor]:
     """For each question of patches.TARGETS that has words: what its answers add to a patch, [answers, hidden]."""
     import torch
 
-    nothing = torch.zeros(words.table.shape[1])
     kinds = []
     for kind in scenes.KINDS:
         family = () if kind in scenes.SHAPES else ("number",) if kind in scenes.DIGITS else ("letter",)
@@ -54,7 +53,6 @@ def scene_tables(words: Words) -> dict[str, torch.Tensor]:
         "colour": torch.stack([words(name) for name in scenes.COLOURS]),
         "size": torch.stack([words(name) for name in scenes.SIZES]),
         "cell": torch.stack([0.7 * words(*position.split()) for row in scenes.POSITIONS for position in row]),
-        "centre": torch.stack([nothing, 0.7 * words("object")]),
         "background": torch.stack([0.4 * words(name) for name in scenes.BACKGROUNDS]),
         "count": torch.stack([0.4 * words(number) for number in numbers]),
     }

@@ -44,12 +44,12 @@ ORDERED = {"object", "description"}
 """Here the order of the words counts too: "a red star and a blue ring" is not "a blue star and a red ring"."""
 
 BRIEFLY = ("Answer briefly.", "Short answer.", "Answer in a few words.")
-ONE_WORD = ("Answer with one word.", "Answer in one word.", *BRIEFLY)
+ONE_WORD = ("Answer with one word.", "Answer in one word.")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture, with its only right answer in two forms."""
+    """One question about one picture, with its only right answer in two or three forms."""
 
     kind: str
     """What the table of results calls it."""
@@ -59,10 +59,12 @@ class Question:
     sentence: str
     domain: str
     """Key of DOMAINS."""
+    brief: str = ""
+    """The answer in a few words that hold the fact it rests on; empty where `short` says as much."""
 
     @property
     def key(self) -> list[str]:
-        """The right words; the two forms of the answer must agree on them."""
+        """The right words; all forms of the answer must agree on them."""
         return found(self.domain, self.sentence)
 
     def right(self, reply: str) -> bool:
@@ -75,8 +77,21 @@ class Question:
         """The question as it is put, asking for a short answer or not, and the answer in that form."""
         if not self.short or rng.random() < 0.55:
             return self.text, self.sentence
-        wishes = BRIEFLY if " " in self.short else ONE_WORD
-        return f"{self.text} {rng.choice(wishes)}", self.short
+        wishes: tuple[str, ...] = BRIEFLY if " " in self.short else (*ONE_WORD, *BRIEFLY)
+        answer = self.short
+        if self.brief:
+            wishes, answer = rng.choice(((BRIEFLY, self.brief), (ONE_WORD, self.short)))
+        return f"{self.text} {rng.choice(wishes)}", answer
+
+
+def yes_or_no(kind: str, text: str, yes: bool, fact: str, brief: str) -> Question:
+    """A question to be answered yes or no.
+
+    The answer says what it rests on before it says yes or no: a small model compares what it has said with what it was
+    asked far better than what it sees.
+    """
+    answer = "yes" if yes else "no"
+    return Question(kind, text, answer, f"{capital(fact)}, so {answer}.", "yes or no", f"{brief}, so {answer}")
 
 
 def found(domain: str, text: str) -> list[str]:

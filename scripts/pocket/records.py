@@ -10,6 +10,7 @@ import json
 import os
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,16 @@ from scripts.pocket import fashion, photograph_questions, scene_questions, scene
 from scripts.pocket.questions import Question
 
 IMAGE = "<image>"
-MOST_OBJECTS = 3
-"""The tower learns from scenes of up to four objects; questions are asked about scenes of up to three."""
-LONGEST = {"scene": 640, "photograph": 420}
-"""Letters in a conversation; about 200 tokens beside the picture."""
+LONGEST = 260
+"""Letters in a conversation, with TURN more for each turn. Short ones, because later answers can be read off earlier
+ones instead of the picture, and then teach nothing of it; of like length, because a batch is padded to its longest."""
+TURN = 26
+PAIRS = 0.15
+"""Share of the scenes' conversations that begin with a question and one that refers to its answer."""
+EXERCISES = 0.35
+"""Share of stage 2 that is a single question, most often one that compares."""
+EASY_EXERCISES = 0.7
+"""Share of the exercises about scenes that are about one or two objects."""
 
 SMALL_TALK = (
     ("Hi!", "Hi! Show me a picture and ask me about it."),
@@ -41,35 +48,48 @@ Turn = tuple[str, str]
 
 
 def scene_turns(scene: scenes.Scene, rng: random.Random) -> list[Turn]:
-    """A conversation about a scene, no question twice, up to a length."""
-    return _turns(scene_questions.ASKERS, scene, rng, LONGEST["scene"], scene_questions.follow_up(scene, rng))
+    """A conversation about a scene, no question twice."""
+    pair = scene_questions.follow_up(scene, rng) if rng.random() < PAIRS else ()
+    return _turns(scene_questions.ASKERS, scene, rng, pair)
 
 
 def photograph_turns(clothing: str, rng: random.Random) -> list[Turn]:
     """A conversation about a photograph."""
-    return _turns(photograph_questions.ASKERS, clothing, rng, LONGEST["photograph"], None)
+    return _turns(photograph_questions.ASKERS, clothing, rng)
 
 
-def _turns(
-    askers: dict[str, Any], subject: Any, rng: random.Random, longest: int, pair: tuple[Question, Question] | None
-) -> list[Turn]:
+def _turns(askers: dict[str, Any], subject: Any, rng: random.Random, pair: Sequence[Question] = ()) -> list[Turn]:
+    """The pair first, if there is one; what tells all comes last."""
     kinds = list(askers)
     weights = [askers[kind][1] for kind in kinds]
-    asked, turns, length = set(), [], 0
-    if pair and rng.random() < 0.3:
-        turns = [question.turn(rng) for question in pair]
-        length = sum(len(text) + len(answer) for text, answer in turns)
-    while length < longest:
-        kind = rng.choices(kinds, weights)[0]
-        question = askers[kind][0](subject, rng)
-        if question is None or question.text in asked:
-            length += 4  # a subject with few questions must come to an end
+    turns = [question.turn(rng) for question in pair]
+    asked, missed = {question.text for question in pair}, 0
+    # A subject with few questions must come to an end.
+    while missed < 5 or not turns:
+        question = askers[rng.choices(kinds, weights)[0]][0](subject, rng)
+        turn = question.turn(rng) if question else ("", "")
+        if question is None or question.text in asked or (turns and _letters([*turns, turn]) > LONGEST):
+            missed += 1
             continue
         asked.add(question.text)
-        text, answer = question.turn(rng)
-        turns.insert(0, (text, answer))
-        length += len(text) + len(answer) + 16
+        turns.append(turn)
+        if question.kind in scene_questions.TELL_ALL:
+            break
     return turns
+
+
+def exercise(picture: str, subject: Any, rng: random.Random) -> list[Turn]:
+    """A single question, most often one that compares."""
+    questions = scene_questions if picture == "scene" else photograph_questions
+    kinds, weights = list(questions.COMPARING), list(questions.COMPARING.values())
+    while True:
+        question = questions.ASKERS[rng.choices(kinds, weights)[0]][0](subject, rng)
+        if question is not None:
+            return [question.turn(rng)]
+
+
+def _letters(turns: list[Turn]) -> int:
+    return sum(TURN + len(text) + len(answer) for text, answer in turns)
 
 
 def first_question(kind: str, subject: Any, rng: random.Random) -> Turn:
@@ -95,8 +115,10 @@ def record(name: str, image: str | None, turns: list[Turn], rng: random.Random) 
 class Pictures:
     """Writes each picture once, and says its path relative to the image folder."""
 
-    def __init__(self, folder: Path, photographs: Path):
+    def __init__(self, folder: Path, drawn: Path, photographs: Path):
         self.folder = folder
+        with np.load(drawn) as stored:
+            self.scenes = stored["pictures"]
         pictures, labels = fashion.read(photographs, "train")
         self.photographs, self.labels = pictures[: -fashion.WATCHED], labels[: -fashion.WATCHED]
         for name in ("scene", "photograph"):
@@ -106,7 +128,7 @@ class Pictures:
         scene = scenes.sample(seed)
         name = f"scene/{seed:06d}.png"
         if not (self.folder / name).exists():
-            self._write(scenes.render(scene), name)
+            self._write(Image.fromarray(self.scenes[seed]), name)
         return name, scene
 
     def photograph(self, index: int) -> tuple[str, str]:
@@ -127,16 +149,16 @@ def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], lis
     first: list[dict] = []
     second: list[dict] = []
     total = args.first + args.second
-    every = range(args.first_scene, args.first_scene + args.scenes)
-    seeds = [seed for seed in every if len(scenes.sample(seed).objects) <= args.most_objects]
+    easy = [seed for seed in range(len(pictures.scenes)) if len(scenes.sample(seed).objects) <= 2]
     subject: Any
     for index in range(total):
-        if index and index % 2000 == 0:
+        if index and index % 10_000 == 0:
             print(f"{index} of {total} records", flush=True)
         stage = first if index < args.first else second
         if stage is second and rng.random() < 0.02:
             stage.append(record(f"talk-{index}", None, rng.sample(SMALL_TALK, rng.randint(1, 3)), rng))
             continue
+        is_exercise = stage is second and rng.random() < EXERCISES
         if rng.random() < args.photographs:
             kind = "photograph"
             image, subject = pictures.photograph(
@@ -144,9 +166,12 @@ def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], lis
             )
         else:
             kind = "scene"
-            image, subject = pictures.scene(seeds[index % len(seeds)])
+            is_easy = is_exercise and rng.random() < EASY_EXERCISES
+            image, subject = pictures.scene(rng.choice(easy) if is_easy else index % len(pictures.scenes))
         if stage is first:
             turns = [first_question(kind, subject, rng)]
+        elif is_exercise:
+            turns = exercise(kind, subject, rng)
         else:
             turns = scene_turns(subject, rng) if kind == "scene" else photograph_turns(subject, rng)
         stage.append(record(f"{kind}-{index}", image, turns, rng))
@@ -164,21 +189,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
     parser.add_argument("--first", type=int, default=1300, help="records of stage 1 (1300)")
-    parser.add_argument("--second", type=int, default=36_000, help="records of stage 2 (36000)")
-    parser.add_argument("--photographs", type=float, default=0.2, help="share of the records about photographs (0.2)")
-    parser.add_argument("--scenes", type=int, default=50_000, help="scenes to draw from (50000)")
-    parser.add_argument("--first-scene", type=int, default=0, help="seed of the first of them (0)")
-    parser.add_argument("--most-objects", type=int, default=MOST_OBJECTS, help="leave out fuller scenes (3)")
-    parser.add_argument("--name", default="stage2", help="of stage 2's file (stage2)")
+    parser.add_argument("--second", type=int, default=130_000, help="records of stage 2 (130000)")
+    parser.add_argument("--photographs", type=float, default=0.15, help="share of the records about photographs (0.15)")
     parser.add_argument("--seed", type=int, default=1, help="of the questions (1)")
 
 
 def main(args: argparse.Namespace) -> int:
-    pictures = Pictures(args.work / "pictures", fashion.locate(args.work, args.fashion))
+    pictures = Pictures(args.work / "pictures", args.work / "scenes.npz", fashion.locate(args.work, args.fashion))
     first, second = build(pictures, args)
-    if first:
-        write_json(args.work / "stage1.json", first)
-    write_json(args.work / f"{args.name}.json", second)
+    write_json(args.work / "stage1.json", first)
+    write_json(args.work / "stage2.json", second)
     turns = sum(len(r["conversations"]) // 2 for r in second)
     print(f"wrote {len(first)} records for stage 1 and {len(second)} with {turns} questions for stage 2")
     return 0

@@ -132,28 +132,34 @@ def ask_position(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def ask_count(scene: Scene, rng: random.Random) -> Question:
+    """How many of a sort; the answer names them first."""
     choice = rng.random()
     item = rng.choice(scene.objects)
     if choice < 0.35:
-        nouns, count = "objects", len(scene.objects)
+        nouns, counted = "objects", list(scene.objects)
     elif choice < 0.6:
         colour = item.colour if rng.random() < 0.8 else rng.choice(list(scenes.COLOURS))
-        nouns, count = f"{colour} objects", sum(o.colour == colour for o in scene.objects)
+        nouns, counted = f"{colour} objects", [o for o in scene.objects if o.colour == colour]
     elif choice < 0.8:
         family = rng.choice(FAMILIES)
-        nouns, count = plural(family), sum(o.family == family for o in scene.objects)
+        nouns, counted = plural(family), [o for o in scene.objects if o.family == family]
     else:
         shown = [o.kind for o in scene.objects if o.family == "shape"]
         kind = rng.choice(shown) if shown and rng.random() < 0.8 else rng.choice(scenes.SHAPES)
-        nouns, count = plural(kind), sum(o.kind == kind for o in scene.objects)
+        nouns, counted = plural(kind), [o for o in scene.objects if o.kind == kind]
     where = rng.choice((" are there", " are in the picture", " do you see", " can you count"))
     noun = {"crosses": "cross"}.get(nouns, nouns[:-1])
-    sentence = (
-        f"There is one {noun}."
-        if count == 1
-        else f"There are {'no' if count == 0 else questions.NUMBERS[count]} {nouns}."
+    things = [f"{o.colour} {name(o)}" for o in counted]
+    fact = listed([with_article(thing) for thing in things]) if things else "none"
+    number = questions.NUMBERS[len(counted)]
+    return Question(
+        "count",
+        f"How many {nouns}{where}?",
+        number,
+        f"{capital(fact)}, so {number} {noun if len(counted) == 1 else nouns}.",
+        "number",
+        f"{', '.join(things) or 'none'}, so {number}",
     )
-    return Question("count", f"How many {nouns}{where}?", questions.NUMBERS[count], sentence, "number")
 
 
 def ask_what_at(scene: Scene, rng: random.Random) -> Question:
@@ -199,13 +205,8 @@ def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
     return Question("relation", rng.choice(forms), thing, f"It is {with_article(thing)}.", "object")
 
 
-def _yes_no(kind: str, text: str, yes: bool, yes_sentence: str, no_sentence: str) -> Question:
-    sentence = f"Yes, {yes_sentence}." if yes else f"No, {no_sentence}."
-    return Question(kind, text, "yes" if yes else "no", sentence, "yes or no")
-
-
 def ask_exists(scene: Scene, rng: random.Random) -> Question:
-    """Half of the things asked for are there; of the others, half mix two that are."""
+    """Half of the things asked for are there; of the others, half mix two that are. The answer names all that is."""
     item, yes = rng.choice(scene.objects), rng.random() < 0.5
     kind, colour = item.kind, item.colour
     with_colour = rng.random() < 0.6
@@ -216,8 +217,9 @@ def ask_exists(scene: Scene, rng: random.Random) -> Question:
             colour = rng.choice(scene.objects).colour if rng.random() < 0.5 else rng.choice(list(scenes.COLOURS))
     noun = f"{colour} {kind_name(kind)}" if with_colour else kind_name(kind)
     text = rng.choice(("Is there {}?", "Do you see {}?", "Is there {} in the picture?", "Can you see {}?"))
-    thing = with_article(noun)
-    return _yes_no("is there", text.format(thing), yes, f"there is {thing}", f"there is no {noun}")
+    things = [f"{o.colour} {name(o)}" for o in scene.objects]
+    fact = f"there is {listed([with_article(thing) for thing in things])}"
+    return questions.yes_or_no("is there", text.format(with_article(noun)), yes, fact, ", ".join(things))
 
 
 def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
@@ -230,8 +232,7 @@ def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
     true = getattr(item, hidden)
     values = list(scenes.COLOURS) if hidden == "colour" else list(scenes.SIZES)
     asked = true if rng.random() < 0.5 else rng.choice([v for v in values if v != true])
-    sentence = f"{reference} is {true}"
-    return _yes_no("is it", f"Is {reference} {asked}?", asked == true, sentence, sentence)
+    return questions.yes_or_no("is it", f"Is {reference} {asked}?", asked == true, f"{reference} is {true}", true)
 
 
 def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
@@ -246,11 +247,15 @@ def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
         return None
     sides = rng.choice(pair)
     side = rng.choice(sides)
-    true = next(s for s in sides if SIDES[s](item, other))
     reference, other_reference = rng.choice(texts), rng.choice(other_texts)
-    sentence = f"it is {true} {other_reference}"
-    text = f"Is {reference} {side} {other_reference}?"
-    return _yes_no("is it beside", text, side == true, sentence, sentence)
+    fact = f"{reference} is {place(item.position)} and {other_reference} {place(other.position)}"
+    return questions.yes_or_no(
+        "is it beside",
+        f"Is {reference} {side} {other_reference}?",
+        SIDES[side](item, other),
+        fact,
+        f"{item.position} and {other.position}",
+    )
 
 
 def ask_background(scene: Scene, rng: random.Random) -> Question:
@@ -316,7 +321,7 @@ ASKERS: dict[str, tuple[Asker, float]] = {
     "colour": (ask_colour, 1.5),
     "size": (ask_size, 1.3),
     "position": (ask_position, 2.0),
-    "count": (ask_count, 1.0),
+    "count": (ask_count, 1.6),
     "what is there": (ask_what_at, 1.6),
     "relation": (ask_relation, 1.5),
     "is there": (ask_exists, 2.0),
@@ -324,11 +329,30 @@ ASKERS: dict[str, tuple[Asker, float]] = {
     "is it beside": (ask_is_beside, 2.0),
     "background": (ask_background, 0.3),
     "what is in it": (ask_what, 0.6),
-    "description": (ask_describe, 1.0),
+    "description": (ask_describe, 1.2),
     "can't tell": (ask_cannot_tell, 0.6),
     "drawing or photograph": (ask_medium, 0.3),
 }
 """Kinds of question: who asks them, and how often compared with the others."""
+COMPARING = {
+    "is it": 6.0,
+    "is there": 5.0,
+    "is it beside": 4.0,
+    "can't tell": 3.0,
+    "count": 2.0,
+    "position": 2.0,
+    "colour": 1.0,
+    "size": 1.0,
+    "what is there": 1.0,
+    "relation": 0.7,
+    "shape": 0.5,
+    "character": 0.5,
+    "description": 0.4,
+    "what is in it": 0.3,
+}
+"""How often exercises ask them: to compare what is seen with what is asked takes the most practice."""
+TELL_ALL = {"what is in it", "description"}
+"""Their answers answer most other questions too."""
 
 
 def follow_up(scene: Scene, rng: random.Random) -> tuple[Question, Question]:

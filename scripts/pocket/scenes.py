@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 64
+SIDE = 66
 OVERSAMPLE = 4
-CELL = SIDE / 3
+CELL = SIDE // 3
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "heart", "ring")
 DIGITS = tuple("0123456789")
@@ -66,7 +66,7 @@ class Object:
     row: int
     column: int
     x: float
-    """Centre, in pixels of the 64x64 picture."""
+    """Centre, in pixels of the 66x66 picture."""
     y: float
     radius: float
     """Half of its side, in the same pixels."""
@@ -139,7 +139,7 @@ def _place(rng: random.Random, kind: str, colour: str, row: int, column: int) ->
 
 
 def render(scene: Scene, side: int = SIDE) -> Image.Image:
-    """Draws a scene as an RGB picture of `side` x `side` pixels (64, or 256 for people to look at)."""
+    """Draws a scene as an RGB picture of `side` x `side` pixels (66, or 264 for people to look at)."""
     rng = np.random.default_rng(scene.seed)
     large = SIDE * OVERSAMPLE
     canvas = Image.new("RGB", (large, large), _vary(BACKGROUNDS[scene.background], rng))

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 5,
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "image_size": scenes.SIDE,
     "patch_size": patches.PATCH,
     "hidden_act": "gelu",
-    "projection_dim": 128,
+    "projection_dim": 192,
 }
 MEAN = STD = 0.5
 PREPROCESSOR = {
@@ -51,7 +51,7 @@ PREPROCESSOR = {
     "image_std": [STD] * 3,
     "do_convert_rgb": True,
 }
-WEIGHTS = {"kind": 1.0, "colour": 0.5, "size": 0.3, "cell": 0.3, "centre": 0.5, "background": 0.1, "count": 0.3}
+WEIGHTS = {"kind": 1.0, "colour": 0.5, "size": 0.3, "cell": 0.1, "background": 0.1, "count": 0.3}
 PRESENCE = len(scenes.KINDS) + len(scenes.COLOURS) + len(fashion.CLASSES)
 LAST_LAYER_EVERY = 4
 """The last layer is no part of LLaVA's features; it learns on every fourth step only."""
@@ -73,18 +73,9 @@ def build_model() -> nn.ModuleDict:
     )
 
 
-def features(tower: Any, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-    """The output of the last layer but one with its class token, [n, 1 + patches, width].
-
-    `keep` [n, k] int64 names the patches that are looked at; all, where it is None.
-    """
-    import torch
-
-    states = tower.embeddings(pixels)
-    if keep is not None:
-        index = keep[..., None].expand(-1, -1, states.shape[-1])
-        states = torch.cat([states[:, :1], states[:, 1:].gather(1, index)], dim=1)
-    states = tower.pre_layrnorm(states)
+def features(tower: Any, pixels: Tensor) -> Tensor:
+    """The output of the last layer but one with its class token, [n, 1 + patches, width]."""
+    states = tower.pre_layrnorm(tower.embeddings(pixels))
     for layer in tower.encoder.layers[:-1]:
         states = layer(states, None)
     return states
@@ -108,25 +99,18 @@ class Batches:
         pictures, labels = fashion.read(photographs, "train")
         self.photographs, self.labels = enlarged(pictures[: -fashion.WATCHED]), labels[: -fashion.WATCHED]
 
-    def draw_scenes(self, step: int, count: int, kept: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pixels [n, 3, 64, 64], targets [n, questions, patches looked at], and which patches those are.
-
-        Patches of objects, the unsure ones at their edges with them, are kept before those of the background.
-        """
+    def draw_scenes(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """Pixels [n, 3, side, side] and targets [n, questions, patches]."""
         import torch
 
         rng = np.random.default_rng((self.seed, step, 0))
         chosen = np.sort(rng.choice(len(self.scenes), count, replace=False))
-        pixels, targets = normalise(self.scenes[chosen]), torch.from_numpy(self.targets[chosen].astype(np.int64))
-        if kept >= targets.shape[-1]:
-            return pixels, targets, None
-        dispensable = targets[:, 0] == patches.BACKGROUND_KIND
-        order = dispensable + torch.from_numpy(rng.random(dispensable.shape))
-        keep = order.argsort(1)[:, :kept]
-        return pixels, targets.gather(2, keep[:, None].expand(-1, targets.shape[1], -1)), keep
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        pixels = _vary_scenes(normalise(self.scenes[chosen]), generator)
+        return pixels, torch.from_numpy(self.targets[chosen].astype(np.int64))
 
-    def draw_photographs(self, step: int, count: int, kept: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pixels, class numbers [n], and which patches are looked at."""
+    def draw_photographs(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """Pixels [n, 3, side, side] and class numbers [n]."""
         import torch
 
         rng = np.random.default_rng((self.seed, step, 1))
@@ -136,17 +120,29 @@ class Batches:
         pictures[flipped] = pictures[flipped, :, ::-1]
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         pixels = _vary_photographs(normalise(np.repeat(pictures[..., None], 3, axis=-1)), generator)
-        total = patches.GRID**2
-        keep = None if kept >= total else torch.rand(count, total, generator=generator).argsort(1)[:, :kept]
-        return pixels, torch.from_numpy(self.labels[chosen].astype(np.int64)), keep
+        return pixels, torch.from_numpy(self.labels[chosen].astype(np.int64))
 
 
 def enlarged(pictures: np.ndarray) -> np.ndarray:
-    """Grey photographs [n, 28, 28] to [n, 64, 64], bytes, as the image processor enlarges them."""
+    """Grey photographs [n, 28, 28] to [n, 66, 66], bytes, as the image processor enlarges them."""
     out = np.empty((len(pictures), scenes.SIDE, scenes.SIDE), dtype=np.uint8)
     for index, pixels in enumerate(pictures):
         out[index] = np.asarray(fashion.picture(pixels, scenes.SIDE))[..., 0]
     return out
+
+
+def _vary_scenes(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Moves each by up to a pixel and a half, the edge repeated, and changes the light a little."""
+    import torch
+    from torch.nn import functional
+
+    count, side = len(pixels), pixels.shape[-1]
+    move = (torch.rand(count, 2, generator=generator) * 2 - 1) * 2 * 1.5 / side
+    theta = torch.eye(2).expand(count, 2, 2)
+    grid = functional.affine_grid(torch.cat([theta, move[..., None]], dim=2), list(pixels.shape), align_corners=False)
+    moved = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    light = 1 + 0.08 * (torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1)
+    return ((moved + 1) * light).clamp_(0, 2) - 1
 
 
 def _vary_photographs(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -211,7 +207,7 @@ def presence_loss(model: nn.ModuleDict, states: Tensor, present: Tensor) -> Tens
 
 
 def present_in_scenes(targets: Tensor) -> Tensor:
-    """[n, questions, 64] to [n, PRESENCE] of 0 and 1."""
+    """[n, questions, patches] to [n, PRESENCE] of 0 and 1."""
     import torch
 
     names = list(patches.TARGETS)
@@ -284,14 +280,13 @@ def export(model: nn.ModuleDict, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
-def one_step(model: nn.ModuleDict, batches: Batches, step: int, args: argparse.Namespace, progress: float) -> Tensor:
-    """Loss of one step: half of the patches until the last stretch, which sees whole pictures."""
-    kept = patches.GRID**2 if progress > args.whole_from else patches.GRID**2 // 2
-    pixels, targets, keep = batches.draw_scenes(step, args.scene_batch, kept)
-    seen = features(model["tower"], pixels, keep)
+def one_step(model: nn.ModuleDict, batches: Batches, step: int, args: argparse.Namespace) -> Tensor:
+    """Loss of one step."""
+    pixels, targets = batches.draw_scenes(step, args.scene_batch)
+    seen = features(model["tower"], pixels)
     loss = scene_loss(model, seen, targets)
-    pixels, labels, keep = batches.draw_photographs(step, args.photograph_batch, kept)
-    photographed = features(model["tower"], pixels, keep)
+    pixels, labels = batches.draw_photographs(step, args.photograph_batch)
+    photographed = features(model["tower"], pixels)
     loss = loss + photograph_loss(model, photographed, labels)
     if step % LAST_LAYER_EVERY == 0:
         last = presence_loss(model, seen, present_in_scenes(targets))
@@ -306,7 +301,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="end the schedule after this time at the latest (no limit)")
     parser.add_argument("--scene-batch", type=int, default=64, help="scenes a step (64)")
     parser.add_argument("--photograph-batch", type=int, default=96, help="photographs a step (96)")
-    parser.add_argument("--whole-from", type=float, default=0.85, help="share of the run with dropped patches (0.85)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (0.002)")
     parser.add_argument("--warmup", type=int, default=200, help="steps (200)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (0)")
@@ -368,7 +362,7 @@ def _train(
             )
         if done:
             return
-        loss = one_step(model, batches, step, args, progress)
+        loss = one_step(model, batches, step, args)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:

@@ -12,10 +12,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from llava.errors import CheckpointError, DataError
-from scripts.pocket import assemble, evaluate, fashion, make, projector, records
+from scripts.pocket import assemble, evaluate, fashion, make, patches, projector, records, scenes
 
 
 def _idx(values: np.ndarray) -> bytes:
@@ -142,8 +143,6 @@ def test_the_table_counts_right_answers_by_kind_and_overall():
 
 
 def test_held_out_scenes_show_nothing_that_a_training_scene_shows_in_the_same_way():
-    from scripts.pocket import scenes
-
     known = {scenes.sample(seed).key for seed in range(3000)}
     for case in evaluate.scene_cases("test", 20, 3000, random.Random(0)):
         assert int(case.subject) >= evaluate.FIRST_SEED["test"]
@@ -152,10 +151,13 @@ def test_held_out_scenes_show_nothing_that_a_training_scene_shows_in_the_same_wa
 
 def test_pictures_of_records_are_written_once_and_whole(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(fashion, "WATCHED", 1)
-    pictures = records.Pictures(tmp_path / "pictures", photographs)
-    name, _ = pictures.scene(4)
+    patches.build(tmp_path / "scenes.npz", 0, 2, workers=1)
+    pictures = records.Pictures(tmp_path / "pictures", tmp_path / "scenes.npz", photographs)
+    name, scene = pictures.scene(1)
+    with Image.open(tmp_path / "pictures" / name) as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(scenes.render(scene)))
     written = (tmp_path / "pictures" / name).stat().st_mtime_ns
-    assert pictures.scene(4)[0] == name
+    assert pictures.scene(1)[0] == name
     assert (tmp_path / "pictures" / name).stat().st_mtime_ns == written
     assert pictures.photograph(1)[1] == fashion.CLASSES[1]
     assert len(pictures.labels) == 2

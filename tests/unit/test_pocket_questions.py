@@ -19,23 +19,25 @@ def _questions(kind: str, count: int = 150):
 
 
 @pytest.mark.parametrize("kind", scene_questions.ASKERS)
-def test_both_forms_of_an_answer_about_a_scene_count_as_right(kind):
+def test_every_form_of_an_answer_about_a_scene_count_as_right(kind):
     asked = list(_questions(kind))
     assert len(asked) > 50
     for _, question in asked:
         assert question.key, question
         assert question.right(question.sentence), question
         assert not question.short or question.right(question.short), question
+        assert not question.brief or question.right(question.brief), question
 
 
 @pytest.mark.parametrize("kind", photograph_questions.ASKERS)
 @pytest.mark.parametrize("clothing", fashion.CLASSES)
-def test_both_forms_of_an_answer_about_a_photograph_count_as_right(kind, clothing):
+def test_every_form_of_an_answer_about_a_photograph_count_as_right(kind, clothing):
     rng = random.Random(5)
     for _ in range(20):
         question = photograph_questions.ASKERS[kind][0](clothing, rng)
         assert question.right(question.sentence), question
         assert not question.short or question.right(question.short), question
+        assert not question.brief or question.right(question.brief), question
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,81 @@ def test_yes_and_no_are_about_equally_often_right():
     for kind in ("is there", "is it", "is it beside"):
         answers = [question.short for _, question in _questions(kind, 600)]
         assert 0.4 < answers.count("yes") / len(answers) < 0.6, kind
+
+
+def test_a_count_names_what_it_counts():
+    for scene, question in _questions("count"):
+        named = [o for o in scene.objects if f"{o.colour} {scene_questions.name(o)}" in question.sentence]
+        assert questions.NUMBERS[len(named)] == question.short, question
+
+
+def test_yes_or_no_comes_after_what_it_rests_on():
+    for scene, question in _questions("is it"):
+        fact, _, answer = question.sentence.rstrip(".").rpartition(", so ")
+        assert answer == question.short
+        asked = question.text.rstrip("?").split()[-1]
+        assert (asked in fact.split(" is ")[-1]) == (answer == "yes")
+        assert fact.split(" is ")[-1] in {*(o.colour for o in scene.objects), *(o.size for o in scene.objects)}
+
+
+def test_few_words_hold_the_fact_and_one_word_is_one_word():
+    rng, seen = random.Random(0), set()
+    for _, question in _questions("is it"):
+        text, answer = question.turn(rng)
+        if text.endswith(questions.ONE_WORD):
+            assert answer == question.short
+        elif text.endswith(questions.BRIEFLY):
+            assert answer == question.brief
+        else:
+            assert answer == question.sentence
+        seen.add(answer.count(" ") > 0)
+    assert seen == {True, False}
+
+
+def test_a_conversation_ends_with_what_tells_all():
+    tell_all = (*scene_questions.DESCRIBE, *scene_questions.WHAT_IS_IT)
+    rng, ends = random.Random(1), 0
+    for seed in range(300):
+        turns = records.scene_turns(scenes.sample(seed), rng)
+        assert turns
+        assert not any(text.startswith(tell_all) for text, _ in turns[:-1])
+        ends += turns[-1][0].startswith(tell_all)
+    assert ends > 30
+
+
+def test_the_language_model_learns_answers_and_not_what_it_is_told(tmp_path):
+    language.train_tokenizer(tmp_path, 300, 400)
+    batches = language.Batches(tmp_path / "tokenizer.model", 8, 100)
+    for step in (0, 40, 99):
+        ids, mask, labels = batches.draw(step)
+        for row in range(8):
+            length = int(mask[row].sum())
+            told = batches.model.decode(ids[row][labels[row] == -100].tolist())
+            learnt = batches.model.decode(labels[row][labels[row] != -100].tolist())
+            assert told.rstrip("\u2047 ").endswith("### Assistant:")
+            assert learnt.rstrip().endswith("###")
+            assert (ids[row, length:] == 0).all()
+        again = batches.draw(step)
+        assert all(one.equal(other) for one, other in zip((ids, mask, labels), again, strict=True))
+
+
+def test_lessons_begin_with_single_questions_about_one_object():
+    first = [language.example(index, 0.0) for index in range(200)]
+    assert sum(rest.count("### Human:") == 0 for _, rest in first) > 150
+    described = [told for told, _ in first if "### Human: A small" in told or "### Human: A large" in told]
+    assert described
+    assert not any(" and a small" in told or " and a large" in told for told in described)
+    last = [language.example(index, 1.0) for index in range(200)]
+    assert any(" and a small" in told or " and a large" in told for told, _ in last)
+
+
+@pytest.mark.parametrize(("picture", "subject"), [("scene", scenes.sample(3)), ("photograph", "coat")])
+def test_an_exercise_is_one_question_and_most_compare(picture, subject):
+    rng = random.Random(2)
+    exercises = [records.exercise(picture, subject, rng) for _ in range(300)]
+    assert {len(turns) for turns in exercises} == {1}
+    compared = [turns for turns in exercises if turns[0][1].rstrip(".").split()[-1] in ("yes", "no")]
+    assert len(compared) > 100
 
 
 def test_a_conversation_asks_no_question_twice_and_shows_the_picture_once():
