@@ -35,6 +35,7 @@ IMPORT_NAMES = {
     "numpy": "numpy",
     "pillow": "PIL",
     "packaging": "packaging",
+    "tqdm": "tqdm",
     "requests": "requests",
     "fastapi": "fastapi",
     "uvicorn": "uvicorn",
