@@ -17,46 +17,25 @@ from llava.command_line import run
 from llava.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import torch
-
-    from llava.model.weight_tools import Source
+    from llava.model.weight_tools import Source, Writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava.model.weight_tools import add_writing_arguments
+    from llava.model.weight_tools import add_delta_arguments, add_writing_arguments
 
-    # The short spellings are how LLaVA's documentation always wrote them; no later flag may begin with one of them.
-    parser.add_argument(
-        "--base-model-path", "--base", dest="base", required=True, metavar="DIR", help="LLaMA, folder or hub id"
-    )
-    parser.add_argument(
-        "--target-model-path", "--target", dest="target", required=True, metavar="DIR", help="folder to make"
-    )
-    parser.add_argument(
-        "--delta-path", "--delta", dest="delta", required=True, metavar="DIR", help="delta weights, folder or hub id"
-    )
+    add_delta_arguments(parser, target="folder to make", delta="delta weights, folder or hub id")
     add_writing_arguments(parser)
     parser.add_argument("--verify", action="store_true", help="read the target again and compare every value")
     parser.add_argument("--force", action="store_true", help="go on where base or delta look like the wrong ones")
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weight_tools import check_distinct, named_dtype, open_source
+    from llava.model.weight_tools import check_distinct, open_source, writing_options
 
     check_distinct({"--base": args.base, "--target": args.target, "--delta": args.delta})
     base, delta = open_source(args.base, "base"), open_source(args.delta, "delta")
-    dtype = named_dtype(args.dtype)
-    assert dtype is not None
     _check(base, delta, force=args.force)
-    apply_delta(
-        base,
-        delta,
-        Path(args.target),
-        dtype=dtype,
-        max_shard_bytes=args.max_shard_size,
-        overwrite=args.overwrite,
-        quiet=args.quiet,
-    )
+    apply_delta(base, delta, Path(args.target), writing_options(args))
     if args.verify:
         verify(base, delta, open_source(args.target, "target"), quiet=args.quiet)
         print(f"{args.target}: every value read again and right")
@@ -76,17 +55,8 @@ def _check(base: Source, delta: Source, *, force: bool) -> None:
         print(f"{base.folder}: {rules.check_base(delta, base)}", file=sys.stderr)
 
 
-def apply_delta(
-    base: Source,
-    delta: Source,
-    target: Path,
-    *,
-    dtype: torch.dtype,
-    max_shard_bytes: int,
-    overwrite: bool = False,
-    quiet: bool = True,
-) -> None:
-    """Writes base + delta, with the delta's config and tokenizer, to the folder `target`.
+def apply_delta(base: Source, delta: Source, target: Path, options: Writing) -> None:
+    """Writes base + delta, with the delta's config and tokenizer, to the folder `target`; in float16 unless told.
 
     Raises:
         CheckpointError: a value that is not finite, or no room on the disk; the target is as it was before.
@@ -94,18 +64,12 @@ def apply_delta(
     """
     import torch
 
-    from llava.model.checkpoint_writer import CheckpointWriter
     from llava.model.delta import combined, specs_of
-    from llava.model.weight_tools import copy_companions, progress_bar, upgraded_config
+    from llava.model.weight_tools import copy_companions, open_target, upgraded_config
 
+    dtype = options.dtype or torch.float16
     specs = specs_of(delta, dtype)
-    total = sum(spec.num_bytes for spec in specs)
-    with (
-        progress_bar(total, f"writing {target.name}", quiet=quiet) as advance,
-        CheckpointWriter(
-            target, specs, max_shard_bytes=max_shard_bytes, overwrite=overwrite, progress=advance
-        ) as writer,
-    ):
+    with open_target(target, specs, options) as writer:
         for spec in specs:
             writer.write(spec.name, combined(spec.name, delta, base, dtype, torch.add))
         writer.write_json("config.json", upgraded_config(delta.config, dtype))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from llava.command_line import run
 
 if TYPE_CHECKING:
-    from llava.model.weight_tools import Source
+    from llava.model.weight_tools import Source, Writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,54 +28,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weight_tools import check_distinct, open_source
+    from llava.model.weight_tools import check_distinct, open_source, writing_options
 
     check_distinct({"--src": args.src, "--dst": args.dst})
-    source = open_source(args.src, "checkpoint")
-    consolidate(
-        source,
-        Path(args.dst),
-        dtype=args.dtype,
-        max_shard_bytes=args.max_shard_size,
-        overwrite=args.overwrite,
-        quiet=args.quiet,
-    )
+    consolidate(open_source(args.src, "checkpoint"), Path(args.dst), writing_options(args))
     print(f"{args.dst}: ready")
     return 0
 
 
-def consolidate(
-    source: Source, target: Path, *, dtype: str, max_shard_bytes: int, overwrite: bool = False, quiet: bool = True
-) -> None:
-    """Writes the checkpoint `source` in the precision `dtype` to the folder `target`.
+def consolidate(source: Source, target: Path, options: Writing) -> None:
+    """Writes the checkpoint `source` again to the folder `target`, in float16 unless told.
 
     Raises:
         CheckpointError: a value that is not finite, or no room on the disk; the target is as it was before.
         InvalidRequest: the target exists.
     """
-    from llava.model.checkpoint_writer import CheckpointWriter
-    from llava.model.weight_tools import (
-        converted,
-        converted_specs,
-        copy_companions,
-        named_dtype,
-        progress_bar,
-        upgraded_config,
-    )
+    import torch
 
-    wanted = named_dtype(dtype)
-    assert wanted is not None
-    specs = converted_specs(source, wanted)
-    total = sum(spec.num_bytes for spec in specs)
-    with (
-        progress_bar(total, f"writing {target.name}", quiet=quiet) as advance,
-        CheckpointWriter(
-            target, specs, max_shard_bytes=max_shard_bytes, overwrite=overwrite, progress=advance
-        ) as writer,
-    ):
+    from llava.model.weight_tools import converted, converted_specs, copy_companions, open_target, upgraded_config
+
+    dtype = options.dtype or torch.float16
+    specs = converted_specs(source, dtype)
+    with open_target(target, specs, options) as writer:
         for spec in specs:
             writer.write(spec.name, converted(source, spec.name, spec.dtype))
-        writer.write_json("config.json", upgraded_config(source.config, wanted))
+        writer.write_json("config.json", upgraded_config(source.config, dtype))
         copy_companions(writer, source)
         writer.finish()
 

@@ -16,22 +16,15 @@ from llava.command_line import run
 from llava.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from llava.model.weight_tools import Source
+    from llava.model.weight_tools import Source, Writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava.model.weight_tools import add_writing_arguments
+    from llava.model.weight_tools import add_delta_arguments, add_writing_arguments
 
-    parser.add_argument(
-        "--base-model-path", "--base", dest="base", required=True, metavar="DIR", help="the base, folder or hub id"
-    )
-    parser.add_argument(
-        "--target-model-path", "--target", dest="target", required=True, metavar="DIR", help="your model"
-    )
-    parser.add_argument("--delta-path", "--delta", dest="delta", required=True, metavar="DIR", help="folder to make")
+    add_delta_arguments(parser, target="your model, folder or hub id", delta="folder to make")
     parser.add_argument(
         "--hub-repo-id", metavar="OWNER/NAME", help="upload the delta there as well (log in with `hf auth login` first)"
     )
@@ -40,21 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weight_tools import check_distinct, named_dtype, open_source
+    from llava.model.weight_tools import check_distinct, open_source, writing_options
 
     check_distinct({"--base": args.base, "--target": args.target, "--delta": args.delta})
     base, target = open_source(args.base, "base"), open_source(args.target, "model")
-    dtype = named_dtype(args.dtype)
-    assert dtype is not None
-    returned = make_delta(
-        base,
-        target,
-        Path(args.delta),
-        dtype=dtype,
-        max_shard_bytes=args.max_shard_size,
-        overwrite=args.overwrite,
-        quiet=args.quiet,
-    )
+    returned = make_delta(base, target, Path(args.delta), writing_options(args))
     print(f"{args.delta}: ready. {returned}")
     if args.hub_repo_id:
         print(f"{args.hub_repo_id}: uploaded, {upload(Path(args.delta), args.hub_repo_id, private=args.hub_private)}")
@@ -86,35 +69,23 @@ class Rounding:
         )
 
 
-def make_delta(
-    base: Source,
-    target: Source,
-    delta: Path,
-    *,
-    dtype: torch.dtype,
-    max_shard_bytes: int,
-    overwrite: bool = False,
-    quiet: bool = True,
-) -> Rounding:
-    """Writes target - base, with the target's config and tokenizer, to the folder `delta`.
+def make_delta(base: Source, target: Source, delta: Path, options: Writing) -> Rounding:
+    """Writes target - base, with the target's config and tokenizer, to the folder `delta`; in float16 unless told.
 
     Raises:
         CheckpointError: the two do not belong together, a value is not finite, or the disk is full.
+        InvalidRequest: the folder exists.
     """
-    from llava.model.checkpoint_writer import CheckpointWriter
+    import torch
+
     from llava.model.delta import BASE_FILE, base_statement, check_complete, check_fit, combined, specs_of
-    from llava.model.weight_tools import copy_companions, progress_bar, upgraded_config
+    from llava.model.weight_tools import copy_companions, open_target, upgraded_config
 
     check_fit(target, base)
     check_complete(target, "model")
+    dtype = options.dtype or torch.float16
     specs, rounding = specs_of(target, dtype), Rounding()
-    total = sum(spec.num_bytes for spec in specs)
-    with (
-        progress_bar(total, f"writing {delta.name}", quiet=quiet) as advance,
-        CheckpointWriter(
-            delta, specs, max_shard_bytes=max_shard_bytes, overwrite=overwrite, progress=advance
-        ) as writer,
-    ):
+    with open_target(delta, specs, options) as writer:
         for spec in specs:
             writer.write(spec.name, combined(spec.name, target, base, dtype, rounding.subtract))
         writer.write_json("config.json", upgraded_config(target.config, dtype))

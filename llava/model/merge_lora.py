@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING
 
 from llava.command_line import run
 from llava.errors import CheckpointError
+from llava.model.delta import EMBEDDING
 
 if TYPE_CHECKING:
-    import torch
-
     from llava.model.lora import Adapter
-    from llava.model.weight_tools import Source
-
-EMBEDDING = "model.embed_tokens.weight"
+    from llava.model.weight_tools import Source, Writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from llava.model.checkpoint import read_json, resolve_folder
     from llava.model.lora import read_adapter
-    from llava.model.weight_tools import check_distinct, named_dtype, open_source
+    from llava.model.weight_tools import check_distinct, open_source, writing_options
 
     folder = resolve_folder(args.model_path)
     if not (folder / "adapter_config.json").is_file():
@@ -47,35 +44,16 @@ def main(args: argparse.Namespace) -> int:
     if not base_path:
         raise CheckpointError(f"{folder / 'adapter_config.json'}: names no base. Give it with --model-base.")
     check_distinct({"--model-path": folder, "--model-base": base_path, "--save-model-path": args.save_model_path})
-    merge(
-        read_adapter(folder),
-        open_source(base_path, "base model"),
-        folder,
-        Path(args.save_model_path),
-        dtype=named_dtype(args.dtype),
-        max_shard_bytes=args.max_shard_size,
-        overwrite=args.overwrite,
-        quiet=args.quiet,
-    )
+    base = open_source(base_path, "base model")
+    merge(read_adapter(folder), base, folder, Path(args.save_model_path), writing_options(args))
     print(f"{args.save_model_path}: ready")
     return 0
 
 
-def merge(
-    adapter: Adapter,
-    base: Source,
-    folder: Path,
-    target: Path,
-    *,
-    dtype: torch.dtype | None = None,
-    max_shard_bytes: int,
-    overwrite: bool = False,
-    quiet: bool = True,
-) -> None:
+def merge(adapter: Adapter, base: Source, folder: Path, target: Path, options: Writing) -> None:
     """Writes `base` with `adapter`, which was read from `folder`, to the folder `target`.
 
-    Args:
-        dtype: of the written weights; None keeps the base's.
+    In the base's precision unless told.
 
     Raises:
         CheckpointError: the adapter does not fit the base, a value is not finite, or there is no room on the disk.
@@ -84,24 +62,18 @@ def merge(
     from dataclasses import replace
 
     from llava.model.checkpoint import read_json
-    from llava.model.checkpoint_writer import CheckpointWriter
     from llava.model.lora import check_fit, merged, merged_specs
-    from llava.model.weight_tools import copy_companions, progress_bar, upgraded_config
+    from llava.model.weight_tools import copy_companions, open_target, upgraded_config
 
     check_fit(adapter, base, folder)
-    dtype = dtype or base.weights.dtype(EMBEDDING)
+    dtype = options.dtype or base.weights.dtype(EMBEDDING)
     specs = merged_specs(adapter, base, dtype)
     rows = next(spec.shape[0] for spec in specs if spec.name == EMBEDDING)
     # What the run changed stands in its own folder; a run of the original has no tokenizer there.
     settings = {**base.config, **read_json(folder / "config.json"), "vocab_size": rows}
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
     described = replace(base, folder=folder if has_tokenizer else base.folder, config=settings)
-    with (
-        progress_bar(sum(spec.num_bytes for spec in specs), f"writing {target.name}", quiet=quiet) as advance,
-        CheckpointWriter(
-            target, specs, max_shard_bytes=max_shard_bytes, overwrite=overwrite, progress=advance
-        ) as writer,
-    ):
+    with open_target(target, specs, options) as writer:
         for spec in specs:
             writer.write(spec.name, merged(adapter, base, spec.name, spec.dtype))
         writer.write_json("config.json", upgraded_config(settings, dtype))

@@ -47,6 +47,57 @@ def add_writing_arguments(parser: argparse.ArgumentParser, *, dtype: str | None 
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How a tool writes its model folder."""
+
+    dtype: torch.dtype | None = None
+    """Of the weights; None keeps each tensor's own."""
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    overwrite: bool = False
+    quiet: bool = True
+    """No progress bar."""
+
+
+def writing_options(args: argparse.Namespace) -> Writing:
+    """What `add_writing_arguments` parsed."""
+    return Writing(named_dtype(args.dtype), args.max_shard_size, args.overwrite, args.quiet)
+
+
+@contextmanager
+def open_target(target: Path, specs: list[TensorSpec], options: Writing) -> Iterator[CheckpointWriter]:
+    """A writer for the tensors `specs`, with a progress bar of its own; the caller writes them and calls `finish`.
+
+    Raises:
+        CheckpointError: no room on the disk, or another process writes there; the target is as it was before.
+        InvalidRequest: the target exists.
+    """
+    with (
+        progress_bar(sum(spec.num_bytes for spec in specs), f"writing {target.name}", quiet=options.quiet) as advance,
+        CheckpointWriter(
+            target,
+            specs,
+            max_shard_bytes=options.max_shard_bytes,
+            overwrite=options.overwrite,
+            progress=advance,
+        ) as writer,
+    ):
+        yield writer
+
+
+def add_delta_arguments(parser: argparse.ArgumentParser, *, target: str, delta: str) -> None:
+    """The three folders of a delta; `target` and `delta` say what they are to this command.
+
+    The short spellings are how LLaVA's documentation always wrote them; no later flag may begin with one of them.
+    """
+    for short, name, text in (
+        ("base", "base-model-path", "the language model that the delta is from, folder or hub id"),
+        ("target", "target-model-path", target),
+        ("delta", "delta-path", delta),
+    ):
+        parser.add_argument(f"--{name}", f"--{short}", dest=short, required=True, metavar="DIR", help=text)
+
+
 def size_in_bytes(text: str) -> int:
     """`500MB`, `5GB`, `2GiB` or a number of bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", text, re.IGNORECASE)

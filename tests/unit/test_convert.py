@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llava import pocket
 from llava.command_line import run
-from llava.errors import InvalidRequest
+from llava.errors import InvalidRequest, UnknownTemplate
 from llava.mm_utils import load_image
 from llava.model import convert
 from llava.model.builder import load_pretrained_model
 from llava.model.checkpoint import open_checkpoint, read_json
+from llava.model.checkpoint_writer import CheckpointWriter
 from llava.model.exported import linear_form, two_layers
 from llava.model.tokenizer import load_tokenizer
 from llava.prompting import build_prompt, encode_prompt
@@ -195,6 +197,23 @@ def test_what_the_format_has_no_place_for_is_refused(tmp_path):
     with pytest.raises(InvalidRequest, match="is in the original format already"):
         convert.main(convert_arguments(V15, tmp_path / "out", "--to", "original"))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_template_is_found_before_a_byte_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(CheckpointWriter, "write", lambda *_: pytest.fail("something was written"))
+    args = convert_arguments(pocket.find("tiny"), tmp_path / "out", "--conv-mode", "llava_v9")
+    with pytest.raises(UnknownTemplate, match="llava_v9"):
+        convert.main(args)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_transformers_with_another_tower_is_not_taken_for_clip(tmp_path):
+    write_nested(tmp_path / "hf")
+    settings = read_json(tmp_path / "hf" / "config.json")
+    settings["vision_config"]["model_type"] = "siglip_vision_model"
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InvalidRequest, match="tower of type 'siglip_vision_model'; CLIP towers can be converted"):
+        convert.main(convert_arguments(tmp_path / "hf", tmp_path / "out"))
 
 
 def convert_arguments(source: Path, target: Path, *more: str):
