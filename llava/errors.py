@@ -6,12 +6,16 @@ A message says what is wrong, where (file, line, row, field), and what to do. `c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LlavaError(Exception):
     """Base of every error that a user can cause or meet."""
 
     code = "internal"
     status = 500
+    param: str | None = None
+    """The field of a request that is at fault, where there is one."""
 
 
 class InvalidRequest(LlavaError):
@@ -198,3 +202,166 @@ class ContextTooLong(LlavaError):
             f"prompt and pictures have {num_tokens} tokens, the model's context {limit}. "
             "Shorten the question or give fewer pictures."
         )
+
+
+# The engine (llava.engine)
+
+
+class EngineFailed(LlavaError):
+    """The model failed on a request, twice; the requests beside it went on."""
+
+    code, status = "engine_failed", 500
+
+
+class OutOfMemory(LlavaError):
+    """A request that needs more memory than the device has left. Not a server's fault: the same again fails again."""
+
+    code, status = "out_of_memory", 400
+
+
+# Serving (llava.serve, llava.engine)
+
+
+class InvalidField(InvalidRequest):
+    """A field of a request that is missing, of the wrong kind or out of its bounds; `param` is its name."""
+
+    code, status = "invalid_request", 422
+
+    def __init__(self, message: str, *, param: str | None = None):
+        super().__init__(message)
+        self.param = param
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A field that means something, but that this server cannot honour; `param` is its name."""
+
+    code, status = "unsupported_parameter", 400
+
+    def __init__(self, message: str, *, param: str | None = None):
+        super().__init__(message)
+        self.param = param
+
+
+class Unauthorized(LlavaError):
+    """No key or token, or a wrong one, where one is asked for."""
+
+    code, status = "invalid_api_key", 401
+
+
+class Forbidden(LlavaError):
+    """Something that this caller may not do, whatever key it shows."""
+
+    code, status = "forbidden", 403
+
+
+class AddressRefused(Forbidden):
+    """A worker address that is malformed, or that leads where this controller may not connect."""
+
+    code, status = "worker_address_refused", 403
+
+
+class ModelNotFound(LlavaError):
+    """A model name that nothing here serves."""
+
+    code, status = "model_not_found", 404
+
+    def __init__(self, model: str, available: Sequence[str] = ()):
+        there = f"There are: {', '.join(available)}." if available else "No model is being served yet."
+        super().__init__(f"no model named {model!r} is served here. {there}")
+        self.param = "model"
+
+
+class RequestTimeout(LlavaError):
+    """A client that took too long to send its request."""
+
+    code, status = "request_timeout", 408
+
+
+class WorkerConflict(LlavaError):
+    """A worker address or a model name that belongs to a live worker of somebody else."""
+
+    code, status = "worker_conflict", 409
+
+
+class RequestTooLarge(LlavaError):
+    """A body with more bytes, more values or deeper nesting than is accepted."""
+
+    code, status = "request_too_large", 413
+
+
+class UnsupportedMediaType(LlavaError):
+    """A body that does not say that it is JSON."""
+
+    code, status = "unsupported_media_type", 415
+
+
+class TryAgain(LlavaError):
+    """Base of what passes by itself: the same request may succeed `retry_after_s` seconds later."""
+
+    code, status = "unavailable", 503
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(TryAgain):
+    """One caller asked too often."""
+
+    code, status = "rate_limited", 429
+
+
+class QueueFull(TryAgain):
+    """As many requests wait as may wait."""
+
+    code, status = "queue_full", 503
+
+
+class ShuttingDown(TryAgain):
+    """The service finishes what it has and takes nothing new."""
+
+    code, status = "shutting_down", 503
+
+
+class NotReady(TryAgain):
+    """The service has started but its model is not loaded yet."""
+
+    code, status = "not_ready", 503
+
+
+class NoWorker(TryAgain):
+    """The model is known, but none of its workers can be reached now."""
+
+    code, status = "no_worker", 503
+
+
+class WorkerLost(LlavaError):
+    """A worker that could not be reached, or that broke off in the middle of an answer."""
+
+    code, status = "worker_lost", 502
+
+
+class WorkerTimeout(LlavaError):
+    """A worker that keeps the connection but sends nothing for too long."""
+
+    code, status = "worker_timeout", 504
+
+
+class RemoteError(LlavaError):
+    """An error that another service reported: its message, with its own `code` and `status`."""
+
+    def __init__(self, message: str, *, code: str = "internal", status: int = 500):
+        super().__init__(message)
+        self.code, self.status = code, status
+
+
+class CannotListen(LlavaError):
+    """A port that is taken, or an address that this machine does not have."""
+
+    code = "cannot_listen"
+
+
+class InsecureSetting(InvalidRequest):
+    """Settings that would open a service to a network without any token or key."""
+
+    code = "insecure_setting"

@@ -117,14 +117,29 @@ def encode_prompt(
     if pictures and image_processor is None:
         raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
     images = list(process_images(pictures, image_processor, model.config)) if pictures else []
-    if model.config.uses_patch_runs:
+    counts = []
+    if images and model.config.uses_patch_runs:
         tower = model.get_vision_tower()
         counts = [tower.num_features(*image.shape[-2:]) for image in images]
-        ids = tokenizer(expand_image_tokens(text, counts, bool(model.config.mm_use_im_start_end))).input_ids
-        input_ids = torch.tensor(ids, dtype=torch.long)
-    else:
-        if model.config.mm_use_im_start_end:
-            wrapped = f"{DEFAULT_IM_START_TOKEN}{DEFAULT_IMAGE_TOKEN}{DEFAULT_IM_END_TOKEN}"
-            text = text.replace(DEFAULT_IMAGE_TOKEN, wrapped)
-        input_ids = torch.as_tensor(tokenizer_image_token(text, tokenizer, return_tensors="pt"))
+    input_ids = prompt_ids(text, counts, model.config, tokenizer)
     return ModelInputs(input_ids[None].to(model.device), images, [picture.size for picture in pictures])
+
+
+def prompt_ids(text: str, counts: Sequence[int], config: Any, tokenizer: Any) -> torch.Tensor:
+    """Tokenises a prompt with one `<image>` a picture, as the checkpoint's generation expects it.
+
+    Args:
+        counts: features of each picture, which only v0 spells out; later generations take any.
+
+    Returns:
+        [length], int64: for v0 with a run of `<im_patch>` a picture, otherwise with one `IMAGE_TOKEN_INDEX`.
+    """
+    import torch
+
+    if config.uses_patch_runs:
+        expanded = expand_image_tokens(text, list(counts), bool(config.mm_use_im_start_end))
+        return torch.tensor(tokenizer(expanded).input_ids, dtype=torch.long)
+    if config.mm_use_im_start_end:
+        wrapped = f"{DEFAULT_IM_START_TOKEN}{DEFAULT_IMAGE_TOKEN}{DEFAULT_IM_END_TOKEN}"
+        text = text.replace(DEFAULT_IMAGE_TOKEN, wrapped)
+    return torch.as_tensor(tokenizer_image_token(text, tokenizer, return_tensors="pt"))

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     from llava.mm_utils import get_model_name_from_path, load_image
     from llava.pocket import resolve
 
-    sampling = Sampling(args.temperature, args.top_p, args.num_beams, args.max_new_tokens)
+    sampling = Sampling(args.temperature, args.top_p, args.num_beams, args.max_new_tokens, seed=args.seed)
     files = [part for file in args.image_file for part in (file.split(args.sep) if args.sep else [file])]
     pictures = [load_image(file, allow_url=True) for file in files]
 
@@ -68,9 +68,9 @@ def main(args: argparse.Namespace) -> int:
     if notice:
         print(notice, file=sys.stderr)
 
-    from llava.generation import answer
+    from llava.engine import Answer, Engine, Request
     from llava.model.builder import load_pretrained_model
-    from llava.prompting import build_prompt, encode_prompt
+    from llava.prompting import build_prompt
 
     tokenizer, model, image_processor, context_length = load_pretrained_model(
         path,
@@ -82,10 +82,6 @@ def main(args: argparse.Namespace) -> int:
         vision_tower=args.vision_tower,
         mm_projector=args.mm_projector,
     )
-    if args.seed is not None:
-        import torch
-
-        torch.manual_seed(args.seed)
     prompt = build_prompt(
         model.config,
         args.query,
@@ -93,17 +89,14 @@ def main(args: argparse.Namespace) -> int:
         conv_mode=args.conv_mode,
         name=get_model_name_from_path(str(Path(path).absolute())),
     )
+    request = Request(prompt.text, tuple(pictures), sampling, stop=(prompt.stop,), prefixes=prompt.roles)
     streams = sys.stdout.isatty()
-    result = answer(
-        model,
-        tokenizer,
-        encode_prompt(prompt.text, pictures, model, tokenizer, image_processor),
-        sampling,
-        stop=prompt.stop,
-        prefixes=prompt.roles,
-        context_length=context_length,
-        on_text=_write if streams else None,
-    )
+    with Engine(model, tokenizer, image_processor, context_length) as engine:
+        for event in engine.iterate(request):
+            if isinstance(event, Answer):
+                result = event
+            elif streams:
+                _write(event.text)
     print("" if streams else result.text)
     if result.finish_reason == "length":
         print(f"note: the answer was cut at {result.num_new_tokens} tokens (--max-new-tokens)", file=sys.stderr)

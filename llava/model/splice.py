@@ -77,6 +77,28 @@ def splice(
     return _pad(row_embeds, row_labels, padding_side)
 
 
+def splice_ids(ids: Tensor, pictures: list[range], patch_id: int | None) -> list[int]:
+    """Replaces picture markers by ids that stand for features one by one: the same as `splice`, in ids.
+
+    Args:
+        ids: [length], int64, one prompt.
+        pictures: the ids of each picture's features, in reading order.
+
+    Raises:
+        ImageTokenMismatch: markers and pictures do not match.
+    """
+    [places] = match_pictures([ids], [len(run) for run in pictures], patch_id)
+    text = ids.tolist()
+    spliced: list[int] = []
+    end = 0
+    for place in places:
+        spliced += text[end : place.start]
+        for run in pictures[place.first : place.last]:
+            spliced += run
+        end = place.stop
+    return spliced + text[end:]
+
+
 def has_markers(ids: Tensor, patch_id: int | None) -> bool:
     """Whether any position of `ids` stands for a picture or a part of one."""
     found = ids == IMAGE_TOKEN_INDEX

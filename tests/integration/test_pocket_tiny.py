@@ -16,27 +16,22 @@ PICTURES = Path(__file__).parents[2] / "playground" / "pictures"
 @pytest.fixture(scope="module")
 def ask():
     """A function from picture, question to the greedy answer."""
-    from llava.generation import Sampling, answer
+    from llava.engine import Engine, Request, Sampling
     from llava.mm_utils import load_image
     from llava.model.builder import load_pretrained_model
-    from llava.prompting import build_prompt, encode_prompt
+    from llava.prompting import build_prompt
 
     tokenizer, model, image_processor, context_length = load_pretrained_model(str(pocket.find("tiny")))
+    with Engine(model, tokenizer, image_processor, context_length) as engine:
 
-    def asked(name: str, question: str) -> str:
-        prompt = build_prompt(model.config, question, 1)
-        inputs = encode_prompt(prompt.text, [load_image(str(PICTURES / name))], model, tokenizer, image_processor)
-        return answer(
-            model,
-            tokenizer,
-            inputs,
-            Sampling(temperature=0, max_new_tokens=80),
-            stop=prompt.stop,
-            prefixes=prompt.roles,
-            context_length=context_length,
-        ).text
+        def asked(name: str, question: str) -> str:
+            prompt = build_prompt(model.config, question, 1)
+            sampling = Sampling(temperature=0, max_new_tokens=80)
+            picture = load_image(str(PICTURES / name))
+            request = Request(prompt.text, (picture,), sampling, stop=(prompt.stop,), prefixes=prompt.roles)
+            return engine.generate([request])[0].text
 
-    return asked
+        yield asked
 
 
 def test_it_is_found_by_name_and_by_default():

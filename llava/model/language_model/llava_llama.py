@@ -121,7 +121,9 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         Raises:
             ImageTokenMismatch: markers and pictures do not match, row by row.
         """
-        if input_ids is not None and inputs_embeds is None and not _is_decoding(input_ids, past_key_values):
+        # With a paged cache, the batching manager's, pictures are ids of their own already, checked by the engine.
+        goes_on = kwargs.get("cache") is not None or _is_decoding(past_key_values)
+        if input_ids is not None and inputs_embeds is None and not goes_on:
             if images is not None and len(images):
                 spliced = self.splice_images(input_ids, attention_mask, labels, images, image_sizes)
                 inputs_embeds, input_ids = spliced.inputs_embeds, None
@@ -224,7 +226,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         super().save_pretrained(save_directory, is_main_process, state_dict=state_dict, **kwargs)
 
 
-def _is_decoding(input_ids: Tensor, past_key_values: Cache | None) -> bool:
+def _is_decoding(past_key_values: Cache | None) -> bool:
     """Whether a cache holds the prompt already; generated ids are never picture markers."""
     return past_key_values is not None and past_key_values.get_seq_length() > 0
 

@@ -1,0 +1,192 @@
+"""Virtual image tokens: each row of a picture's features gets a token id of its own above the vocabulary.
+
+A table behind the token embedding maps such ids to feature rows, so whatever serves a language model by token ids
+serves one that sees pictures, without knowing it. Ids are handed out once and never again for another picture:
+two prompts with equal ids have equal content, and a cache of prefixes may be shared by ids alone.
+
+The table is a ring: a new picture overwrites the oldest ones. A picture in use is skipped, never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from llava.errors import LlavaError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_ID = 2**31 - 1
+"""The batching manager keeps token ids in 32 bits."""
+
+
+class IdsUsedUp(LlavaError):
+    """All ids that fit were handed out; the table has to begin anew, together with every cache that knows ids."""
+
+
+class TooManyFeatures(LlavaError):
+    """One request's pictures have more features than the whole table holds."""
+
+    code, status = "too_many_pictures", 400
+
+
+@dataclass(eq=False)
+class Run:
+    """The consecutive ids of one picture."""
+
+    key: bytes
+    start: int
+    """First id, above the vocabulary."""
+    length: int
+    users: int = 0
+
+    @property
+    def ids(self) -> range:
+        return range(self.start, self.start + self.length)
+
+
+class PictureEmbedding(nn.Module):
+    """A token embedding that reads ids from `vocabulary` on from the picture table instead."""
+
+    rows: Tensor
+    """[rows, hidden]."""
+
+    def __init__(self, text: nn.Module, vocabulary: int, num_rows: int):
+        super().__init__()
+        weight = text.weight
+        assert isinstance(weight, Tensor)
+        self.text = text
+        self.vocabulary = vocabulary
+        self.register_buffer("rows", weight.new_zeros(num_rows, weight.shape[1]), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The text embedding's, for everything that asks a model for its width, device or dtype."""
+        return self.text.weight  # type: ignore[return-value]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[...] int -> [..., hidden]. Branch-free, so that it can be part of a CUDA graph."""
+        is_picture = ids >= self.vocabulary
+        text = self.text(ids.masked_fill(is_picture, 0))
+        rows = (ids.long() - self.vocabulary).remainder(self.rows.shape[0])
+        return torch.where(is_picture[..., None], self.rows[rows], text)
+
+
+class PictureTable:
+    """Who occupies which rows of a `PictureEmbedding`. Safe to use from several threads."""
+
+    def __init__(self, embedding: PictureEmbedding, *, max_id: int = MAX_ID):
+        self.embedding = embedding
+        self.num_hits = 0
+        self.num_stored = 0
+        self._size = embedding.rows.shape[0]
+        self._max_id = max_id
+        self._next = embedding.vocabulary
+        self._runs: dict[bytes, Run] = {}
+        self._changed = threading.Condition()
+
+    @property
+    def num_rows(self) -> int:
+        return self._size
+
+    @property
+    def num_in_use(self) -> int:
+        """Pictures that running requests hold."""
+        with self._changed:
+            return sum(run.users > 0 for run in self._runs.values())
+
+    def find(self, key: bytes) -> Run | None:
+        """The picture stored under `key`, now in use once more, or None."""
+        with self._changed:
+            run = self._runs.get(key)
+            if run is not None:
+                run.users += 1
+                self.num_hits += 1
+            return run
+
+    def store(self, key: bytes, features: Tensor, *, timeout_s: float | None = None) -> Run:
+        """Writes a picture's features, [features, hidden], and returns its run, in use once.
+
+        Waits while pictures in use leave no room.
+
+        Raises:
+            TooManyFeatures: more features than the table has rows.
+            IdsUsedUp: see there.
+            TimeoutError: no room within `timeout_s`.
+        """
+        length = len(features)
+        if length > self._size:
+            raise TooManyFeatures(
+                f"the pictures have {length} features, the engine's table holds {self._size}. Give fewer pictures, or "
+                "start with a larger picture cache."
+            )
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._place(length) is not None, timeout_s):
+                raise TimeoutError
+            start = self._place(length)
+            assert start is not None
+            if start + length > self._max_id:
+                raise IdsUsedUp("all ids for pictures were handed out")
+            for other in [other for other in self._runs.values() if self._in_the_way(other, start, length)]:
+                del self._runs[other.key]
+            self._next = start + length  # before writing: an id that was ever written is never handed out again
+            self._write(start, features)
+            run = self._runs[key] = Run(key, start, length, users=1)
+            self.num_stored += 1
+            return run
+
+    def release(self, run: Run) -> None:
+        """One use less; the picture stays until its rows are needed."""
+        with self._changed:
+            run.users -= 1
+            self._changed.notify_all()
+
+    def forget_all(self) -> None:
+        """Begins anew with the first id. For when no request and no cache knows the old ids any more."""
+        with self._changed:
+            self._runs.clear()
+            self._next = self.embedding.vocabulary
+            self._changed.notify_all()
+
+    def _write(self, start: int, features: Tensor) -> None:
+        table = self.embedding.rows
+        rows = torch.arange(start, start + len(features), device=table.device) - self.embedding.vocabulary
+        table[rows.remainder(self._size)] = features.to(table)
+        if table.is_cuda:  # another stream reads the rows as soon as the ids are known
+            torch.cuda.current_stream(table.device).synchronize()
+
+    def _place(self, length: int) -> int | None:
+        """The next first id whose rows no picture in use occupies, or None."""
+        start = self._next
+        while start - self._next < self._size:
+            skips = [
+                skip for run in self._runs.values() if run.users and (skip := self._in_the_way(run, start, length))
+            ]
+            if not skips:
+                return start
+            start += max(skips)
+        return None
+
+    def _in_the_way(self, run: Run, start: int, length: int) -> int:
+        """How far beyond `start` a run ends whose rows overlap those of [start, start + length); 0 if none do."""
+        ahead = (run.start - start) % self._size
+        if ahead < length:
+            return ahead + run.length
+        return max(0, ahead + run.length - self._size)
+
+
+def content_key(picture: Image.Image, preprocessing: bytes) -> bytes:
+    """A key that only equal pictures under equal preprocessing share: of mode, size and every pixel.
+
+    Size and mode are part of it: pixels alone are the same for a 30 x 100 and a 100 x 30 picture of one colour.
+    """
+    digest = hashlib.sha256(preprocessing)
+    digest.update(f"{picture.mode} {picture.width} {picture.height}".encode())
+    digest.update(picture.tobytes())
+    return digest.digest()

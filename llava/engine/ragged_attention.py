@@ -1,0 +1,74 @@
+"""Attention over a batch of requests of different lengths on a device without flash attention, mostly a CPU.
+
+transformers' batching manager lays the requests of a step one behind the other into a single row. Its path for plain
+scaled-dot-product attention then lets every token look at every request and masks the others out: with sixteen
+requests fifteen sixteenths of that work is thrown away. Here each request attends to its own keys alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+RAGGED: Final = "llava_ragged"
+"""The name under which a model's config asks for it."""
+
+
+def ragged_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    cache: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function of one layer, in the form that transformers' `AttentionInterface` asks for.
+
+    Args:
+        query: [1, heads, tokens, head size], the requests' new tokens one behind the other.
+        key, value: [1, key heads, tokens, head size] of the same tokens.
+        cache: the manager's paged cache; without one this is transformers' own `sdpa`.
+        **kwargs: among others `cu_seq_lens_q` [requests + 1], int32, and `cu_seq_lens_k`, the same by type of layer.
+
+    Returns:
+        [1, tokens, heads, head size], and no attention weights.
+    """
+    if cache is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    # Writes the new keys and values, returns all those that the requests look at, and picks this layer's lengths.
+    key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
+    ends_q: list[int] = kwargs["cu_seq_lens_q"].tolist()
+    ends_k: list[int] = kwargs["cu_seq_lens_k"].tolist()
+    groups = query.shape[1] // key.shape[1]
+    output = torch.empty_like(query.transpose(1, 2))
+    for start_q, end_q, start_k, end_k in zip(ends_q, ends_q[1:], ends_k, ends_k[1:], strict=False):
+        new = end_q - start_q
+        asked, keys, values = query[:, :, start_q:end_q], key[:, :, start_k:end_k], value[:, :, start_k:end_k]
+        if new == 1:
+            # One token a request: heads that share keys become rows of one product, nothing is repeated.
+            packed = asked.reshape(1, key.shape[1], groups, query.shape[3])
+            attended = scaled_dot_product_attention(packed, keys, values, scale=scaling)
+            output[:, start_q] = attended.reshape(1, query.shape[1], query.shape[3])
+            continue
+        if groups > 1:
+            keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+        past = end_k - start_k - new
+        mask = asked.new_ones(new, new + past, dtype=torch.bool).tril(past) if past else None
+        attended = scaled_dot_product_attention(
+            asked, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling
+        )
+        output[:, start_q:end_q] = attended.transpose(1, 2)
+    return output, None
+
+
+AttentionInterface.register(RAGGED, ragged_attention)
+AttentionMaskInterface.register(RAGGED, sdpa_mask)

@@ -1,0 +1,215 @@
+"""The engine: batched answers equal single ones, pictures are encoded once, limits hold, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+import torch
+
+from llava.engine import Answer, BatchSettings, EngineSettings, Piece, Request, Sampling
+from llava.errors import (
+    ContextTooLong,
+    ImageTokenMismatch,
+    QueueFull,
+    ShuttingDown,
+)
+from tests.support.engines import answered_alone, ask, engine, facts, loaded, mixed_requests, picture
+
+V0, V15 = "llava-v0-tiny", "llava-v1.5-tiny"
+
+
+@pytest.fixture
+def v15():
+    with engine(V15) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", [V0, V15])
+@pytest.mark.parametrize(
+    "batch",
+    [BatchSettings(), BatchSettings(step_tokens=48, page_tokens=16), BatchSettings(max_running=3, cache_tokens=1400)],
+    ids=["default", "prompts-cut-inside-pictures", "cache-for-three"],
+)
+def test_answers_of_a_batch_are_those_of_each_request_alone(name, batch):
+    requests = mixed_requests(name, 14)
+    expected = [facts(answered_alone(name, request)) for request in requests]
+    with engine(name, EngineSettings(batch=batch)) as running:
+        assert [facts(result) for result in running.generate(requests)] == expected
+
+
+def test_second_question_about_a_picture_encodes_it_once(v15):
+    v15.generate([ask(V15, "What is it?", picture(1))])
+    v15.generate([ask(V15, "What colour is it?", picture(1)), ask(V15, "Why?", picture(2))])
+    assert (v15.stats.pictures_encoded, v15.stats.pictures_found) == (2, 1)
+
+
+def test_pieces_add_up_to_the_answer_and_count_tokens(v15):
+    *pieces, last = v15.iterate(ask(V15, "What is it?", picture(0)))
+    assert isinstance(last, Answer)
+    assert all(isinstance(piece, Piece) for piece in pieces)
+    assert "".join(piece.text for piece in pieces) == last.text
+    counts = [piece.num_new_tokens for piece in pieces]
+    assert counts == sorted(counts)
+    assert counts[-1] <= last.num_new_tokens == 24
+    assert 0 <= last.timings.started_s <= last.timings.first_token_s <= last.timings.total_s
+
+
+def test_an_answer_ends_before_the_first_of_several_stop_texts(v15):
+    whole = v15.generate([ask(V15, "What is it?", picture(0), stop=())])[0].text
+    early, late = whole[5:8], whole[12:15]
+    cut = v15.generate([ask(V15, "What is it?", picture(0), stop=(late, early))])[0]
+    assert (cut.text, cut.finish_reason) == (whole[: whole.index(early)].rstrip(), "stop")
+    assert cut.num_new_tokens < 24
+
+
+def test_a_seed_gives_the_same_answer_alone_and_in_a_crowd(v15):
+    seeded = ask(V15, "What is it?", picture(0), temperature=1.0, top_p=0.9, seed=11)
+    crowd = [ask(V15, "Why?", picture(i), temperature=1.0) for i in range(5)]
+    alone = v15.generate([seeded])[0]
+    together = v15.generate([*crowd[:3], seeded, *crowd[3:]])[3]
+    assert facts(alone) == facts(together)
+    assert facts(alone) != facts(v15.generate([ask(V15, "What is it?", picture(0), temperature=1.0, seed=12)])[0])
+
+
+def test_without_a_seed_answers_differ(v15):
+    request = ask(V15, "What is it?", picture(0), temperature=1.5)
+    assert len({result.text for result in v15.generate([request] * 4)}) > 1
+
+
+def test_beam_search_goes_through_the_same_door(v15):
+    request = ask(V15, "What is it?", picture(0), num_beams=3, max_new_tokens=8)
+    assert facts(v15.generate([request])[0]) == facts(answered_alone(V15, request))
+
+
+def test_an_answer_is_limited_to_what_the_context_leaves():
+    request = ask(V15, "What is it?", picture(0))
+    length = answered_alone(V15, request).num_prompt_tokens
+    with engine(V15, context_length=length + 3) as running:
+        result = running.generate([request])[0]
+        assert (result.num_new_tokens, result.finish_reason) == (3, "length")
+
+
+def test_a_prompt_that_fills_the_context_fails_alone_and_says_so():
+    long, short = ask(V15, "What is it? " * 40, picture(0)), ask(V15, "Why?", picture(0))
+    with engine(V15, context_length=400) as running:
+        refused, answered = running.generate([long, short], return_errors=True)
+        assert isinstance(refused, ContextTooLong)
+        assert "the model's context 400" in str(refused)
+        assert isinstance(answered, Answer)
+        with pytest.raises(ContextTooLong):
+            running.generate([short, long])
+
+
+def test_a_prompt_longer_than_the_cache_is_refused_before_the_model_sees_it():
+    with engine(V15, EngineSettings(batch=BatchSettings(cache_tokens=320))) as running:
+        [refused] = running.generate([ask(V15, "What is it? " * 10, picture(0))], return_errors=True)
+        assert isinstance(refused, ContextTooLong)
+        assert running.stats.deaths == 0
+
+
+def test_a_prompt_with_another_number_of_markers_than_pictures_is_refused():
+    with pytest.raises(ImageTokenMismatch, match="1 <image> markers for 2 pictures"):
+        Request("What is <image>?", (picture(0), picture(1)))
+
+
+def test_a_picture_token_written_into_a_question_is_refused_not_read_as_a_picture():
+    with engine(V0) as running:
+        [refused] = running.generate([ask(V0, "What is <im_patch>?", picture(0))], return_errors=True)
+        assert isinstance(refused, ImageTokenMismatch)
+
+
+def test_ids_of_pictures_can_run_out_in_the_middle_of_answers():
+    requests = [ask(V15, "What is it?", picture(i), max_new_tokens=20) for i in range(8)]
+    expected = [facts(answered_alone(V15, request)) for request in requests]
+    with engine(V15, EngineSettings(batch=BatchSettings(max_running=3))) as running:
+        vocabulary = running._embedding.vocabulary
+        running._table._max_id = vocabulary + 3 * 256 + 10
+        assert [facts(result) for result in running.generate(requests)] == expected
+        assert running._table._next < running._table._max_id
+
+
+def test_closing_a_stream_frees_everything_it_held(v15):
+    async def listen_for_two_pieces() -> None:
+        stream = v15.stream(ask(V15, "What is it?", picture(0), max_new_tokens=400))
+        async for _ in stream:
+            if v15.pictures_in_use:
+                break
+        await stream.aclose()
+        while v15.queue_length:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(listen_for_two_pieces(), 60))
+    assert (v15.pictures_in_use, v15.stats.cancelled, v15.stats.answered) == (0, 1, 0)
+    assert v15.stats.new_tokens < 300
+
+
+def test_a_full_queue_refuses_streams_and_makes_lists_wait():
+    settings = EngineSettings(batch=BatchSettings(max_running=1), max_waiting=1)
+    requests = [ask(V15, "What is it?", picture(i), max_new_tokens=30) for i in range(6)]
+    with engine(V15, settings) as running:
+
+        async def storm() -> list[str]:
+            async def one(request: Request) -> str:
+                try:
+                    return [event async for event in running.stream(request)][-1].text
+                except QueueFull:
+                    return "full"
+
+            return await asyncio.gather(*(one(request) for request in requests))
+
+        assert asyncio.run(storm()).count("full") == 4
+        assert len(running.generate(requests)) == 6
+
+
+def test_requests_are_answered_in_the_order_in_which_they_came():
+    order: list[int] = []
+    requests = [ask(V15, "What is it?", picture(i % 2), max_new_tokens=6) for i in range(12)]
+    with engine(V15, EngineSettings(batch=BatchSettings(max_running=1))) as running:
+        running.generate(requests, on_answer=lambda index, answer: order.append(index))
+    assert order == list(range(12))
+
+
+def test_many_threads_may_ask_at_once(v15):
+    requests = mixed_requests(V15, 8)
+    expected = [facts(answered_alone(V15, request)) for request in requests]
+    results: list[list[tuple]] = []
+    threads = [
+        threading.Thread(target=lambda: results.append([facts(result) for result in v15.generate(requests)]))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 3
+
+
+def test_closing_the_engine_ends_what_runs_and_gives_the_model_back():
+    tokenizer, model, _, _ = loaded(V15)
+    before = model.get_input_embeddings(), model.config._attn_implementation
+    running = engine(V15)
+    stream = running.iterate(ask(V15, "What is it?", picture(0), max_new_tokens=400))
+    next(stream)
+    running.close()
+    with pytest.raises(ShuttingDown):
+        list(stream)
+    with pytest.raises(ShuttingDown):
+        running.generate([ask(V15, "Why?", picture(0))])
+    assert (model.get_input_embeddings(), model.config._attn_implementation) == before
+    with torch.inference_mode():
+        ids = tokenizer("A cat", return_tensors="pt").input_ids
+        assert model(ids).logits.shape[:2] == ids.shape
+
+
+def test_one_by_one_is_there_for_who_wants_it():
+    request = ask(V15, "What is it?", picture(0))
+    with engine(V15, EngineSettings(one_by_one=True)) as running:
+        assert running.limit == 1
+        assert facts(running.generate([request])[0]) == facts(answered_alone(V15, request))
+
+
+def test_settings_that_make_no_sense_are_refused_before_anything_runs():
+    with pytest.raises(Exception, match="temperature"):
+        Sampling(temperature=float("nan"))

@@ -1,0 +1,170 @@
+"""What goes wrong inside stays with the request that caused it; everything else goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+import torch
+
+from llava.engine import Answer, BatchSettings, EngineSettings
+from llava.errors import EngineFailed, OutOfMemory
+from tests.support.engines import answered_alone, ask, engine, facts, loaded, mixed_requests, picture
+
+NAME = "llava-v1.5-tiny"
+POISON = "zebra"
+
+
+@pytest.fixture
+def running():
+    with engine(NAME) as one:
+        yield one
+
+
+@pytest.fixture
+def break_step():
+    """Calls a function with the token ids of each step before it is computed; it may raise."""
+    hooks = []
+
+    def install(fault):
+        def before(module, args, kwargs):
+            if kwargs.get("cache") is not None:
+                fault(kwargs["input_ids"][0].tolist())
+
+        hooks.append(loaded(NAME)[1].register_forward_pre_hook(before, with_kwargs=True))
+
+    yield install
+    for hook in hooks:
+        hook.remove()
+
+
+def poisoned(message: str = "index out of range", error: type[Exception] = RuntimeError):
+    """Fails every step that holds the rarest token of the word zebra."""
+    tokenizer = loaded(NAME)[0]
+    ids = set(tokenizer(POISON, add_special_tokens=False).input_ids)
+    plain = set(tokenizer("".join(request.prompt for request in mixed_requests(NAME, 14))).input_ids)
+    [marker, *_] = sorted(ids - plain)
+
+    def fault(step: list[int]) -> None:
+        if marker in step:
+            raise error(message)
+
+    return fault
+
+
+def test_streams_go_on_unseen_when_the_manager_dies_once(running, break_step):
+    requests = mixed_requests(NAME, 10)
+    expected = [facts(answered_alone(NAME, request)) for request in requests]
+    steps = iter(range(10**9))
+
+    def once(step: list[int]) -> None:
+        if next(steps) == 12:
+            raise RuntimeError("a cosmic ray")
+
+    break_step(once)
+    assert [facts(result) for result in running.generate(requests)] == expected
+    assert running.stats.deaths == 1
+    assert running.healthy
+
+
+def test_a_request_that_kills_the_manager_fails_alone(running, break_step):
+    requests = mixed_requests(NAME, 9)
+    expected = [facts(answered_alone(NAME, request)) for request in requests]
+    break_step(poisoned())
+    bad = ask(NAME, f"Is it a {POISON}?", picture(0))
+    results = running.generate([*requests[:4], bad, *requests[4:]], return_errors=True)
+    failed = results.pop(4)
+    assert isinstance(failed, EngineFailed)
+    assert "index out of range" in str(failed)
+    assert [facts(result) for result in results] == expected
+    assert (running.stats.failed, running.queue_length, running.pictures_in_use) == (1, 0, 0)
+
+
+def test_out_of_memory_is_named_with_advice_and_is_no_fault_of_the_server(running, break_step):
+    break_step(poisoned("CUDA out of memory. Tried to allocate 20.00 GiB", torch.OutOfMemoryError))
+    good, bad = ask(NAME, "Why?", picture(0)), ask(NAME, f"Is it a {POISON}?", picture(0))
+    answered, failed = running.generate([good, bad], return_errors=True)
+    assert isinstance(answered, Answer)
+    assert isinstance(failed, OutOfMemory)
+    assert (failed.code, failed.status) == ("out_of_memory", 400)
+    assert "20.00 GiB" in str(failed)
+    assert "fewer or smaller pictures" in str(failed)
+
+
+def test_many_failures_leave_nothing_behind(running, break_step):
+    break_step(poisoned())
+    bad = ask(NAME, f"Is it a {POISON}?", picture(0), max_new_tokens=4)
+    results = running.generate([bad] * 30, return_errors=True)
+    assert all(isinstance(result, EngineFailed) for result in results)
+    assert (running.queue_length, running.pictures_in_use) == (0, 0)
+    assert isinstance(running.generate([ask(NAME, "Why?", picture(0))])[0], Answer)
+    assert running.healthy
+
+
+def test_a_picture_that_cannot_be_encoded_fails_its_request_alone(running, monkeypatch):
+    _, model, _, _ = loaded(NAME)
+    encode = model.encode_images
+    bad = picture(5)
+
+    def fault(images, sizes=None):
+        if sizes == [bad.size]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(images, sizes)
+
+    bad = bad.resize((33, 44))
+    monkeypatch.setattr(model, "encode_images", fault)
+    failed, answered = running.generate([ask(NAME, "Why?", bad), ask(NAME, "Why?", picture(0))], return_errors=True)
+    assert isinstance(failed, OutOfMemory)
+    assert isinstance(answered, Answer)
+
+
+def test_cancelling_at_random_leaves_the_others_right_and_nothing_behind(running):
+    rng = random.Random(1)
+    requests = mixed_requests(NAME, 12)
+    expected = [facts(answered_alone(NAME, request)) for request in requests]
+    results: dict[int, tuple] = {}
+
+    def listen(index: int) -> None:
+        results[index] = facts(running.generate([requests[index]])[0])
+
+    def leave_early(delay_s: float) -> None:
+        stream = running.iterate(ask(NAME, "Tell me everything.", picture(4), max_new_tokens=300))
+        if delay_s:
+            next(stream)
+            time.sleep(delay_s)
+        stream.close()
+
+    threads = [threading.Thread(target=listen, args=[i]) for i in range(len(requests))]
+    threads += [threading.Thread(target=leave_early, args=[rng.choice([0, 0.01, 0.1])]) for _ in range(40)]
+    rng.shuffle(threads)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [results[i] for i in range(len(requests))] == expected
+    deadline = time.monotonic() + 30
+    while running.queue_length and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (running.queue_length, running.pictures_in_use, running._supervisor.num_running) == (0, 0, 0)
+
+
+def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
+    one = engine(NAME, EngineSettings(batch=BatchSettings(max_running=2)))
+
+    def no_more(*args) -> None:
+        raise EngineFailed("the device is gone")
+
+    one._supervisor._start = no_more
+
+    def always(step: list[int]) -> None:
+        raise RuntimeError("unspecified launch failure")
+
+    break_step(always)
+    results = one.generate([ask(NAME, "Why?", picture(i)) for i in range(3)], return_errors=True)
+    assert all(isinstance(result, EngineFailed) for result in results)
+    assert not one.healthy
+    with pytest.raises(EngineFailed, match="the device is gone"):
+        one.generate([ask(NAME, "Why?", picture(0))])
+    one.close()

@@ -1,0 +1,35 @@
+"""Where pictures go in a question, and which template asks it."""
+
+from __future__ import annotations
+
+import pytest
+
+from llava.errors import ImageTokenMismatch, UnknownTemplate
+from llava.model.flavours import read_flavour
+from llava.prompting import build_prompt, place_pictures
+from tests.support.checkpoints import DATA
+
+
+@pytest.mark.parametrize(
+    ("question", "num_pictures", "first", "expected"),
+    [
+        ("Why?", 1, True, "<image>\nWhy?"),
+        ("Why?", 1, False, "Why?\n<image>"),
+        ("Why?", 2, True, "<image>\n<image>\nWhy?"),
+        ("Why?", 0, True, "Why?"),
+        ("Is <image> like <image-placeholder>?", 2, True, "Is <image> like <image>?"),
+    ],
+)
+def test_pictures_go_where_the_question_or_the_generation_says(question, num_pictures, first, expected):
+    assert place_pictures(question, num_pictures, first=first) == expected
+
+
+def test_wrong_number_of_markers_in_the_question_is_an_error():
+    with pytest.raises(ImageTokenMismatch, match="has 1 <image> markers, but 2 pictures"):
+        place_pictures("<image> Why?", 2, first=True)
+
+
+def test_unknown_template_is_an_error_that_offers_the_nearest():
+    config = read_flavour(DATA / "llava-v0-tiny").config
+    with pytest.raises(UnknownTemplate, match="multimodal"):
+        build_prompt(config, "Why?", 1, conv_mode="multimodel")
