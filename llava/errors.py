@@ -359,9 +359,3 @@ class CannotListen(LlavaError):
     """A port that is taken, or an address that this machine does not have."""
 
     code = "cannot_listen"
-
-
-class InsecureSetting(InvalidRequest):
-    """Settings that would open a service to a network without any token or key."""
-
-    code = "insecure_setting"

@@ -1,0 +1,54 @@
+"""Where a service stands between its start and its end: who may still come in, and who is still inside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from enum import Enum
+
+from llava.errors import LlavaError
+
+logger = logging.getLogger("llava.serve")
+
+
+class Phase(Enum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Lifecycle:
+    """State of one service; belongs to its event loop, like everything that reads it."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.READY  # an app that nobody starts by `serve` (a test, another server) is simply there
+        self.active = 0
+        """Requests being answered, those for health and metrics not counted."""
+        self._on_drain: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def draining(self) -> bool:
+        return self.phase is Phase.DRAINING
+
+    def on_drain(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """`callback` runs as soon as draining begins, beside the requests that are being finished."""
+        self._on_drain.append(callback)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Takes nothing new and waits for what there is; False when `timeout_s` passed before all were done."""
+        self.phase = Phase.DRAINING
+        callbacks = [asyncio.ensure_future(self._call(callback)) for callback in self._on_drain]
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (self.active or not all(task.done() for task in callbacks)) and (
+            asyncio.get_running_loop().time() < deadline
+        ):
+            await asyncio.sleep(0.02)
+        return not self.active
+
+    @staticmethod
+    async def _call(callback: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await callback()
+        except (LlavaError, OSError) as error:
+            logger.warning("while shutting down: %s", error)
