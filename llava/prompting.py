@@ -107,8 +107,6 @@ def encode_prompt(
     Raises:
         ImageTokenMismatch: `text` has another number of markers than there are pictures, or the model sees no pictures.
     """
-    import torch
-
     if text.count(DEFAULT_IMAGE_TOKEN) != len(pictures):
         raise ImageTokenMismatch(
             f"the prompt has {text.count(DEFAULT_IMAGE_TOKEN)} {DEFAULT_IMAGE_TOKEN} markers "
