@@ -27,31 +27,10 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_REQUESTS = 16
-WORDS = [
-    "what",
-    "is",
-    "the",
-    "colour",
-    "of",
-    "this",
-    "thing",
-    "and",
-    "why",
-    "does",
-    "it",
-    "stand",
-    "there",
-    "near",
-    "by",
-    "on",
-    "a",
-    "table",
-    "in",
-    "some",
-    "small",
-    "old",
-    "room",
-]
+WORDS = (
+    *("what", "is", "the", "colour", "of", "this", "thing", "and", "why", "does", "it", "stand", "there"),
+    *("near", "by", "on", "a", "table", "in", "some", "small", "old", "room"),
+)
 
 
 # The model
@@ -288,7 +267,8 @@ def first_token_times(folder: Path) -> tuple[float, float]:
 
     torch.set_num_threads(1)
     batched = Batched(folder)
-    first, later = [], []
+    first: list[float] = []
+    later: list[float] = []
     for number in range(8):
         for times in (first, later, later):
             question = " ".join(random.Random(number + len(later) * 100).choices(WORDS, k=12)) + "?"
@@ -384,7 +364,8 @@ def report_streams(folder: Path) -> None:
     print("32 streams at once: tokens a second, 95th percentile of the time to the first token")
     print(f"  one by one {alone[0]:7.1f}  {alone[1]:6.2f} s")
     print(
-        f"  engine     {engine[0]:7.1f}  {engine[1]:6.2f} s   ({engine[0] / alone[0]:.2f} times, {engine[1] / alone[1]:.2f} of it)"
+        f"  engine     {engine[0]:7.1f}  {engine[1]:6.2f} s   "
+        f"({engine[0] / alone[0]:.2f} times, {engine[1] / alone[1]:.2f} of it)"
     )
 
 
