@@ -14,11 +14,15 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from llava.pocket import find
+from tests.support.serving import Service
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests" / "data"
@@ -283,13 +287,44 @@ def test_a_command_line_question_gets_an_answer_and_nothing_else_on_stdout(comma
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("block", blocks_in("python"), ids=lambda block: f"line {block.line}")
+OFFLINE_EXAMPLES = [block for block in blocks_in("python") if "localhost" not in block.text]
+
+
+@pytest.mark.parametrize("block", OFFLINE_EXAMPLES, ids=lambda block: f"line {block.line}")
 def test_a_python_example_runs(block, run_python, tmp_path: Path):
     script = tmp_path / "example.py"
     script.write_text(block.text)
     done = run_python(script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_the_serving_commands_run_one_after_the_other_and_every_client_gets_an_answer(places, shell, tmp_path: Path):
+    """With the embedded model in place of the README's, and ports that are free."""
+    ports = {"10000": str(free_port()), "40000": str(free_port())}
+    folder = {"/path/to/LLaVA-13B-v0": str(find("tiny")), "/path/to/first.jpg": "playground/pictures/sneaker.png"}
+
+    def placed(text: str) -> str:
+        for place, here in (ports | folder).items():
+            text = text.replace(place, here)
+        return text
+
+    controller, worker, message = map(placed, commands_under("Controller and workers"))
+    with ExitStack() as stack:
+        for command in (controller, worker):
+            service = stack.enter_context(Service(*shlex.split(command)[1:]))
+            service.wait_for("Uvicorn running on")
+        done = shell(message)
+        assert done.returncode == 0, done.stderr
+        assert "sneaker" in done.stdout
+        [curl] = map(placed, commands_under("OpenAI-compatible API"))
+        assert json.loads(shell(curl).stdout)["data"][0]["id"] == "tiny"
+        [example] = [block for block in blocks_in("python") if "localhost" in block.text]
+        script = tmp_path / "client.py"
+        script.write_text(placed(example.text))
+        done = shell(f"python {script}")
+        assert done.returncode == 0, done.stderr
+        assert "sneaker" in done.stdout
 
 
 @pytest.mark.parametrize("block", blocks_in("json"), ids=lambda block: f"line {block.line}")
