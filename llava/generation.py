@@ -65,6 +65,8 @@ class Timings:
     """Its tokens went to the model; before that it waited, or its pictures were encoded."""
     first_token_s: float = 0.0
     total_s: float = 0.0
+    encoding_s: float = 0.0
+    """Spent on pictures before that; next to nothing for those that were encoded already."""
 
 
 @dataclass(frozen=True)

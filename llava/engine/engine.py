@@ -264,6 +264,8 @@ class Engine:
         if self._closing:
             return
         self._closing = True
+        if self._batches:
+            self._table.close()
         self._inbox.put(None)
         self._thread.join()
         self._soloist.close()

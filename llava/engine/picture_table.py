@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from llava.errors import LlavaError
+from llava.errors import LlavaError, ShuttingDown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,6 +88,7 @@ class PictureTable:
         self.num_stored = 0
         self._size = embedding.rows.shape[0]
         self._max_id = max_id
+        self._closed = False
         self._next = embedding.vocabulary
         self._runs: dict[bytes, Run] = {}
         self._changed = threading.Condition()
@@ -110,27 +112,30 @@ class PictureTable:
                 self.num_hits += 1
             return run
 
-    def store(self, key: bytes, features: Tensor, *, timeout_s: float | None = None) -> Run:
+    def store(self, key: bytes, features: Tensor, *, own: Sequence[Run] = ()) -> Run:
         """Writes a picture's features, [features, hidden], and returns its run, in use once.
 
-        Waits while pictures in use leave no room.
+        Waits while pictures of other requests leave no room.
+
+        Args:
+            own: runs that the same request holds already; they are not waited for.
 
         Raises:
-            TooManyFeatures: more features than the table has rows.
+            TooManyFeatures: the request's pictures together do not fit into the table.
             IdsUsedUp: see there.
-            TimeoutError: no room within `timeout_s`.
+            ShuttingDown: the table was closed meanwhile.
         """
         length = len(features)
-        if length > self._size:
-            raise TooManyFeatures(
-                f"the pictures have {length} features, the engine's table holds {self._size}. Give fewer pictures, or "
-                "start with a larger picture cache."
-            )
         with self._changed:
-            if not self._changed.wait_for(lambda: self._place(length) is not None, timeout_s):
-                raise TimeoutError
+            self._changed.wait_for(lambda: self._closed or self._place(length) is not None or self._is_alone(own))
             start = self._place(length)
-            assert start is not None
+            if self._closed:
+                raise ShuttingDown("the engine is shutting down.")
+            if start is None:
+                raise TooManyFeatures(
+                    f"the request's pictures have {length + sum(run.length for run in own)} features or more, the "
+                    f"engine's table holds {self._size}. Give fewer pictures, or start with a larger picture cache."
+                )
             if start + length > self._max_id:
                 raise IdsUsedUp("all ids for pictures were handed out")
             for other in [other for other in self._runs.values() if self._in_the_way(other, start, length)]:
@@ -154,6 +159,15 @@ class PictureTable:
             self._next = self.embedding.vocabulary
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """Lets nobody wait any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _is_alone(self, own: Sequence[Run]) -> bool:
+        return all(run in own for run in self._runs.values() if run.users)
+
     def _write(self, start: int, features: Tensor) -> None:
         table = self.embedding.rows
         rows = torch.arange(start, start + len(features), device=table.device) - self.embedding.vocabulary
@@ -164,6 +178,8 @@ class PictureTable:
     def _place(self, length: int) -> int | None:
         """The next first id whose rows no picture in use occupies, or None."""
         start = self._next
+        if length > self._size:
+            return None
         while start - self._next < self._size:
             skips = [
                 skip for run in self._runs.values() if run.users and (skip := self._in_the_way(run, start, length))

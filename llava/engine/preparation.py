@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,9 +45,11 @@ class Preparation:
         if ticket.request.pictures and self._image_processor is None:
             raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
         runs: list[Run] = []
+        start = time.monotonic()
         try:
             for picture in ticket.request.pictures:
-                runs.append(self._encoded(picture))
+                runs.append(self._encoded(picture, runs))
+            ticket.encoding_s = time.monotonic() - start
             ids = prompt_ids(ticket.request.prompt, [run.length for run in runs], self._model.config, self._tokenizer)
             prompt = splice_ids(ids, [run.ids for run in runs], self._model.patch_token_id)
             room = self._context_length - len(prompt)
@@ -59,7 +63,7 @@ class Preparation:
         ticket.num_picture_tokens = len(prompt) - num_text_tokens(ids[None], self._model.patch_token_id)
         ticket.max_new_tokens = min(ticket.request.sampling.max_new_tokens, room)
 
-    def _encoded(self, picture: Image.Image) -> Run:
+    def _encoded(self, picture: Image.Image, own: Sequence[Run]) -> Run:
         key = content_key(picture, self._preprocessing)
         run = self._table.find(key)
         if run is not None:
@@ -67,4 +71,4 @@ class Preparation:
         with torch.inference_mode(False), torch.no_grad():
             pixels = list(process_images([picture], self._image_processor, self._model.config))
             [features] = self._model.encode_images(pixels, [picture.size])
-        return self._table.store(key, features)
+        return self._table.store(key, features, own=own)

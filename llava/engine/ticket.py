@@ -34,6 +34,7 @@ class Ticket:
     prompt: list[int] = field(default_factory=list)
     """Token ids, pictures as virtual ids."""
     num_picture_tokens: int = 0
+    encoding_s: float = 0.0
     max_new_tokens: int = 0
     """What was asked, or what the context leaves."""
     runs: list[Run] = field(default_factory=list)
@@ -93,7 +94,7 @@ class Ticket:
         """Up to now."""
         now = time.monotonic()
         started, first = self.started or now, self.first_token or now
-        return Timings(started - self.created, first - self.created, now - self.created)
+        return Timings(started - self.created, first - self.created, now - self.created, self.encoding_s)
 
     def close(self, event: Answer | LlavaError | None) -> None:
         """Ends the request with its answer, an error, or (None) silently."""

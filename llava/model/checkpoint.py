@@ -255,7 +255,7 @@ def open_pickle(file: Path) -> dict[str, Tensor]:
     Raises:
         BrokenShard: truncated, or a pickle that holds anything but tensors.
     """
-    import pickle
+    from pickle import UnpicklingError
 
     import torch
 
@@ -266,7 +266,7 @@ def open_pickle(file: Path) -> dict[str, Tensor]:
         if "mmap can only be used" not in str(error):
             raise BrokenShard(file, str(error).splitlines()[0]) from error
         content = _load_unmapped(file)
-    except (pickle.UnpicklingError, EOFError, OSError) as error:
+    except (UnpicklingError, EOFError, OSError) as error:
         raise BrokenShard(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise BrokenShard(file, "it does not hold a flat table of tensors by name")
@@ -274,11 +274,11 @@ def open_pickle(file: Path) -> dict[str, Tensor]:
 
 
 def _load_unmapped(file: Path) -> dict[str, Tensor]:
-    import pickle
+    from pickle import UnpicklingError
 
     import torch
 
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except (RuntimeError, ValueError, UnpicklingError, EOFError, OSError) as error:
         raise BrokenShard(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error

@@ -178,7 +178,7 @@ class EngineBackend:
                         if rest:  # beams are not streamed: their text comes with the end
                             yield TextDelta(rest, event.num_new_tokens - num_written)
                         self._num_out_of_memory = 0
-                        self._count_pictures()
+                        self._count_pictures(event)
                         yield Finished(
                             event.finish_reason,
                             event.num_prompt_tokens,
@@ -189,11 +189,13 @@ class EngineBackend:
             self._note(error)
             raise
 
-    def _count_pictures(self) -> None:
+    def _count_pictures(self, answer: Answer) -> None:
         """Passes on what the engine has counted since it was last asked."""
         stats = self._loaded.engine.stats
         found, asked = stats.pictures_found, stats.pictures_found + stats.pictures_encoded
         if self._metrics is not None:
+            if answer.num_picture_tokens:
+                self._metrics.vision_encode_seconds.observe(answer.timings.encoding_s)
             self._metrics.feature_cache_hits.inc(found - self._counted[0])
             self._metrics.feature_cache_queries.inc(asked - self._counted[1])
         self._counted = (found, asked)

@@ -81,7 +81,7 @@ class Metrics:
 
     @cached_property
     def vision_encode_seconds(self) -> Histogram:
-        return self._histogram("vision_encode_seconds", "tower and projector, one picture", SECONDS)
+        return self._histogram("vision_encode_seconds", "preparing and encoding the pictures of one request", SECONDS)
 
     # Tokens
 

@@ -168,3 +168,25 @@ def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
     with pytest.raises(EngineFailed, match="the device is gone"):
         one.generate([ask(NAME, "Why?", picture(0))])
     one.close()
+
+
+def test_an_engine_whose_step_never_ends_is_not_healthy(running, break_step, monkeypatch):
+    monkeypatch.setattr("llava.engine.engine._WEDGED_S", 0.3)
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def wait(step: list[int]) -> None:
+        stuck.set()
+        go_on.wait(60)
+
+    break_step(wait)
+    stream = running.iterate(ask(NAME, "Why?", picture(0)))
+    thread = threading.Thread(target=lambda: list(stream))
+    thread.start()
+    assert stuck.wait(60)
+    deadline = time.monotonic() + 30
+    while running.healthy and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running.healthy
+    go_on.set()
+    thread.join()
+    assert running.healthy

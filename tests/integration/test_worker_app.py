@@ -347,6 +347,7 @@ def test_figures_of_the_work_are_there_for_prometheus(served):
     assert served.metric("llava:queue_seconds_count") >= 1
     assert served.metric("llava:image_decode_seconds_count") >= 1
     assert served.metric("llava:feature_cache_queries_total") >= 1
+    assert served.metric("llava:vision_encode_seconds_count") >= 1
 
 
 def test_nothing_is_answered_before_the_model_is_there():

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from llava.engine.picture_table import IdsUsedUp, PictureEmbedding, PictureTable, TooManyFeatures, content_key
+from llava.errors import ShuttingDown
 
 VOCABULARY, WIDTH = 10, 4
 
@@ -69,10 +70,9 @@ def test_random_use_never_mixes_pictures_up_and_never_gives_an_id_twice():
             run, value = held.pop(rng.randrange(len(held)))
             assert read(pictures, run.ids) == [value] * run.length
             pictures.release(run)
-        length = rng.randint(1, 12)
         try:
-            run = pictures.store(b"%d" % step, features(length, float(step)), timeout_s=0)
-        except TimeoutError:
+            run = pictures.store(b"%d" % step, features(rng.randint(1, 12), float(step)), own=[run for run, _ in held])
+        except TooManyFeatures:
             run, value = held.pop()
             pictures.release(run)
             continue
@@ -82,17 +82,27 @@ def test_random_use_never_mixes_pictures_up_and_never_gives_an_id_twice():
     assert pictures.num_stored > 2000
 
 
-def test_where_pictures_in_use_leave_no_room_one_waits_for_a_release():
+def test_where_pictures_of_others_leave_no_room_one_waits_for_a_release():
     pictures = table(8)
     held = pictures.store(b"a", features(8, 1.0))
-    with pytest.raises(TimeoutError):
-        pictures.store(b"b", features(1, 2.0), timeout_s=0)
     threading.Timer(0.05, pictures.release, [held]).start()
-    assert pictures.store(b"b", features(1, 2.0), timeout_s=30).length == 1
+    assert pictures.store(b"b", features(1, 2.0)).length == 1
 
 
-def test_a_picture_larger_than_the_table_is_an_error_that_says_so():
-    with pytest.raises(TooManyFeatures, match="have 9 features, the engine's table holds 8"):
+def test_nobody_waits_at_a_table_that_is_closed():
+    pictures = table(8)
+    pictures.store(b"a", features(8, 1.0))
+    threading.Timer(0.05, pictures.close).start()
+    with pytest.raises(ShuttingDown):
+        pictures.store(b"b", features(1, 2.0))
+
+
+def test_pictures_of_one_request_that_do_not_fit_together_are_an_error_and_no_endless_wait():
+    pictures = table(8)
+    first = pictures.store(b"a", features(5, 1.0))
+    with pytest.raises(TooManyFeatures, match="have 9 features or more, the engine's table holds 8"):
+        pictures.store(b"b", features(4, 1.0), own=[first])
+    with pytest.raises(TooManyFeatures):
         table(8).store(b"a", features(9, 1.0))
 
 

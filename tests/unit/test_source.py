@@ -1,0 +1,74 @@
+"""What the package's source may not contain, whoever writes it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "llava"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Each of these runs code, or builds objects, that whoever wrote the bytes has chosen.
+MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "jsonpickle"}
+CALLS = {"eval", "exec", "compile", "__import__"}
+ATTRIBUTES = {("yaml", "load"), ("yaml", "unsafe_load"), ("numpy", "load"), ("np", "load"), ("os", "system")}
+
+
+def forbidden(tree: ast.AST) -> list[str]:
+    """Line and name of everything that may not be there."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.name.partition(".")[0] for alias in node.names} & MODULES
+        elif isinstance(node, ast.ImportFrom):
+            names = {(node.module or "").partition(".")[0]} & MODULES
+            if {alias.name for alias in node.names} == {"UnpicklingError"}:  # to catch what torch.load raises
+                names = set()
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            names = {node.func.id} & CALLS
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            names = attribute_call(node)
+        else:
+            continue
+        found += [f"line {node.lineno}: {name}" for name in names]
+    return found
+
+
+def attribute_call(call: ast.Call) -> set[str]:
+    assert isinstance(call.func, ast.Attribute)
+    owner = call.func.value.id if isinstance(call.func.value, ast.Name) else ""
+    name = f"{owner}.{call.func.attr}"
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    if (owner, call.func.attr) in ATTRIBUTES:
+        return {name}
+    if (owner, call.func.attr) == ("torch", "load"):
+        safe = keywords.get("weights_only")
+        return set() if isinstance(safe, ast.Constant) and safe.value is True else {f"{name} without weights_only=True"}
+    trusts = keywords.get("trust_remote_code")
+    if trusts is not None and not (isinstance(trusts, ast.Constant) and trusts.value is False):
+        return {f"{name} with trust_remote_code"}
+    shell = keywords.get("shell")
+    return {f"{name} with shell"} if isinstance(shell, ast.Constant) and shell.value else set()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(PACKAGE)))
+def test_nothing_in_the_package_runs_code_that_came_as_data(source: Path):
+    assert forbidden(ast.parse(source.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "eval(text)",
+        "torch.load(file)",
+        "torch.load(file, weights_only=False)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_this_test_can_fail(line: str):
+    assert forbidden(ast.parse(line))
