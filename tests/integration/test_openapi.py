@@ -6,16 +6,19 @@ import contextlib
 import json
 from typing import Any
 
-import hypothesis
-import schemathesis
-from hypothesis import HealthCheck
-from hypothesis.errors import Unsatisfiable
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
+import pytest
 
 from llava.serve.controller import create_controller_app
 from tests.support.serving import running
 from tests.support.worker import serving
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Python 3.11")
+
+import hypothesis  # noqa: E402
+from hypothesis import HealthCheck  # noqa: E402
+from hypothesis.errors import Unsatisfiable  # noqa: E402
+from schemathesis import GenerationMode  # noqa: E402
+from schemathesis.checks import not_a_server_error  # noqa: E402
 
 SOME = hypothesis.settings(
     max_examples=25,
