@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=None, help="makes sampling repeatable (default: not)")
     parser.add_argument("--device", default=None, help="cuda, cuda:N, mps or cpu (default: the best there is)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: chosen by device")
-    parser.add_argument("--load-8bit", action="store_true", help="quantise to 8 bits (CUDA, extra `quant`)")
+    parser.add_argument("--load-8bit", action="store_true", help="quantise to 8 bits (CPU, or CUDA with extra `quant`)")
     parser.add_argument("--load-4bit", action="store_true", help="quantise to 4 bits (CUDA, extra `quant`)")
     # Accepted and unused, as in the original.
     parser.add_argument("--num-chunks", type=int, default=1, help=argparse.SUPPRESS)

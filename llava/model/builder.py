@@ -57,7 +57,8 @@ def load_pretrained_model(
         model_path: folder or hub id of any form in `llava.model.flavours`.
         model_base: the language model, for projector-only and LoRA folders.
         model_name: accepted for callers of the original; the folder's content decides, never its name.
-        load_8bit, load_4bit: quantise with bitsandbytes (needs a CUDA GPU and the extra `quant`).
+        load_8bit, load_4bit: quantise the language model; on a GPU with bitsandbytes (the extra `quant`), on a CPU
+            to 8 bits with PyTorch's own (`llava.model.int8`).
         device_map: "auto" spreads over all CUDA GPUs; a dict is passed to transformers; None keeps one device.
         device: cuda, cuda:N, mps or cpu; None takes the best there is.
         use_flash_attn: the same as `attn_implementation="flash_attention_2"`.
@@ -78,7 +79,8 @@ def load_pretrained_model(
     folder = resolve_folder(model_path)
     flavour = read_flavour(folder)
     device = _check_device(device or choose_device())
-    quantization = _quantization(load_8bit, load_4bit, device)
+    int8_on_cpu = load_8bit and not load_4bit and device.startswith("cpu")
+    quantization = None if int8_on_cpu else _quantization(load_8bit, load_4bit, device)
     if mm_projector is not None:
         flavour = _with_projector(flavour, folder, mm_projector, vision_tower)
     weights_folder = _weights_folder(flavour, folder, model_base)
@@ -92,7 +94,7 @@ def load_pretrained_model(
     check_tensors(config, checkpoint, sources, projector_elsewhere=weights_folder != folder or mm_projector is not None)
 
     num_parameters = sum(_numel(checkpoint.shape(name)) for name in sources.values())
-    dtype = _named_dtype(dtype) or choose_dtype(
+    dtype = _named_dtype("float32" if int8_on_cpu else dtype) or choose_dtype(
         device, num_parameters, read_json(weights_folder / "config.json").get("torch_dtype")
     )
     model = _load_language_model(
@@ -110,6 +112,10 @@ def load_pretrained_model(
     if flavour.kind in ("projector", "lora") or mm_projector is not None:
         _apply_adapter(model, flavour, folder, mm_projector)
     _set_generation_config(model, weights_folder)
+    if int8_on_cpu:
+        from llava.model.int8 import quantize_decoder
+
+        quantize_decoder(model)
     image_processor = None
     if config.has_vision:
         with progress_bars(False):
@@ -198,7 +204,9 @@ def _quantization(load_8bit: bool, load_4bit: bool, device: str) -> Any:
     if find_spec("bitsandbytes") is None:
         raise InvalidRequest("8-bit and 4-bit loading need bitsandbytes: pip install 'llava[quant]'.")
     if not device.startswith("cuda"):
-        raise InvalidRequest(f"8-bit and 4-bit loading through bitsandbytes need a CUDA GPU, the device is {device}.")
+        raise InvalidRequest(
+            f"4-bit loading, and 8-bit loading on anything but a CPU, need a CUDA GPU; the device is {device}."
+        )
     import torch
     from transformers import BitsAndBytesConfig
 

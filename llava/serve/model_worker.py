@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--num-gpus", type=int, metavar="N", help="GPUs to spread the model over (default: all that are visible)"
     )
-    model.add_argument("--load-8bit", action="store_true", help="quantise to 8 bits (CUDA, extra `quant`)")
+    model.add_argument("--load-8bit", action="store_true", help="quantise to 8 bits (CPU, or CUDA with extra `quant`)")
     model.add_argument("--load-4bit", action="store_true", help="quantise to 4 bits (CUDA, extra `quant`)")
     model.add_argument("--use-flash-attn", action="store_true", help="FlashAttention 2 (CUDA, extra `flash-attn`)")
     # Accepted and unused: whether a model sees, and how it wants pictures cut, its own config says.

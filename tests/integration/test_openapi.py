@@ -1,4 +1,4 @@
-"""Requests made from the services' own OpenAPI documents, right and wrong ones: each gets an answer of a known shape."""
+"""Requests made from the services' own OpenAPI documents, right and wrong ones: each gets an answer of known shape."""
 
 from __future__ import annotations
 
