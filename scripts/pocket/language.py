@@ -1,9 +1,9 @@
 """Makes the language model: a sentencepiece tokenizer and a LlamaForCausalLM that know our questions, but no picture.
 
-It learns from conversations in which a description stands where the picture will stand: first from exercises, single
-questions about one object, most of them to be answered yes or no; then about two; then from whole conversations. What
-it is told is not learnt, only what it answers. To compare what was asked with what is there is hard to learn among the
-patches of a picture, and easy among a few words. The result is a plain LLaMA folder, for `--model_name_or_path`.
+In place of a picture it is shown what the patches would say in words: nine sums of its own embeddings
+(`scripts.pocket.patch_words`), or, now and then, a description. It learns first from exercises, single questions about
+one object, most of them to be answered yes or no; then about two; then from whole conversations. What it is shown and
+asked is not learnt, only what it answers. The result is a plain LLaMA folder, for `--model_name_or_path`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import os
 import random
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llava.command_line import run
 from llava.conversation import conv_templates
-from scripts.pocket import fashion, photograph_questions, records, scene_questions, scenes
+from scripts.pocket import fashion, patches, photograph_questions, records, scene_questions, scenes
+from scripts.pocket.patch_words import Words, photograph_table, scene_tables, scene_words
 
 if TYPE_CHECKING:
     import torch
@@ -56,41 +60,74 @@ TOKENIZER = {
 }
 
 
-def conversation_text(turns: list[records.Turn]) -> str:
+PICTURE = "<picture>"
+"""Where the nine patches stand in a text."""
+NUM_PATCHES = patches.GRID**2
+
+
+def conversation_text(turns: list[records.Turn], system: str = SYSTEM) -> str:
     """The text that LLaVA v0 trains on."""
     rounds = "".join(f"### Human: {text}\n### Assistant: {answer}\n" for text, answer in turns)
-    return f"{SYSTEM}\n\n{rounds}### "
+    return f"{system}\n\n{rounds}### "
 
 
-LESSONS = ((0.25, 1, 0.9), (0.55, 2, 0.8), (1.0, scenes.MOST_OBJECTS, 0.35))
-"""Until which share of the training: the most objects in a scene, and the share of exercises."""
+LESSONS = ((0.15, 1, 0.9), (0.4, 2, 0.8), (1.0, scenes.MOST_OBJECTS, 0.6))
+"""Until which share of the training: the most objects in a scene, and the share of steps that are exercises."""
+TOLD_IN_WORDS = 0.08
+"""Share of the examples with a description in place of patches."""
+SYSTEM_IN_EXERCISES = 0.2
+"""Share of the exercises that begin with the long system text; the others are shorter by half."""
+NOISE = 0.2
+"""Added to the patches, in standard deviations of their values: those of a tower are never exact."""
 
 
-def example(index: int, progress: float = 1.0) -> tuple[str, str]:
-    """The conversation number `index`, about something described in words, for that point of the training (0 to 1).
+@dataclass(frozen=True)
+class Example:
+    told: str
+    """Up to the first answer; may hold PICTURE."""
+    answered: str
+    shown: scenes.Scene | str | None = None
+    """What the patches show: a scene, or the class of a photograph."""
 
-    Returns:
-        the text up to the first answer, and the rest.
-    """
+
+@dataclass(frozen=True)
+class Lesson:
+    """What all examples of one step have in common, so that they are of like length."""
+
+    most_objects: int = scenes.MOST_OBJECTS
+    is_exercise: bool = False
+    has_system: bool = True
+
+    @classmethod
+    def at(cls, step: int, steps: int) -> Lesson:
+        rng = random.Random(step)
+        most_objects, exercises = next((most, share) for until, most, share in LESSONS if step <= until * steps)
+        is_exercise = rng.random() < exercises
+        return cls(most_objects, is_exercise, not is_exercise or rng.random() < SYSTEM_IN_EXERCISES)
+
+
+def example(index: int, lesson: Lesson) -> Example:
+    """The example number `index`."""
     rng = random.Random(index)
-    if rng.random() < 0.02:
-        return _parts(rng.sample(records.SMALL_TALK, rng.randint(1, 3)))
-    most_objects, exercises = next((most, share) for until, most, share in LESSONS if progress <= until)
-    is_exercise = rng.random() < exercises
+    if not lesson.is_exercise and rng.random() < 0.04:
+        return Example(*_parts(rng.sample(records.SMALL_TALK, rng.randint(1, 3)), SYSTEM))
     subject: Any
     if rng.random() < 0.15:
         picture, subject = "photograph", rng.choice(fashion.CLASSES)
         description = photograph_questions.ask_describe(subject, rng).sentence
     else:
-        picture, subject = "scene", _scene(index, most_objects)
+        picture, subject = "scene", _scene(index, lesson.most_objects)
         description = scene_questions.describe(subject)
-    if is_exercise:
+    if lesson.is_exercise:
         turns = records.exercise(picture, subject, rng)
     else:
         turns = records.scene_turns(subject, rng) if picture == "scene" else records.photograph_turns(subject, rng)
+    in_words = rng.random() < TOLD_IN_WORDS
+    shown = description if in_words else PICTURE
     question, answer = turns[0]
-    question = f"{description}\n{question}" if rng.random() < 0.5 else f"{question}\n{description}"
-    return _parts([(question, answer), *turns[1:]])
+    question = f"{shown}\n{question}" if rng.random() < 0.5 else f"{question}\n{shown}"
+    told, answered = _parts([(question, answer), *turns[1:]], SYSTEM if lesson.has_system else "")
+    return Example(told, answered, None if in_words else subject)
 
 
 def _scene(index: int, most_objects: int) -> scenes.Scene:
@@ -102,8 +139,8 @@ def _scene(index: int, most_objects: int) -> scenes.Scene:
     )
 
 
-def _parts(turns: list[records.Turn]) -> tuple[str, str]:
-    text = conversation_text(turns)
+def _parts(turns: list[records.Turn], system: str) -> tuple[str, str]:
+    text = conversation_text(turns, system).lstrip()
     first_answer = text.index("### Assistant:") + len("### Assistant:")
     return text[:first_answer], text[first_answer:]
 
@@ -117,7 +154,7 @@ def train_tokenizer(folder: Path, examples: int, vocabulary: int) -> None:
     sentencepiece.SentencePieceTrainer.train(
         # Lines, because the trainer takes a line break to be the end of a sentence; as a token it is a byte.
         sentence_iterator=iter(
-            [line for i in range(examples) for line in "".join(example(-1 - i)).splitlines() if line]
+            [line for i in range(examples) for line in _all_words(example(-1 - i, Lesson())).splitlines() if line]
         ),
         model_prefix=str(temporary),
         model_type="bpe",
@@ -139,8 +176,44 @@ def train_tokenizer(folder: Path, examples: int, vocabulary: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER, indent=2) + "\n")
 
 
+def _all_words(one: Example) -> str:
+    return one.told.replace(PICTURE, "") + one.answered
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Conversations, one a row, [count, length]."""
+
+    ids: torch.Tensor
+    """int64; anything where patches are."""
+    mask: torch.Tensor
+    labels: torch.Tensor
+    """-100 up to the first answer."""
+    is_patch: torch.Tensor
+    shown: list[scenes.Scene | str]
+    """By row, for rows with patches."""
+
+    def embeddings(self, words: Words, noise: float) -> torch.Tensor:
+        """[count, length, hidden], with the patches' sums in their places."""
+        import torch
+
+        tables, photographs = scene_tables(words), photograph_table(words)
+        drawn = [subject for subject in self.shown if isinstance(subject, scenes.Scene)]
+        targets = np.stack([np.stack(list(patches.targets(scene).values())) for scene in drawn])
+        of_scenes = iter(scene_words(targets, tables))
+        rows = [
+            photographs[fashion.CLASSES.index(subject)].expand(NUM_PATCHES, -1)
+            if isinstance(subject, str)
+            else next(of_scenes)
+            for subject in self.shown
+        ]
+        sums = torch.cat(rows)
+        sums = sums + noise * sums.detach().std() * torch.randn_like(sums)
+        return words.table[self.ids].index_put((self.is_patch,), sums)
+
+
 class Batches:
-    """Conversations, one a row, drawn from the step's number alone, so that a resumed run continues exactly."""
+    """Batches drawn from the step's number alone, so that a resumed run continues exactly."""
 
     def __init__(self, tokenizer: Path, count: int, steps: int):
         import sentencepiece
@@ -148,22 +221,35 @@ class Batches:
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
         self.count, self.steps = count, steps
 
-    def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Ids, attention mask and labels, [count, length] int64; what comes before the first answer is not trained."""
+    def draw(self, step: int) -> Batch:
         import torch
 
-        rows = []
-        for index in range(step * self.count, (step + 1) * self.count):
-            told, answered = example(index, step / self.steps)
-            # No token crosses a space, so what is told has the same tokens alone and with what follows.
-            rows.append((1 + len(self.model.encode(told)), [self.model.bos_id(), *self.model.encode(told + answered)]))
-        ids = torch.zeros(self.count, max(len(row) for _, row in rows), dtype=torch.int64)
+        lesson = Lesson.at(step, self.steps)
+        examples = [example(index, lesson) for index in range(step * self.count, (step + 1) * self.count)]
+        rows = [self._row(one) for one in examples]
+        length = max(len(ids) for ids, _, _ in rows)
+        ids = torch.zeros(self.count, length, dtype=torch.int64)
         mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for place, (start_length, row) in enumerate(rows):
+        is_patch = torch.zeros_like(ids, dtype=torch.bool)
+        for place, (row, first_answer, picture) in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row)
             mask[place, : len(row)] = 1
-            labels[place, start_length : len(row)] = ids[place, start_length : len(row)]
-        return ids, mask, labels
+            labels[place, first_answer : len(row)] = ids[place, first_answer : len(row)]
+            if picture is not None:
+                is_patch[place, picture : picture + NUM_PATCHES] = True
+        return Batch(ids, mask, labels, is_patch, [one.shown for one in examples if one.shown is not None])
+
+    def _row(self, one: Example) -> tuple[list[int], int, int | None]:
+        """Ids, where the first answer begins, and where the picture does."""
+        before, marker, behind = one.told.partition(PICTURE)
+        if not marker:
+            # No token crosses a space, so what is told has the same tokens alone and with what follows.
+            ids = self.model.encode(one.told + one.answered)
+            return [self.model.bos_id(), *ids], 1 + len(self.model.encode(one.told)), None
+        head = [self.model.bos_id(), *self.model.encode(before)]
+        tail = self.model.encode(behind + one.answered)
+        first_answer = len(head) + NUM_PATCHES + len(self.model.encode(behind))
+        return [*head, *[0] * NUM_PATCHES, *tail], first_answer, len(head)
 
 
 def train(folder: Path, args: argparse.Namespace) -> None:
@@ -184,10 +270,14 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent_s"]
-    start, saved, mean = time.monotonic() - spent, time.monotonic(), 0.0
+    start, saved, mean, right = time.monotonic() - spent, time.monotonic(), 0.0, 0.0
+    words = Words(folder / "tokenizer.model", model.get_input_embeddings().weight)
     while step < args.steps:
-        ids, mask, labels = batches.draw(step)
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        batch = batches.draw(step)
+        torch.manual_seed(step)
+        embeddings = batch.embeddings(words, NOISE)
+        output = model(inputs_embeds=embeddings, attention_mask=batch.mask, labels=batch.labels)
+        loss = output.loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         rate = args.learning_rate * min(
@@ -198,12 +288,14 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         optimizer.step()
         optimizer.zero_grad()
         mean = loss.item() if mean == 0 else 0.95 * mean + 0.05 * loss.item()
+        right = 0.95 * right + 0.05 * exactly_right(output.logits, batch.labels)
         step += 1
         spent = time.monotonic() - start
         if step % 25 == 0:
             left = spent / step * (args.steps - step) / 60
             print(
-                f"step {step}, loss {mean:.3f}, {step * args.batch / spent:.0f} conversations/s, {left:.0f} min left",
+                f"step {step}, loss {mean:.3f}, {right:.2f} all right, "
+                f"{step * args.batch / spent:.0f} conversations/s, {left:.0f} min left",
                 flush=True,
             )
         if step == args.steps or time.monotonic() - saved > 120:
@@ -211,6 +303,12 @@ def train(folder: Path, args: argparse.Namespace) -> None:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent}
             save_state(checkpoint, state)
     model.save_pretrained(folder)
+
+
+def exactly_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of conversations none of whose answers' tokens is missed, each token given those before it."""
+    expected = labels[:, 1:]
+    return float(((logits[:, :-1].argmax(-1) == expected) | (expected < 0)).all(1).float().mean())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,58 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llava.command_line import run
-from scripts.pocket import fashion, patches, scenes
+from scripts.pocket import fashion, patches
+from scripts.pocket.patch_words import photograph_table, read_words, scene_tables, scene_words
 
 if TYPE_CHECKING:
     import torch
 
 DAMPING = 1e-3
 """Of the mean square of the features: keeps directions that hardly vary from becoming large."""
-
-
-class Words:
-    """The embedding of a word: of its last token, for the few words that have several."""
-
-    def __init__(self, language: Path):
-        import sentencepiece
-        from safetensors.torch import load_file
-
-        self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(language / "tokenizer.model"))
-        self.table = load_file(language / "model.safetensors")["model.embed_tokens.weight"].float()
-
-    def __call__(self, *words: str) -> torch.Tensor:
-        """The sum of the words' embeddings, [hidden]."""
-        return self.table[[self.tokenizer.encode(word)[-1] for word in words]].sum(0)
-
-
-def scene_tables(words: Words) -> dict[str, torch.Tensor]:
-    """For each question of patches.TARGETS that has words: what its answers add to a patch, [answers, hidden]."""
-    import torch
-
-    kinds = []
-    for kind in scenes.KINDS:
-        family = () if kind in scenes.SHAPES else ("number",) if kind in scenes.DIGITS else ("letter",)
-        kinds.append(words(kind, *family))
-    numbers = ("one", "two", "three", "four")
-    return {
-        "kind": torch.stack([*kinds, words("background"), words("photograph")]),
-        "colour": torch.stack([words(name) for name in scenes.COLOURS]),
-        "size": torch.stack([words(name) for name in scenes.SIZES]),
-        "cell": torch.stack([0.7 * words(*position.split()) for row in scenes.POSITIONS for position in row]),
-        "background": torch.stack([0.4 * words(name) for name in scenes.BACKGROUNDS]),
-        "count": torch.stack([0.4 * words(number) for number in numbers]),
-    }
-
-
-def scene_words(targets: np.ndarray, tables: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Targets [n, questions, patches] to sums of embeddings [n, patches, hidden]."""
-    import torch
-
-    total = torch.zeros(())
-    for place, name in enumerate(patches.TARGETS):
-        asked = torch.from_numpy(targets[:, place].astype(np.int64))
-        total = total + tables[name][asked.clamp_min(0)] * (asked >= 0)[..., None]
-    return total
 
 
 def solve(features: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,14 +51,14 @@ def main(args: argparse.Namespace) -> int:
     from scripts.pocket.tower import enlarged, features, normalise
 
     tower = CLIPVisionModel.from_pretrained(args.work / "tower")
-    words = Words(args.work / "language")
+    words = read_words(args.work / "language")
     seen, wanted, weight = [], [], []
     with np.load(args.work / "scenes.npz") as stored:
         pictures, targets = stored["pictures"][: args.pictures], stored["targets"][: args.pictures]
     pixels, labels = fashion.read(fashion.locate(args.work, args.fashion), "train")
     photographs = np.repeat(enlarged(pixels[: args.pictures])[..., None], 3, axis=-1)
     tables = scene_tables(words)
-    clothes = torch.stack([words("photograph", name) for name in fashion.CLASSES])
+    clothes = photograph_table(words)
     with torch.no_grad():
         for first in range(0, args.pictures, 250):
             part = slice(first, first + 250)

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from scripts.pocket import fashion, language, photograph_questions, questions, records, scene_questions, scenes
+from scripts.pocket.patch_words import Words
 
 
 def _questions(kind: str, count: int = 150):
@@ -143,30 +144,53 @@ def test_a_conversation_ends_with_what_tells_all():
     assert ends > 30
 
 
-def test_the_language_model_learns_answers_and_not_what_it_is_told(tmp_path):
+def test_the_language_model_learns_answers_and_not_what_it_is_shown(tmp_path):
     language.train_tokenizer(tmp_path, 300, 400)
     batches = language.Batches(tmp_path / "tokenizer.model", 8, 100)
     for step in (0, 40, 99):
-        ids, mask, labels = batches.draw(step)
+        batch = batches.draw(step)
+        assert int(batch.is_patch.sum()) == 9 * len(batch.shown)
         for row in range(8):
-            length = int(mask[row].sum())
-            told = batches.model.decode(ids[row][labels[row] == -100].tolist())
-            learnt = batches.model.decode(labels[row][labels[row] != -100].tolist())
+            length = int(batch.mask[row].sum())
+            told = batches.model.decode(batch.ids[row][batch.labels[row] == -100].tolist())
+            learnt = batches.model.decode(batch.labels[row][batch.labels[row] != -100].tolist())
             assert told.rstrip("\u2047 ").endswith("### Assistant:")
             assert learnt.rstrip().endswith("###")
-            assert (ids[row, length:] == 0).all()
+            assert (batch.ids[row, length:] == 0).all()
+            assert not (batch.is_patch[row] & (batch.labels[row] != -100)).any()
         again = batches.draw(step)
-        assert all(one.equal(other) for one, other in zip((ids, mask, labels), again, strict=True))
+        assert batch.ids.equal(again.ids)
+        assert batch.labels.equal(again.labels)
+
+
+def test_patches_stand_for_what_is_asked_about(tmp_path):
+    """An embedding in which each word is a direction of its own: the sums at the patches can be read."""
+    import torch
+
+    language.train_tokenizer(tmp_path, 2000, 700)
+    words = Words(tmp_path / "tokenizer.model", torch.eye(700))
+    batch = language.Batches(tmp_path / "tokenizer.model", 16, 100).draw(99)
+    embeddings = batch.embeddings(words, noise=0.0)
+    rows = batch.is_patch.any(1).nonzero().flatten().tolist()
+    for row, subject in zip(rows, batch.shown, strict=True):
+        patches_of_row = embeddings[row, batch.is_patch[row]]
+        if isinstance(subject, str):
+            assert (patches_of_row @ words("photograph", subject) >= 2).all()
+            continue
+        for item in subject.objects:
+            assert patches_of_row[3 * item.row + item.column] @ words(item.colour) >= 1
+            assert patches_of_row[3 * item.row + item.column] @ words(item.size) >= 1
 
 
 def test_lessons_begin_with_single_questions_about_one_object():
-    first = [language.example(index, 0.0) for index in range(200)]
-    assert sum(rest.count("### Human:") == 0 for _, rest in first) > 150
-    described = [told for told, _ in first if "### Human: A small" in told or "### Human: A large" in told]
-    assert described
-    assert not any(" and a small" in told or " and a large" in told for told in described)
-    last = [language.example(index, 1.0) for index in range(200)]
-    assert any(" and a small" in told or " and a large" in told for told, _ in last)
+    first = [language.Lesson.at(step, 1000) for step in range(150)]
+    assert {lesson.most_objects for lesson in first} == {1}
+    assert sum(lesson.is_exercise for lesson in first) > 110
+    examples = [language.example(index, language.Lesson(1, True, False)) for index in range(100)]
+    assert all(one.answered.count("### Human:") == 0 for one in examples)
+    assert all(len(one.shown.objects) == 1 for one in examples if isinstance(one.shown, scenes.Scene))
+    last = [language.example(index, language.Lesson.at(999, 1000)) for index in range(100)]
+    assert any(len(one.shown.objects) > 2 for one in last if isinstance(one.shown, scenes.Scene))
 
 
 @pytest.mark.parametrize(("picture", "subject"), [("scene", scenes.sample(3)), ("photograph", "coat")])
