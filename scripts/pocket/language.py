@@ -271,7 +271,9 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent_s"]
     start, saved, mean, right = time.monotonic() - spent, time.monotonic(), 0.0, 0.0
-    words = Words(folder / "tokenizer.model", model.get_input_embeddings().weight)
+    table = model.get_input_embeddings().weight
+    assert isinstance(table, torch.Tensor)
+    words = Words(folder / "tokenizer.model", table)
     while step < args.steps:
         batch = batches.draw(step)
         torch.manual_seed(step)
