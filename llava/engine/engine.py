@@ -349,8 +349,12 @@ class Engine:
         while self._waiting and not self._ids_used_up and self._preparing + len(self._ready) < ahead:
             self._preparing += 1
             self._preparer.submit(self._prepare, self._waiting.popleft())
-        while self._ready and self._supervisor.has_room_for(self._ready[0]):
-            self._supervisor.begin(self._ready.popleft())
+        for ticket in list(self._ready):
+            if not self._supervisor.has_room_for(ticket):
+                break
+            if not self._supervisor.is_being_read(ticket.prompt):
+                self._ready.remove(ticket)
+                self._supervisor.begin(ticket)
 
     def _prepare(self, ticket: Ticket) -> None:
         """On the preparer's thread."""

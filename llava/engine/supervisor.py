@@ -26,6 +26,10 @@ _MAX_DEATHS = 5
 """A request that was present at so many is given up, whoever was to blame."""
 
 
+_WORTH_WAITING_FOR = 64
+"""Tokens that two prompts have in common, so that the second had better wait until the first was read."""
+
+
 class Supervisor:
     """Owns the manager and what runs on it. All methods belong to one thread, but for what they hand to `tell`."""
 
@@ -77,6 +81,16 @@ class Supervisor:
             return False
         held = sum(other.num_tokens_at_most for other in self._running.values())
         return not self._running or held + ticket.num_tokens_at_most <= self.cache_tokens
+
+    def is_being_read(self, prompt: Sequence[int]) -> bool:
+        """Whether a request that has no token yet begins like `prompt`.
+
+        One that waits for its first token finds that beginning in the cache; one that does not computes it again.
+        """
+        return any(
+            len(other.tokens) == other.tokens_before and _common_prefix(other.prompt, prompt) >= _WORTH_WAITING_FOR
+            for other in self._running.values()
+        )
 
     def begin(self, ticket: Ticket) -> None:
         """Hands a request to the manager, with the tokens that it has already."""
@@ -181,6 +195,14 @@ class Supervisor:
         for ticket in given_up:
             self._on_failed(ticket, as_error(error))
         self._try_next()
+
+
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two prompts begin with alike."""
+    longest = min(len(one), len(other))
+    if one[:longest] == other[:longest]:
+        return longest
+    return next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
 
 
 def as_error(error: BaseException) -> LlavaError:

@@ -45,6 +45,17 @@ def test_second_question_about_a_picture_encodes_it_once(v15):
     assert (v15.stats.pictures_encoded, v15.stats.pictures_found) == (2, 1)
 
 
+def test_questions_that_come_together_about_one_picture_read_it_once(v15):
+    """Counted in the tokens that the model is given: the picture's 256, the words before it, and each question."""
+    seen: list[int] = []
+    hook = loaded(V15)[1].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    answers = v15.generate([ask(V15, f"What is it, {number}?", picture(3), max_new_tokens=2) for number in range(6)])
+    hook.remove()
+    assert sum(seen) < 1.7 * answers[0].num_prompt_tokens
+
+
 def test_pieces_add_up_to_the_answer_and_count_tokens(v15):
     *pieces, last = v15.iterate(ask(V15, "What is it?", picture(0)))
     assert isinstance(last, Answer)
