@@ -280,7 +280,7 @@ def first_token_times(folder: Path) -> tuple[float, float]:
     return statistics.median(first[1:]), statistics.median(later[1:])
 
 
-def many_streams(folder: Path, num_streams: int, *, one_by_one: bool) -> tuple[float, float]:
+def many_streams(folder: Path, num_streams: int, num_pictures: int, *, one_by_one: bool) -> tuple[float, float]:
     """(tokens a second of wall-clock time, 95th percentile of seconds to the first token) of concurrent streams."""
     import torch
 
@@ -289,7 +289,7 @@ def many_streams(folder: Path, num_streams: int, *, one_by_one: bool) -> tuple[f
 
     async def run() -> list[Any]:
         async def listen(number: int) -> Any:
-            asked = Asked(" ".join(WORDS[number % 8 : number % 8 + 10]), number % 8, 48)
+            asked = Asked(" ".join(WORDS[number % 8 : number % 8 + 10]), number % num_pictures, 48)
             return [event async for event in batched.engine.stream(batched.request(asked))][-1]
 
         return await asyncio.gather(*(listen(number) for number in range(num_streams)))
@@ -313,7 +313,7 @@ async def many_clients(url: str, num_streams: int) -> float:
 
     async def listen(number: int) -> int:
         content: Any = [
-            {"type": "image_url", "image_url": {"url": data_uri(picture(number % 8))}},
+            {"type": "image_url", "image_url": {"url": data_uri(picture(number))}},
             {"type": "text", "text": " ".join(WORDS[number % 8 : number % 8 + 10])},
         ]
         stream = await client.chat.completions.create(
@@ -387,7 +387,7 @@ TASKS: dict[str, Callable[..., Any]] = {
     "measure": lambda folder, *rest: vars(measure(Path(folder), *rest)),
     "first token": lambda folder: first_token_times(Path(folder)),
     "http": lambda folder, count: over_http(Path(folder), count),
-    "streams": lambda folder, count, alone: many_streams(Path(folder), count, one_by_one=alone),
+    "streams": lambda folder, count, pictures, alone: many_streams(Path(folder), count, pictures, one_by_one=alone),
 }
 
 
@@ -428,8 +428,8 @@ def report_streams(folder: Path) -> None:
     first, later = in_a_process("first token", str(folder))
     print(f"\nto the first token: first question {first:.3f} s, later ones about the picture {later:.3f} s ", end="")
     print(f"({later / first:.2f} of it), pictures encoded once")
-    alone = in_a_process("streams", str(folder), 32, True)
-    engine = in_a_process("streams", str(folder), 32, False)
+    alone = in_a_process("streams", str(folder), 32, 8, True)
+    engine = in_a_process("streams", str(folder), 32, 8, False)
     print("32 streams at once: tokens a second, 95th percentile of the time to the first token")
     print(f"  one by one {alone[0]:7.1f}  {alone[1]:6.2f} s")
     print(
@@ -439,7 +439,7 @@ def report_streams(folder: Path) -> None:
 
 
 def report_http(folder: Path) -> None:
-    alone, _ = in_a_process("streams", str(folder), 16, False)
+    alone, _ = in_a_process("streams", str(folder), 16, 16, False)
     served = in_a_process("http", str(folder), 16)
     print(
         f"\n16 streams: the engine alone {alone:.1f} tokens a second, through controller and worker {served:.1f} ",
