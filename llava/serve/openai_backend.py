@@ -155,15 +155,16 @@ class OpenAiBackend:
                 if status == 404:
                     names = []  # some engines have no such list
                     break
-            except httpx.HTTPError:
-                pass  # it may still be loading
+                trouble = f"it answers with HTTP {status}"
+            except httpx.HTTPError as error:
+                trouble = f"it does not answer ({type(error).__name__})"  # it may still be loading
             if loop.time() >= deadline:
                 raise WorkerLost(
-                    f"{self.upstream.url}: no engine answered within {self.wait_s:g} s. Start it, or correct "
-                    "--backend-url (it ends in /v1)."
+                    f"{self.upstream.url}: no engine answered within {self.wait_s:g} s: {trouble}. Start it, or "
+                    "correct --backend-url (it ends in /v1)."
                 )
             if loop.time() >= next_line:
-                log.info("waiting for the engine at %s", self.upstream.url)
+                log.info("waiting for the engine at %s: %s", self.upstream.url, trouble)
                 next_line = loop.time() + _COMPLAINT_INTERVAL_S
             await asyncio.sleep(min(1.0, self.wait_s / 4))
         if names and self.upstream.model not in names:
