@@ -144,7 +144,9 @@ async def soak(url: str, services: dict[str, psutil.Process], minutes: float) ->
     outcomes: Counter[str] = Counter()
     until = time.monotonic() + 60 * minutes
     clients = [Client(url, number, outcomes).run(until) for number in range(CLIENTS)]
-    memory, *_ = await asyncio.gather(watch(services, until, outcomes), *clients)
+    watching = asyncio.ensure_future(watch(services, until, outcomes))
+    await asyncio.gather(*clients)
+    memory = await watching
     half = memory[len(memory) // 2 :]
     growth = (half[-1][1] - half[0][1]) / max(1e-9, (half[-1][0] - half[0][0]) / 60)
     print(f"the worker grew by {growth:+.2f} MiB a minute over the second half")
