@@ -206,7 +206,7 @@ def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def as_error(error: BaseException) -> LlavaError:
-    """What a user is told of an exception from the model."""
+    """What a user is told of an exception from the model; one that nobody foresaw is logged with its traceback."""
     if isinstance(error, LlavaError):
         return error
     text = str(error)
@@ -215,4 +215,5 @@ def as_error(error: BaseException) -> LlavaError:
             f"the device has not enough memory for this request ({text.splitlines()[0] if text else 'out of memory'}). "
             "Give fewer or smaller pictures, a shorter prompt, or ask for fewer tokens."
         )
+    logger.error("the model failed on a request", exc_info=error)
     return EngineFailed(f"the model failed on this request: {type(error).__name__}: {text}")

@@ -24,6 +24,7 @@ from pydantic import ConfigDict
 
 from llava.command_line import run
 from llava.errors import ModelNotFound, NoWorker
+from llava.serve import flags
 from llava.serve.cluster_access import ClusterAccess
 from llava.serve.framing import Events, Frames, Framing, Whole
 from llava.serve.membership import Membership
@@ -217,7 +218,7 @@ class _WorkerFigures(Collector):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="localhost", help="name or address to listen on (default: localhost)")
-    parser.add_argument("--port", type=int, default=21001, help="0 takes a free one (default: 21001)")
+    parser.add_argument("--port", type=flags.port, default=21001, help="0 takes a free one (default: 21001)")
     parser.add_argument(
         "--dispatch-method",
         choices=("lottery", "shortest_queue"),
@@ -247,32 +248,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="without token or keys, let other machines ask and register workers (default: this machine only)",
     )
     parser.add_argument(
-        "--first-token-timeout", type=_seconds, default=300.0, metavar="S", help="in seconds (default: 300)"
+        "--first-token-timeout", type=flags.some_seconds, default=300.0, metavar="S", help="in seconds (default: 300)"
     )
     parser.add_argument(
-        "--idle-timeout", type=_seconds, default=60.0, metavar="S", help="between two pieces, in seconds (default: 60)"
-    )
-    parser.add_argument(
-        "--drain-timeout",
-        type=_seconds,
-        default=30.0,
+        "--idle-timeout",
+        type=flags.some_seconds,
+        default=60.0,
         metavar="S",
-        help="for running requests once asked to end, in seconds (default: 30)",
+        help="between two pieces, in seconds (default: 60)",
     )
     parser.add_argument(
         "--heart-beat-expiration",
-        type=_seconds,
+        type=flags.some_seconds,
         default=float(HEART_BEAT_EXPIRATION_S),
         metavar="S",
         help="a worker silent for so many seconds is forgotten (default: 30)",
     )
-    parser.add_argument(
-        "--requests-per-minute",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of one key, or one address where there are no keys (default: 0, no limit)",
-    )
+    flags.add_limit_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -299,13 +291,6 @@ def settings_from(args: argparse.Namespace) -> ControllerSettings:
         heart_beat_expiration_s=args.heart_beat_expiration,
         limits=Limits(requests_per_minute=args.requests_per_minute),
     )
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text}: give a number of seconds above 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 
 from llava.command_line import run
 from llava.errors import InvalidRequest
+from llava.serve import flags
 from llava.serve.worker_command import add_worker_arguments, image_hosts, run_worker
 
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument(
         "--backend-wait",
-        type=float,
+        type=flags.seconds,
         default=600.0,
         metavar="SECONDS",
         help="how long to wait for an engine that is still loading (default: 600)",

@@ -7,6 +7,7 @@ import asyncio
 
 from llava.command_line import FAILED
 from llava.errors import InvalidRequest
+from llava.serve import flags
 from llava.serve.backend import Backend
 from llava.serve.heartbeat import Heartbeat
 from llava.serve.lifecycle import Lifecycle
@@ -24,7 +25,9 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     """
     where = parser.add_argument_group("where it is")
     where.add_argument("--host", default="localhost", help="address to listen on (default: localhost)")
-    where.add_argument("--port", type=_port, default=21002, help="port to listen on (default: 21002; 0: any free one)")
+    where.add_argument(
+        "--port", type=flags.port, default=21002, help="port to listen on (default: 21002; 0: any free one)"
+    )
     where.add_argument(
         "--worker-address",
         "--worker",
@@ -43,34 +46,25 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     load = parser.add_argument_group("load")
     load.add_argument(
         "--limit-model-concurrency",
-        type=_positive,
+        type=flags.positive,
         metavar="N",
         help="answers written at once (default: as many as the engine takes)",
     )
     load.add_argument(
         "--max-queue",
-        type=_not_negative,
+        type=flags.not_negative,
         default=DEFAULT_MAX_QUEUE,
         metavar="N",
         help=f"answers that may wait; more are refused with 503 (default: {DEFAULT_MAX_QUEUE})",
     )
     load.add_argument(
-        "--stream-interval", type=_positive, default=2, metavar="TOKENS", help="tokens a piece of stream (default: 2)"
+        "--stream-interval",
+        type=flags.positive,
+        default=2,
+        metavar="TOKENS",
+        help="tokens a piece of stream (default: 2)",
     )
-    load.add_argument(
-        "--requests-per-minute",
-        type=_not_negative,
-        default=0,
-        metavar="N",
-        help="requests a minute for each key, or each address where there are no keys (default: 0, no limit)",
-    )
-    load.add_argument(
-        "--drain-timeout",
-        type=_seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="for running answers after the first SIGTERM (default: 30)",
-    )
+    flags.add_limit_arguments(load)
 
     safety = parser.add_argument_group("safety")
     safety.add_argument(
@@ -137,31 +131,3 @@ def run_worker(args: argparse.Namespace, backend: Backend, *, title: str) -> int
 def image_hosts(args: argparse.Namespace) -> frozenset[str]:
     """The hosts of --allow-image-host."""
     return frozenset(host.lower() for host in args.allow_image_host)
-
-
-def _port(text: str) -> int:
-    return _whole(text, 0, 65_535)
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1, 1_000_000)
-
-
-def _not_negative(text: str) -> int:
-    return _whole(text, 0, 1_000_000)
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not text.isdecimal() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
-    return value

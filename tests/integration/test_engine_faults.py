@@ -69,7 +69,7 @@ def test_streams_go_on_unseen_when_the_manager_dies_once(running, break_step):
     assert running.healthy
 
 
-def test_a_request_that_kills_the_manager_fails_alone(running, break_step):
+def test_a_request_that_kills_the_manager_fails_alone_and_leaves_its_traceback_in_the_log(running, break_step, caplog):
     requests = mixed_requests(NAME, 9)
     expected = [facts(answered_alone(NAME, request)) for request in requests]
     break_step(poisoned())
@@ -78,6 +78,7 @@ def test_a_request_that_kills_the_manager_fails_alone(running, break_step):
     failed = results.pop(4)
     assert isinstance(failed, EngineFailed)
     assert "index out of range" in str(failed)
+    assert "in fault" in caplog.text
     assert [facts(result) for result in results] == expected
     assert (running.stats.failed, running.queue_length, running.pictures_in_use) == (1, 0, 0)
 

@@ -24,22 +24,6 @@ from tests.support.pictures import encoded, noise
 from tests.support.serving import running
 from tests.support.worker import ANSWER, about, asking, body, data_uri, frames, legacy, serving
 
-
-@pytest.fixture(scope="module")
-def served():
-    with serving() as served:
-        yield served
-
-
-@pytest.fixture(autouse=True)
-def forget(request):
-    yield
-    if "served" in request.fixturenames:
-        engine = request.getfixturevalue("served").engine
-        engine.plan = lambda request: Plan()
-        engine.seen.clear()
-
-
 # Clients of the OpenAI protocol
 
 

@@ -22,21 +22,6 @@ from tests.support.serving import wait_until
 from tests.support.worker import ANSWER, about, asked, asking, body, data_uri, frames, legacy, serving
 
 
-@pytest.fixture(scope="module")
-def served():
-    with serving() as served:
-        yield served
-
-
-@pytest.fixture(autouse=True)
-def forget(request):
-    yield
-    if "served" in request.fixturenames:
-        engine = request.getfixturevalue("served").engine
-        engine.plan = lambda request: Plan()
-        engine.seen.clear()
-
-
 @pytest.fixture
 def no_records():
     """pytest keeps what is logged, with all that tracebacks hold; a test that measures memory goes without."""
