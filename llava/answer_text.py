@@ -93,7 +93,7 @@ class AnswerText:
         self._num_ids = len(ids)
         if self.stopped:
             return
-        safe = self._body[: len(self._body) - self._possible_stop()].rstrip()
+        safe = self._body[: len(self._body) - possible_stop(self._body, self._stop)].rstrip()
         if not any(prefix.startswith(safe) for prefix in self._prefixes):
             self._emit(safe)
 
@@ -114,17 +114,7 @@ class AnswerText:
             if prefix is None:
                 break
             body = body[len(prefix) :].lstrip()
-        ends = [end for end in map(body.find, self._stop) if end >= 0]
-        self.stopped = bool(ends)
-        self._body = body[: min(ends)] if ends else body
-
-    def _possible_stop(self) -> int:
-        """Length of the longest end of the text that a stop text begins with."""
-        longest = 0
-        for stop in self._stop:
-            lengths = range(min(len(stop) - 1, len(self._body)), longest, -1)
-            longest = next((n for n in lengths if self._body.endswith(stop[:n])), longest)
-        return longest
+        self._body, self.stopped = cut_at_stop(body, self._stop)
 
     def _emit(self, text: str) -> None:
         if len(text) <= len(self.text) or not text.startswith(self.text):
@@ -132,3 +122,41 @@ class AnswerText:
         piece, self.text = text[len(self.text) :], text
         if self._on_text is not None:
             self._on_text(piece)
+
+
+class UntilStop:
+    """The same for an answer that comes as text: what is before the first stop text, each piece once it is certain."""
+
+    def __init__(self, stop: Sequence[str]):
+        self._stop = tuple(text for text in stop if text)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: str) -> str:
+        """Takes a piece; returns what is certain to be part of the answer."""
+        if self.stopped:
+            return ""
+        body, self.stopped = cut_at_stop(self._held + piece, self._stop)
+        certain = len(body) if self.stopped else len(body) - possible_stop(body, self._stop)
+        self._held = body[certain:]
+        return body[:certain]
+
+    def flush(self) -> str:
+        """At the end: what was held back, no stop text having come of it."""
+        held, self._held = self._held, ""
+        return held
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """What is before the first of the stop texts, and whether there was one."""
+    ends = [end for end in map(text.find, stop) if end >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
+
+
+def possible_stop(text: str, stop: Sequence[str]) -> int:
+    """Length of the longest end of the text that a stop text begins with."""
+    longest = 0
+    for one in stop:
+        lengths = range(min(len(one) - 1, len(text)), longest, -1)
+        longest = next((n for n in lengths if text.endswith(one[:n])), longest)
+    return longest

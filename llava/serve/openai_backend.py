@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import httpx
 
+from llava.answer_text import UntilStop
 from llava.errors import InvalidRequest, WorkerLost
 from llava.generation import MAX_SEED
 from llava.serve.backend import Ask, ChatEvents, Finished, TextDelta
@@ -42,6 +43,10 @@ class OpenAiBackend:
     wait_s: float = 600.0
     """How long `start` waits for an engine that is still loading its model."""
     poll_interval_s: float = POLL_INTERVAL_S
+    stop: tuple[str, ...] = ()
+    """Texts that end every answer, beside those a request asks for."""
+    stops_here: bool = False
+    """Match stop texts in this process, and hang up on the engine there: not every engine takes the field `stop`."""
 
     def __post_init__(self) -> None:
         self._waiting = 0
@@ -88,7 +93,7 @@ class OpenAiBackend:
             "temperature": request.temperature,
             "top_p": request.top_p or None,
             "max_tokens": request.max_new_tokens,
-            "stop": stops or None,
+            "stop": stops,
         }
         return await self._ask(reading.dialogue, settings, None)
 
@@ -98,12 +103,15 @@ class OpenAiBackend:
             "top_p": request.top_p,
             "top_k": request.top_k if request.top_k and request.top_k > 0 else None,
             "max_tokens": request.limit,
-            "stop": list(request.stops) or None,
+            "stop": request.stops,
         }
         return await self._ask(read_dialogue(request.messages), settings, request.seed)
 
     async def _ask(self, dialogue: Dialogue, settings: dict[str, Any], seed: int | None) -> Ask:
         encoded = await self.pictures.read([(picture.source, picture.name) for picture in dialogue.pictures])
+        stop = [*self.stop, *settings.pop("stop")]
+        if stop and not self.stops_here:
+            settings["stop"] = stop
         body = {name: value for name, value in settings.items() if value is not None} | {
             "messages": _messages(dialogue, encoded),
             "stream": True,
@@ -113,11 +121,16 @@ class OpenAiBackend:
         def ask(index: int) -> ChatEvents:
             # Choices that began from one seed would all be the same answer.
             own = {} if seed is None else {"seed": (seed + index) & MAX_SEED}
-            return self._events(body | own)
+            return self._events(body | own, stop if self.stops_here else ())
 
         return ask
 
-    async def _events(self, body: dict[str, Any]) -> ChatEvents:
+    async def _events(self, body: dict[str, Any], stop: Sequence[str]) -> ChatEvents:
+        """
+        Args:
+            stop: texts to end at that the engine is not told of.
+        """
+        answer = UntilStop(stop)
         reason: str | None = None
         num_deltas = 0
         usage: Any = None
@@ -128,10 +141,15 @@ class OpenAiBackend:
                     text = (choice.get("delta") or {}).get("content")
                     if text:
                         num_deltas += 1
-                        yield TextDelta(str(text), 1)
+                        yield TextDelta(answer.push(str(text)), 1)
                     reason = choice.get("finish_reason") or reason
+                if answer.stopped:
+                    reason = "stop"
+                    break
         if reason is None:
             raise WorkerLost("the engine behind this worker broke off in the middle of an answer. Ask again.")
+        if rest := answer.flush():
+            yield TextDelta(rest, 0)
         yield Finished(
             "length" if reason == "length" else "stop",
             _count(usage, "prompt_tokens", 0),

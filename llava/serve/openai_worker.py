@@ -37,6 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait for an engine that is still loading (default: 600)",
     )
+    engine.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end every answer here, as at the ### of a v0 checkpoint; repeat for several (default: the engine knows)",
+    )
+    engine.add_argument(
+        "--stop-here",
+        action="store_true",
+        help="match stop texts in the worker, for an engine that does not take them (such as `transformers serve`)",
+    )
     engine.add_argument("--model-name", metavar="NAME", help="name to serve it under (default: --backend-model)")
     add_worker_arguments(parser)
 
@@ -57,6 +69,8 @@ def main(args: argparse.Namespace) -> int:
         limit=args.limit_model_concurrency or OpenAiBackend.limit,
         pictures=PictureReader(allowed_hosts=image_hosts(args)),
         wait_s=args.backend_wait,
+        stop=tuple(args.stop),
+        stops_here=args.stop_here,
     )
     return run_worker(args, backend, title="LLaVA worker for an OpenAI-compatible engine")
 

@@ -153,6 +153,25 @@ def test_a_prompt_of_no_template_goes_out_as_one_message(served):
     assert sent["stop"] == ["END"]
 
 
+def test_an_engine_that_takes_no_stop_texts_is_left_where_the_answer_ends():
+    engine = FakeOpenAiServer(words=("A cat", ". #", "##", " Human: And") + (" more",) * 2000, pace_s=0.01)
+    with serving(engine, stop=("###",), stops_here=True) as served:
+        answer = served.client.chat.completions.create(model="served", messages=asking(), stop=["dog"])
+        assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("A cat. ", "stop")
+        assert "stop" not in engine.bodies[0]
+        wait_until(lambda: engine.running == 0)
+        assert (engine.cancelled, engine.written < 2000) == (1, True)
+        cut = served.client.chat.completions.create(model="served", messages=asking(), stop=["cat"])
+        assert cut.choices[0].message.content == "A "
+
+
+def test_texts_that_end_every_answer_go_out_with_those_of_the_request():
+    with serving(stop=("###",)) as served:
+        served.client.chat.completions.create(model="served", messages=asking(), stop=["dog"])
+        served.client.chat.completions.create(model="served", messages=asking())
+        assert [body["stop"] for body in served.engine.bodies] == [["###", "dog"], ["###"]]
+
+
 def test_who_leaves_cancels_the_engine_too(served):
     served.engine.words, served.engine.pace_s = ("word ",) * 2000, 0.01
     stream = served.client.chat.completions.create(model="served", messages=asking(), stream=True)

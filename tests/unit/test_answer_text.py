@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llava.answer_text import AnswerText, Detokenizer
+from llava.answer_text import AnswerText, Detokenizer, UntilStop
 from llava.model.tokenizer import load_tokenizer
 from tests.support.checkpoints import DATA
 
@@ -47,6 +47,27 @@ def stream(pieces: list[str], stop: tuple[str, ...], prefixes: tuple[str, ...] =
 def test_answer_ends_at_the_stop_text_and_never_shows_a_part_of_it(pieces, stop, expected, stopped):
     heard, text = stream(pieces, stop)
     assert ("".join(heard), text.text, text.stopped) == (expected, expected, stopped)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "shown", "stopped"),
+    [
+        (["A cat", ".", "###", "Human"], ("###",), ["A cat", ".", ""], True),
+        (["A cat", ". #", "##", "Human"], ("###",), ["A cat", ". ", ""], True),
+        (["C", "#", " and F", "##", "!"], ("###",), ["C", "", "# and F", "", "##!", ""], False),
+        (["  A ", "cat "], (), ["  A ", "cat ", ""], False),
+        (["One#"], ("###",), ["One", "#"], False),
+        (["One, t", "wo, three"], ("three", "two"), ["One, ", ""], True),
+    ],
+)
+def test_text_of_another_engine_ends_at_the_stop_text_and_never_shows_a_part_of_it(pieces, stop, shown, stopped):
+    text, heard = UntilStop(stop), []
+    for piece in pieces:
+        heard.append(text.push(piece))
+        if text.stopped:
+            break
+    heard.append(text.flush())
+    assert ([piece for piece in heard if piece], text.stopped) == ([piece for piece in shown if piece], stopped)
 
 
 def test_role_that_the_model_writes_first_is_dropped_before_it_is_shown():
