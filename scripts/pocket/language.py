@@ -1,9 +1,10 @@
 """Makes the language model: a sentencepiece tokenizer and a LlamaForCausalLM that know our questions, but no picture.
 
 In place of a picture it is shown what the patches would say in words: nine sums of its own embeddings
-(`scripts.pocket.patch_words`), or, now and then, a description. It learns first from exercises, single questions about
-one object, most of them to be answered yes or no; then about two; then from whole conversations. What it is shown and
-asked is not learnt, only what it answers. The result is a plain LLaMA folder, for `--model_name_or_path`.
+(`scripts.pocket.patch_words`), or, now and then, a description. It learns first to look things up, from drills
+(`scripts.pocket.drills`) about one object, two and more; then from exercises, single questions most of which are to be
+answered yes or no, and whole conversations. What it is shown and asked is not learnt, only what it answers. The result
+is a plain LLaMA folder, for `--model_name_or_path`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from llava.command_line import run
 from llava.conversation import conv_templates
-from scripts.pocket import fashion, patches, photograph_questions, records, scene_questions, scenes
+from scripts.pocket import drills, fashion, patches, photograph_questions, records, scene_questions, scenes
 from scripts.pocket.patch_words import Words, photograph_table, scene_tables, scene_words
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 512,
     "num_hidden_layers": 5,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
+    # Few and wide: most of a narrow head turns with the distance, and what is looked up lies at any distance.
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
     "max_position_embeddings": 1024,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
@@ -71,8 +74,14 @@ def conversation_text(turns: list[records.Turn], system: str = SYSTEM) -> str:
     return f"{system}\n\n{rounds}### "
 
 
-LESSONS = ((0.15, 1, 0.9), (0.4, 2, 0.8), (1.0, scenes.MOST_OBJECTS, 0.6))
-"""Until which share of the training: the most objects in a scene, and the share of steps that are exercises."""
+LESSONS = (
+    (0.03, 1, 1.0, 0.0),
+    (0.08, 2, 1.0, 0.0),
+    (0.25, scenes.MOST_OBJECTS, 1.0, 0.0),
+    (0.40, 2, 0.25, 0.6),
+    (1.00, scenes.MOST_OBJECTS, 0.2, 0.4),
+)
+"""Until which share of the training: the most objects in a scene, and the shares of drills and of exercises."""
 TOLD_IN_WORDS = 0.08
 """Share of the examples with a description in place of patches."""
 SYSTEM_IN_EXERCISES = 0.2
@@ -81,13 +90,19 @@ NOISE = 0.2
 """Added to the patches, in standard deviations of their values: those of a tower are never exact."""
 
 
+Form = Literal["drill", "exercise", "conversation"]
+
+
 @dataclass(frozen=True)
 class Example:
-    told: str
-    """Up to the first answer; may hold PICTURE."""
-    answered: str
+    parts: tuple[tuple[str, bool], ...]
+    """Its text, and what of it is learnt. Every part but the first begins with a space. The first may hold PICTURE."""
     shown: scenes.Scene | str | None = None
     """What the patches show: a scene, or the class of a photograph."""
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.parts)
 
 
 @dataclass(frozen=True)
@@ -95,22 +110,28 @@ class Lesson:
     """What all examples of one step have in common, so that they are of like length."""
 
     most_objects: int = scenes.MOST_OBJECTS
-    is_exercise: bool = False
+    form: Form = "conversation"
     has_system: bool = True
 
     @classmethod
     def at(cls, step: int, steps: int) -> Lesson:
         rng = random.Random(step)
-        most_objects, exercises = next((most, share) for until, most, share in LESSONS if step <= until * steps)
-        is_exercise = rng.random() < exercises
-        return cls(most_objects, is_exercise, not is_exercise or rng.random() < SYSTEM_IN_EXERCISES)
+        most_objects, drills_, exercises = next(rest for until, *rest in LESSONS if step <= until * steps)
+        choice = rng.random()
+        form: Form = "drill" if choice < drills_ else "exercise" if choice < drills_ + exercises else "conversation"
+        return cls(int(most_objects), form, form != "exercise" or rng.random() < SYSTEM_IN_EXERCISES)
 
 
 def example(index: int, lesson: Lesson) -> Example:
     """The example number `index`."""
     rng = random.Random(index)
-    if not lesson.is_exercise and rng.random() < 0.04:
-        return Example(*_parts(rng.sample(records.SMALL_TALK, rng.randint(1, 3)), SYSTEM))
+    if lesson.form == "drill":
+        scene = _scene(index, lesson.most_objects)
+        line = [part for asked, answer in drills.drill(scene, rng) for part in ((asked, False), (answer, True))]
+        first, *others = ((f" {text}", is_learnt) for text, is_learnt in line)
+        return Example(((PICTURE + first[0].strip(), False), *others), scene)
+    if lesson.form == "conversation" and rng.random() < 0.04:
+        return Example(_parts(rng.sample(records.SMALL_TALK, rng.randint(1, 3)), SYSTEM))
     subject: Any
     if rng.random() < 0.15:
         picture, subject = "photograph", rng.choice(fashion.CLASSES)
@@ -118,7 +139,7 @@ def example(index: int, lesson: Lesson) -> Example:
     else:
         picture, subject = "scene", _scene(index, lesson.most_objects)
         description = scene_questions.describe(subject)
-    if lesson.is_exercise:
+    if lesson.form == "exercise":
         turns = records.exercise(picture, subject, rng)
     else:
         turns = records.scene_turns(subject, rng) if picture == "scene" else records.photograph_turns(subject, rng)
@@ -126,8 +147,8 @@ def example(index: int, lesson: Lesson) -> Example:
     shown = description if in_words else PICTURE
     question, answer = turns[0]
     question = f"{shown}\n{question}" if rng.random() < 0.5 else f"{question}\n{shown}"
-    told, answered = _parts([(question, answer), *turns[1:]], SYSTEM if lesson.has_system else "")
-    return Example(told, answered, None if in_words else subject)
+    parts = _parts([(question, answer), *turns[1:]], SYSTEM if lesson.has_system else "")
+    return Example(parts, None if in_words else subject)
 
 
 def _scene(index: int, most_objects: int) -> scenes.Scene:
@@ -139,10 +160,14 @@ def _scene(index: int, most_objects: int) -> scenes.Scene:
     )
 
 
-def _parts(turns: list[records.Turn], system: str) -> tuple[str, str]:
+def _parts(turns: list[records.Turn], system: str) -> tuple[tuple[str, bool], ...]:
+    """A conversation, of which answers are learnt, and the marks that end them."""
     text = conversation_text(turns, system).lstrip()
-    first_answer = text.index("### Assistant:") + len("### Assistant:")
-    return text[:first_answer], text[first_answer:]
+    told, *rest = re.split(r"(?<=### Assistant:)(?= )|(?<=###)(?= Human:)", text)
+    start = [told]
+    while not start[-1].endswith("### Assistant:"):  # before the first question there is nothing to learn
+        start.append(rest.pop(0))
+    return ("".join(start), False), *((part, not part.endswith("### Assistant:")) for part in rest)
 
 
 def train_tokenizer(folder: Path, examples: int, vocabulary: int) -> None:
@@ -154,7 +179,7 @@ def train_tokenizer(folder: Path, examples: int, vocabulary: int) -> None:
     sentencepiece.SentencePieceTrainer.train(
         # Lines, because the trainer takes a line break to be the end of a sentence; as a token it is a byte.
         sentence_iterator=iter(
-            [line for i in range(examples) for line in _all_words(example(-1 - i, Lesson())).splitlines() if line]
+            [line for i in range(examples) for line in _words(example(-1 - i, Lesson())).splitlines() if line]
         ),
         model_prefix=str(temporary),
         model_type="bpe",
@@ -176,8 +201,8 @@ def train_tokenizer(folder: Path, examples: int, vocabulary: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER, indent=2) + "\n")
 
 
-def _all_words(one: Example) -> str:
-    return one.told.replace(PICTURE, "") + one.answered
+def _words(one: Example) -> str:
+    return one.text.replace(PICTURE, "")
 
 
 @dataclass(frozen=True)
@@ -188,7 +213,7 @@ class Batch:
     """int64; anything where patches are."""
     mask: torch.Tensor
     labels: torch.Tensor
-    """-100 up to the first answer."""
+    """-100 where nothing is learnt."""
     is_patch: torch.Tensor
     shown: list[scenes.Scene | str]
     """By row, for rows with patches."""
@@ -221,35 +246,44 @@ class Batches:
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
         self.count, self.steps = count, steps
 
+    def lesson(self, step: int) -> Lesson:
+        return Lesson.at(step, self.steps)
+
     def draw(self, step: int) -> Batch:
         import torch
 
-        lesson = Lesson.at(step, self.steps)
+        lesson = self.lesson(step)
         examples = [example(index, lesson) for index in range(step * self.count, (step + 1) * self.count)]
         rows = [self._row(one) for one in examples]
-        length = max(len(ids) for ids, _, _ in rows)
+        length = max(len(row) for row, _, _ in rows)
         ids = torch.zeros(self.count, length, dtype=torch.int64)
         mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
         is_patch = torch.zeros_like(ids, dtype=torch.bool)
-        for place, (row, first_answer, picture) in enumerate(rows):
+        for place, (row, learnt, picture) in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row)
             mask[place, : len(row)] = 1
-            labels[place, first_answer : len(row)] = ids[place, first_answer : len(row)]
+            for begin, end in learnt:
+                labels[place, begin:end] = ids[place, begin:end]
             if picture is not None:
                 is_patch[place, picture : picture + NUM_PATCHES] = True
         return Batch(ids, mask, labels, is_patch, [one.shown for one in examples if one.shown is not None])
 
-    def _row(self, one: Example) -> tuple[list[int], int, int | None]:
-        """Ids, where the first answer begins, and where the picture does."""
-        before, marker, behind = one.told.partition(PICTURE)
-        if not marker:
-            # No token crosses a space, so what is told has the same tokens alone and with what follows.
-            ids = self.model.encode(one.told + one.answered)
-            return [self.model.bos_id(), *ids], 1 + len(self.model.encode(one.told)), None
-        head = [self.model.bos_id(), *self.model.encode(before)]
-        tail = self.model.encode(behind + one.answered)
-        first_answer = len(head) + NUM_PATCHES + len(self.model.encode(behind))
-        return [*head, *[0] * NUM_PATCHES, *tail], first_answer, len(head)
+    def _row(self, one: Example) -> tuple[list[int], list[tuple[int, int]], int | None]:
+        """Ids, from where to where they are learnt, and where the picture begins."""
+        before, marker, _ = one.text.partition(PICTURE)
+        row = [self.model.bos_id()]
+        if marker:
+            row += self.model.encode(before) + [0] * NUM_PATCHES
+        picture = len(row) - NUM_PATCHES if marker else None
+        begin, text, learnt = len(row), "", []
+        end = begin
+        for part, is_learnt in one.parts:
+            text += part.partition(PICTURE)[2] if PICTURE in part else part
+            # No token crosses a space, so a beginning has the same tokens as in the whole.
+            place, end = end, begin + len(self.model.encode(text))
+            if is_learnt:
+                learnt.append((place, end))
+        return row + self.model.encode(text), learnt, picture
 
 
 def train(folder: Path, args: argparse.Namespace) -> None:
@@ -270,7 +304,8 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent_s"]
-    start, saved, mean, right = time.monotonic() - spent, time.monotonic(), 0.0, 0.0
+    start, saved = time.monotonic() - spent, time.monotonic()
+    right: dict[str, float] = {}
     table = model.get_input_embeddings().weight
     assert isinstance(table, torch.Tensor)
     words = Words(folder / "tokenizer.model", table)
@@ -289,15 +324,15 @@ def train(folder: Path, args: argparse.Namespace) -> None:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
-        mean = loss.item() if mean == 0 else 0.95 * mean + 0.05 * loss.item()
-        right = 0.95 * right + 0.05 * exactly_right(output.logits, batch.labels)
+        form, share = batches.lesson(step).form, answered_right(output.logits, batch.labels)
+        right[form] = 0.95 * right.get(form, share) + 0.05 * share
         step += 1
         spent = time.monotonic() - start
         if step % 25 == 0:
             left = spent / step * (args.steps - step) / 60
             print(
-                f"step {step}, loss {mean:.3f}, {right:.2f} all right, "
-                f"{step * args.batch / spent:.0f} conversations/s, {left:.0f} min left",
+                f"step {step}, right: {', '.join(f'{form}s {share:.2f}' for form, share in sorted(right.items()))}, "
+                f"{step * args.batch / spent:.0f} examples/s, {left:.0f} min left",
                 flush=True,
             )
         if step == args.steps or time.monotonic() - saved > 120:
@@ -307,19 +342,22 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     model.save_pretrained(folder)
 
 
-def exactly_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of conversations none of whose answers' tokens is missed, each token given those before it."""
+def answered_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of answers none of whose tokens is missed, each token given those before it."""
     expected = labels[:, 1:]
-    return float(((logits[:, :-1].argmax(-1) == expected) | (expected < 0)).all(1).float().mean())
+    is_answer = expected >= 0
+    begins = is_answer & ~(labels[:, :-1] >= 0)
+    number = begins.flatten().cumsum(0)[is_answer.flatten()] - 1
+    missed = (logits[:, :-1].argmax(-1) != expected)[is_answer]
+    return float((number.new_zeros(int(begins.sum())).index_add(0, number, missed.long()) == 0).float().mean())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--vocabulary", type=int, default=1000, help="tokens (1000)")
-    parser.add_argument("--steps", type=int, default=1800, help="training steps (1800)")
-    parser.add_argument("--batch", type=int, default=24, help="conversations a step (24)")
-    # A rate of 3e-3 learns the words sooner, but never to compare.
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak (0.001)")
+    parser.add_argument("--steps", type=int, default=3600, help="training steps (3600)")
+    parser.add_argument("--batch", type=int, default=40, help="examples a step (40)")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (0.003)")
     parser.add_argument("--seed", type=int, default=0, help="of weights (0)")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (torch's choice)")
 

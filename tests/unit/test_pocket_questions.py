@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
+from itertools import groupby
 
 import pytest
 
-from scripts.pocket import fashion, language, photograph_questions, questions, records, scene_questions, scenes
+from scripts.pocket import drills, fashion, language, photograph_questions, questions, records, scene_questions, scenes
 from scripts.pocket.patch_words import Words
 
 
@@ -147,20 +149,35 @@ def test_a_conversation_ends_with_what_tells_all():
 def test_the_language_model_learns_answers_and_not_what_it_is_shown(tmp_path):
     language.train_tokenizer(tmp_path, 300, 400)
     batches = language.Batches(tmp_path / "tokenizer.model", 8, 100)
-    for step in (0, 40, 99):
+    forms = set()
+    for step in (0, *range(30, 100, 10)):
         batch = batches.draw(step)
+        form = batches.lesson(step).form
+        forms.add(form)
         assert int(batch.is_patch.sum()) == 9 * len(batch.shown)
         for row in range(8):
             length = int(batch.mask[row].sum())
-            told = batches.model.decode(batch.ids[row][batch.labels[row] == -100].tolist())
-            learnt = batches.model.decode(batch.labels[row][batch.labels[row] != -100].tolist())
-            assert told.rstrip("\u2047 ").endswith("### Assistant:")
-            assert learnt.rstrip().endswith("###")
+            ids, is_learnt = batch.ids[row, :length], batch.labels[row, :length] != -100
+            assert batch.labels[row, :length][is_learnt].equal(ids[is_learnt])
             assert (batch.ids[row, length:] == 0).all()
-            assert not (batch.is_patch[row] & (batch.labels[row] != -100)).any()
+            assert (batch.labels[row, length:] == -100).all()
+            assert not (batch.is_patch[row, :length] & is_learnt).any()
+            # Texts that are told and texts that are learnt take turns; a question ends in a colon or a question mark.
+            turns = [
+                (learnt, batches.model.decode([int(ids[place]) for place in places]).strip("\u2047 \n"))
+                for learnt, places in groupby(range(length), key=lambda place: bool(is_learnt[place]))
+            ]
+            assert [learnt for learnt, _ in turns] == [False, True] * (len(turns) // 2)
+            for learnt, text in turns:
+                if form == "drill":
+                    assert text.endswith((":", "?")) != learnt
+                else:
+                    assert text.endswith("###" if learnt else "### Assistant:")
+                    assert not learnt or "Human" not in text
         again = batches.draw(step)
         assert batch.ids.equal(again.ids)
         assert batch.labels.equal(again.labels)
+    assert forms == {"drill", "exercise", "conversation"}
 
 
 def test_patches_stand_for_what_is_asked_about(tmp_path):
@@ -182,15 +199,43 @@ def test_patches_stand_for_what_is_asked_about(tmp_path):
             assert patches_of_row[3 * item.row + item.column] @ words(item.size) >= 1
 
 
-def test_lessons_begin_with_single_questions_about_one_object():
-    first = [language.Lesson.at(step, 1000) for step in range(150)]
-    assert {lesson.most_objects for lesson in first} == {1}
-    assert sum(lesson.is_exercise for lesson in first) > 110
-    examples = [language.example(index, language.Lesson(1, True, False)) for index in range(100)]
-    assert all(one.answered.count("### Human:") == 0 for one in examples)
-    assert all(len(one.shown.objects) == 1 for one in examples if isinstance(one.shown, scenes.Scene))
-    last = [language.example(index, language.Lesson.at(999, 1000)) for index in range(100)]
-    assert any(len(one.shown.objects) > 2 for one in last if isinstance(one.shown, scenes.Scene))
+def test_lessons_begin_with_drills_about_one_object_and_end_with_all_forms():
+    first = [language.Lesson.at(step, 1000) for step in range(30)]
+    assert {(lesson.most_objects, lesson.form) for lesson in first} == {(1, "drill")}
+    last = [language.Lesson.at(step, 1000) for step in range(700, 1000)]
+    assert {lesson.form for lesson in last} == {"drill", "exercise", "conversation"}
+    exercises = [language.example(index, language.Lesson(1, "exercise", False)) for index in range(100)]
+    assert all(one.text.count("### Human:") == 1 for one in exercises)
+    assert all(len(one.shown.objects) == 1 for one in exercises if isinstance(one.shown, scenes.Scene))
+    conversations = [language.example(index, last[-1]) for index in range(100)]
+    assert any(len(one.shown.objects) > 2 for one in conversations if isinstance(one.shown, scenes.Scene))
+
+
+def test_answers_count_as_right_whole_or_not_at_all():
+    import torch
+
+    labels = torch.tensor([[-100, 5, 6, -100, 7, -100], [-100, -100, 8, 9, -100, -100]])
+    said = torch.tensor([[5, 6, 0, 7, 0, 0], [0, 8, 3, 0, 0, 0]])
+    logits = torch.nn.functional.one_hot(said, 10).float()
+    assert language.answered_right(logits, labels) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_each_question_of_a_drill_has_one_answer_and_it_is_right(seed):
+    scene = scenes.sample(seed)
+    line = drills.drill(scene, random.Random(seed))
+    assert 3 <= len(line) <= drills.LONGEST
+    assert len({asked for asked, _ in line}) == len(line)
+    for asked, answer in line:
+        if match := re.fullmatch(r"(.+) (kind|colour|size|position):", asked):
+            key, attribute = match.groups()
+            [item] = [o for o in scene.objects if key in (scene_questions.name(o), o.colour, o.size, o.position)]
+            assert answer == (scene_questions.name(item) if attribute == "kind" else getattr(item, attribute))
+        elif asked.endswith("?"):
+            words = asked[:-1]
+            properties = [(scene_questions.name(o), o.colour, o.size, o.position) for o in scene.objects]
+            pairs = {f"{one} {other}" for own in properties for one in own for other in own}
+            assert answer == ("yes" if words in pairs else "no")
 
 
 @pytest.mark.parametrize(("picture", "subject"), [("scene", scenes.sample(3)), ("photograph", "coat")])
