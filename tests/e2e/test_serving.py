@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import random
 import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
-from tests.support.serving import Service, free_port
+from tests.support.pictures import encoded, noise
+from tests.support.serving import Service, free_port, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 PICTURE = REPOSITORY / "playground" / "pictures" / "sneaker.png"
@@ -33,8 +37,22 @@ class Worker(Service):
 
     def answered(self) -> float:
         """Requests that it has answered."""
-        counts = re.findall(r"^llava:requests_total\{.*\} (\S+)$", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
-        return sum(map(float, counts))
+        return self.metric(r"llava:requests_total\{.*\}")
+
+    def metric(self, name: str) -> float:
+        """The sum of all values whose names match."""
+        return sum(map(float, re.findall(rf"^{name} (\S+)$", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)))
+
+    def held(self) -> dict[str, float]:
+        """What requests occupy."""
+        status = httpx.post(f"{self.url}/worker_get_status").json()
+        names = ("running", "queue_depth", "permits_in_use")
+        return {"queue_length": status["queue_length"]} | {name: self.metric(f"llava:{name}") for name in names}
+
+    @property
+    def memory(self) -> float:
+        """MiB."""
+        return psutil.Process(self.process.pid).memory_info().rss / 2**20
 
 
 @pytest.fixture
@@ -113,3 +131,43 @@ def test_a_worker_that_is_killed_takes_only_its_own_answers(stack: ExitStack, co
     after.start()
     after.join()
     assert after.end == "length"
+
+
+def leave(url: str, count: int, rng: random.Random) -> None:
+    """Clients of both protocols, twenty at a time, each with a picture of its own; they hang up at any moment."""
+
+    async def ask_and_leave(client: httpx.AsyncClient) -> None:
+        data = base64.b64encode(encoded(noise(rng.randint(8, 200), rng.randint(8, 200)))).decode()
+        chat = {"model": "tiny", "messages": question("Describe the picture."), "stream": rng.random() < 0.7}
+        chat["messages"][0]["content"][0]["image_url"]["url"] = f"data:image/png;base64,{data}"
+        prompt = "### Human: Describe the picture.\n<image>\n### Assistant:"
+        original = {"model": "tiny", "prompt": prompt, "images": [data], "stop": "###", "max_new_tokens": 200}
+        path, body = rng.choice([("/v1/chat/completions", chat), ("/worker_generate_stream", original)])
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(client.post(path, json=body), rng.uniform(0.01, 1.0))
+
+    async def all_of_them() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            for _ in range(0, count, 20):
+                await asyncio.gather(*(ask_and_leave(client) for _ in range(20)))
+
+    asyncio.run(all_of_them())
+
+
+def test_five_hundred_clients_that_hang_up_leave_nothing_behind(stack: ExitStack, controller: str):
+    worker = stack.enter_context(Worker(controller))
+    nothing = dict.fromkeys(worker.held(), 0)
+    rng = random.Random(5)
+    leave(controller, 100, rng)
+    wait_until(lambda: worker.held() == nothing)
+    before, files = worker.memory, psutil.Process(worker.process.pid).num_fds()
+    leave(controller, 500, rng)
+    wait_until(lambda: worker.held() == nothing)
+    assert worker.metric(r"llava:aborted_total\{reason=\"disconnect\"\}") > 100
+    assert worker.memory - before < 60
+    assert psutil.Process(worker.process.pid).num_fds() <= files + 5
+
+    after = Listener(controller, "tiny", 60)
+    after.start()
+    after.join()
+    assert (after.end, "sneaker" in after.text) == ("stop", True)
