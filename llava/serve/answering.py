@@ -76,6 +76,7 @@ def _join(last: ChoiceEvent | BaseException, item: ChoiceEvent | BaseException) 
 async def answer(
     permits: Permits,
     prepare: Callable[[], Awaitable[Ask]],
+    mailbox: Mailbox,
     *,
     num_choices: int = 1,
     stream_interval: int = 1,
@@ -88,6 +89,7 @@ async def answer(
 
     Args:
         prepare: checks the request and reads its pictures; called once there is a place for it.
+        mailbox: an empty one. Who puts an exception into it ends the answer with that.
         stream_interval: tokens that make an event, at least, but for the first and last of a choice.
 
     Yields:
@@ -97,7 +99,6 @@ async def answer(
         LlavaError: what one of the choices met; the others are cancelled.
     """
     with permits.reserve(num_choices) as reservation:
-        mailbox = Mailbox()
         work = asyncio.ensure_future(_prepare_and_write(reservation, prepare, mailbox, num_choices, stream_interval))
         work.add_done_callback(lambda done: mailbox.put(_broken_off()) if done.cancelled() else None)
         try:

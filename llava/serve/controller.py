@@ -127,6 +127,7 @@ def create_controller_app(settings: ControllerSettings | None = None) -> FastAPI
         first_token_timeout_s=settings.first_token_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
     )
+    app.state.lifecycle.on_cut_off(relay.cut_off)
     _add_cluster_routes(app, membership, registry, access)
     _add_client_routes(app, registry, relay)
     return app

@@ -18,8 +18,9 @@ import anyio
 import httpx
 from starlette.responses import Response
 
-from llava.errors import InvalidRequest, LlavaError, RemoteError, WorkerLost, WorkerTimeout
+from llava.errors import InvalidRequest, LlavaError, RemoteError, ShuttingDown, WorkerLost, WorkerTimeout
 from llava.serve.framing import MAX_PIECE_BYTES, Framing
+from llava.serve.lifecycle import cut_off
 from llava.serve.metrics import Metrics
 from llava.serve.registry import Registry, Worker
 from llava.serve.tracing import request_id
@@ -87,6 +88,14 @@ class Relay:
         self._metrics = metrics
         self._first_token_timeout_s = first_token_timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._cut_off = asyncio.Event()
+        self._reading: set[anyio.CancelScope] = set()
+
+    def cut_off(self) -> None:
+        """Ends all answers under way, each with an error that its client is told."""
+        self._cut_off.set()
+        for scope in self._reading:
+            scope.cancel()
 
     async def answer(self, receive: Receive, path: str, model: str, body: bytes, framing: Framing) -> Response:
         """The answer to `body` of whichever worker gives one.
@@ -98,7 +107,7 @@ class Relay:
 
         Raises:
             ModelNotFound, NoWorker: see `Registry.choose`.
-            WorkerLost, WorkerTimeout: no answer began.
+            WorkerLost, WorkerTimeout, ShuttingDown: no answer began.
             RemoteError: the worker refused for a reason that is none of the client's.
         """
         began_s = time.monotonic()
@@ -151,20 +160,23 @@ class Relay:
             head = asyncio.ensure_future(self._begin(worker, path, body))
             gone = asyncio.ensure_future(worker.gone.wait())
             left = asyncio.ensure_future(_left(receive))
+            cut = asyncio.ensure_future(self._cut_off.wait())
             try:
                 await asyncio.wait(
-                    {head, gone, left}, timeout=self._first_token_timeout_s, return_when=asyncio.FIRST_COMPLETED
+                    {head, gone, left, cut}, timeout=self._first_token_timeout_s, return_when=asyncio.FIRST_COMPLETED
                 )
                 if left.done():
                     raise ClientGone
+                if cut.done():
+                    raise cut_off()
                 if not head.done():
                     raise self._silent(worker)
             except BaseException:
                 await _abandon(head)
                 raise
             finally:
-                gone.cancel()
-                left.cancel()
+                for watch in (gone, left, cut):
+                    watch.cancel()
             response, chunks, first = head.result()
             return Answer(worker, response, chunks, first, leave.pop_all())
 
@@ -244,6 +256,10 @@ class Relay:
             outcome = error.code
             self._failed(worker, error)
             yield framing.failure(error, request_id())
+        except ShuttingDown as error:
+            outcome = error.code
+            self._metrics.aborted.labels("shutdown").inc()
+            yield framing.failure(error, request_id())
         finally:
             self._count(model, outcome)
             self._metrics.e2e_seconds.observe(time.monotonic() - began_s)
@@ -257,16 +273,22 @@ class Relay:
         Raises:
             WorkerLost: the worker broke off.
             WorkerTimeout: nothing came for too long.
+            ShuttingDown: this server waits no longer.
         """
         try:
-            with anyio.fail_after(self._idle_timeout_s):
-                return await anext(answer.chunks, b"")
+            with anyio.fail_after(self._idle_timeout_s) as scope:
+                self._reading.add(scope)
+                if not self._cut_off.is_set():
+                    return await anext(answer.chunks, b"")
+            raise cut_off()
         except TimeoutError as error:
             raise WorkerTimeout(
                 f"{_described(answer.worker)} sent nothing for {self._idle_timeout_s:g} s, and the answer was given up."
             ) from error
         except httpx.HTTPError as error:
             raise _lost(answer.worker, error) from error
+        finally:
+            self._reading.discard(scope)
 
     def _failed(self, worker: Worker, error: LlavaError) -> None:
         logger.warning("worker %s: %s; no requests until it is heard of", worker.name, error)

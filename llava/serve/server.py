@@ -198,7 +198,7 @@ class _Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         if not await self._lifecycle.drain(self._drain_timeout_s):
-            logger.warning("%d requests were cut off after %g s", self._lifecycle.active, self._drain_timeout_s)
+            logger.warning("what still ran was cut off after %g s", self._drain_timeout_s)
             self._code = FAILED
         self.should_exit = True
 

@@ -12,10 +12,10 @@ from typing import Final
 
 from llava.command_line import FAILED
 from llava.constants import DEFAULT_IMAGE_TOKEN
-from llava.errors import ImageTokenMismatch, InvalidField, LlavaError, ModelNotFound, NotReady, TryAgain
-from llava.serve.answering import KEEP_ALIVE_S, ChoiceEvent, Events, KeepAlive, answer
+from llava.errors import ImageTokenMismatch, InvalidField, LlavaError, ModelNotFound, NotReady, ShuttingDown, TryAgain
+from llava.serve.answering import KEEP_ALIVE_S, ChoiceEvent, Events, KeepAlive, Mailbox, answer
 from llava.serve.backend import Ask, Backend, Finished
-from llava.serve.lifecycle import Lifecycle
+from llava.serve.lifecycle import Lifecycle, cut_off
 from llava.serve.metrics import Metrics
 from llava.serve.openai_api import MAX_TEXT_CHARACTERS, ChatRequest
 from llava.serve.permits import Permits
@@ -52,6 +52,7 @@ class Worker:
         self._max_queue = max_queue
         self._stream_interval = stream_interval
         self._keep_alive_s = keep_alive_s
+        self._open: set[Mailbox] = set()
         backend.observe(metrics)
         metrics.queue_depth.set_function(lambda: self.permits.waiting if self.permits else 0)
         metrics.running.set_function(lambda: self.permits.in_use if self.permits else 0)
@@ -65,6 +66,11 @@ class Worker:
     async def close(self) -> None:
         self.permits = None
         await self.backend.close()
+
+    def cut_off(self) -> None:
+        """Ends all answers under way, each with an error that its client is told."""
+        for mailbox in self._open:
+            mailbox.put(cut_off())
 
     def status(self) -> WorkerStatus:
         """What the controller is told."""
@@ -95,7 +101,8 @@ class Worker:
         return self._answer(request.model, lambda: self.backend.chat(request), request.num_choices)
 
     async def _answer(self, model: str, prepare: Callable[[], Awaitable[Ask]], num_choices: int) -> Events:
-        record = _Record(self.metrics)
+        record, mailbox = _Record(self.metrics), Mailbox()
+        self._open.add(mailbox)
         try:
             if model not in self.backend.names:
                 raise ModelNotFound(model, self.backend.names)
@@ -104,6 +111,7 @@ class Worker:
             events = answer(
                 self.permits,
                 prepare,
+                mailbox,
                 num_choices=num_choices,
                 stream_interval=self._stream_interval,
                 keep_alive_s=self._keep_alive_s,
@@ -115,6 +123,8 @@ class Worker:
                     yield item
         except LlavaError as error:
             record.failed(error)
+            if isinstance(error, ShuttingDown):
+                self.metrics.aborted.labels("shutdown").inc()
             raise
         except (asyncio.CancelledError, GeneratorExit):
             record.outcome = "aborted"
@@ -124,6 +134,7 @@ class Worker:
             record.outcome = "internal"
             raise
         finally:
+            self._open.discard(mailbox)
             # A name that no model has would be a label that anybody may choose.
             record.close(model if model in self.backend.names else "unknown")
             self.on_load_change()

@@ -65,6 +65,7 @@ def create_worker_app(
         backend, app.state.metrics, max_queue=max_queue, stream_interval=stream_interval, keep_alive_s=keep_alive_s
     )
     app.state.worker = worker
+    app.state.lifecycle.on_cut_off(worker.cut_off)
     add_health(app, live=lambda: None if backend.healthy else "the backend has failed", ready=worker.trouble)
     _add_original_routes(app, worker, cluster_token)
     _add_openai_routes(app, worker)

@@ -133,6 +133,24 @@ def test_a_worker_that_is_killed_takes_only_its_own_answers(stack: ExitStack, co
     assert after.end == "length"
 
 
+@pytest.mark.parametrize("ended", ["controller", "worker"])
+def test_an_answer_that_a_shutdown_does_not_wait_for_ends_with_a_word_about_it(stack: ExitStack, ended: str):
+    brief = ("--drain-timeout", "0.2")
+    controller = stack.enter_context(Service("-m", "llava.serve.controller", "--port", "0", *brief, **NO_SECRETS))
+    url = controller.wait_for(r"Uvicorn running on (http://\S+)")[1]
+    worker = stack.enter_context(Worker(url, *GOLDEN, *brief))
+    listener = Listener(url, "llava-v1.5-tiny", 900)
+    listener.start()
+    listener.begun.wait(120)
+    service = controller if ended == "controller" else worker
+    service.process.send_signal(signal.SIGTERM)
+    listener.join()
+    assert listener.end == "shutting_down"
+    assert listener.text
+    assert service.wait() == 1
+    assert "cut off after 0.2 s" in service.output
+
+
 def leave(url: str, count: int, rng: random.Random) -> None:
     """Clients of both protocols, twenty at a time, each with a picture of its own; they hang up at any moment."""
 
