@@ -176,7 +176,10 @@ class Engine:
                     continue
                 del in_flight[index]
                 if isinstance(event, LlavaError) and not return_errors:
-                    raise event
+                    try:
+                        raise event
+                    finally:
+                        del event  # see _no_error
                 results[index] = event
                 if on_answer is not None:
                     on_answer(index, event)
@@ -189,13 +192,9 @@ class Engine:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         ticket = self._submit(request, events.put)
         try:
-            while True:
-                event = events.get()
-                if isinstance(event, LlavaError):
-                    raise event
+            while not isinstance(event := _no_error(events.get()), Answer):
                 yield event
-                if isinstance(event, Answer):
-                    return
+            yield event
         finally:
             self._cancel(ticket)
 
@@ -212,13 +211,9 @@ class Engine:
         events: asyncio.Queue[Event] = asyncio.Queue()
         ticket = self._submit(request, lambda event: _put_in_loop(loop, events, event))
         try:
-            while True:
-                event = await events.get()
-                if isinstance(event, LlavaError):
-                    raise event
+            while not isinstance(event := _no_error(await events.get()), Answer):
                 yield event
-                if isinstance(event, Answer):
-                    return
+            yield event
         finally:
             self._cancel(ticket)
 
@@ -315,6 +310,7 @@ class Engine:
         try:
             while (message := self._inbox.get()) is not None:
                 message()
+                del message  # nobody's pictures are kept until the next one comes
                 if self._batches:
                     self._move()
             self._end_all(ShuttingDown("the engine is shutting down."))
@@ -362,6 +358,8 @@ class Engine:
         if not (ticket.done or ticket.cancelled or self._closing):
             try:
                 self._preparation.prepare(ticket)
+            except LlavaError as caught:
+                error = caught.with_traceback(None)  # it would keep the pictures
             except BaseException as caught:
                 error = caught
         self._tell(lambda: self._prepared(ticket, error))
@@ -414,6 +412,16 @@ class Engine:
         for run in ticket.runs:
             self._table.release(run)
         ticket.runs = []
+
+
+def _no_error(event: Event) -> Piece | Answer:
+    """The event, if it is none that has to be raised."""
+    if isinstance(event, LlavaError):
+        try:
+            raise event
+        finally:
+            del event  # the error knows this frame, which must not know the error: only a collection would end the two
+    return event
 
 
 def _indexed(events: queue.SimpleQueue[tuple[int, Event]], index: int) -> Sink:

@@ -99,6 +99,7 @@ class Ticket:
     def close(self, event: Answer | LlavaError | None) -> None:
         """Ends the request with its answer, an error, or (None) silently."""
         self.done = True
+        self.text = None  # it knows the ticket, too: together they would keep the pictures until a garbage collection
         if event is not None and not self.cancelled:
             self.sink(event)
 

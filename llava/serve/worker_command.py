@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 
 from llava.command_line import FAILED
 from llava.errors import InvalidRequest
@@ -120,6 +121,9 @@ def run_worker(args: argparse.Namespace, backend: Backend, *, title: str) -> int
 
     async def ready() -> None:
         await worker.start()
+        # Libraries and model are here to stay: a full collection that looks at them again holds up all streams.
+        gc.collect()
+        gc.freeze()
         tasks.append(asyncio.ensure_future(worker.watch(lifecycle)))
         if heartbeat is not None:
             await heartbeat.start()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from llava.errors import (
     ShuttingDown,
 )
 from tests.support.engines import answered_alone, ask, engine, facts, loaded, mixed_requests, picture
+from tests.support.serving import wait_until
 
 V0, V15 = "llava-v0-tiny", "llava-v1.5-tiny"
 
@@ -54,6 +57,24 @@ def test_questions_that_come_together_about_one_picture_read_it_once(v15):
     answers = v15.generate([ask(V15, f"What is it, {number}?", picture(3), max_new_tokens=2) for number in range(6)])
     hook.remove()
     assert sum(seen) < 1.7 * answers[0].num_prompt_tokens
+
+
+def test_pictures_are_let_go_with_their_answers_and_not_by_some_garbage_collection_later(v15):
+    pictures = [picture(number) for number in range(4)]
+    alive = [weakref.ref(one) for one in pictures]
+    gc.collect()
+    gc.disable()
+    try:
+        v15.generate([ask(V15, "What is it?", one) for one in pictures[:2]])
+        stream = v15.iterate(ask(V15, "What is it?", pictures[2]))
+        next(stream)
+        stream.close()
+        with pytest.raises(ContextTooLong):
+            v15.generate([ask(V15, "Why? " * 3000, pictures[3])])
+        del pictures, stream
+        wait_until(lambda: not any(one() for one in alive))
+    finally:
+        gc.enable()
 
 
 def test_pieces_add_up_to_the_answer_and_count_tokens(v15):
