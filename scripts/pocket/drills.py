@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 from scripts.pocket import scenes
-from scripts.pocket.scene_questions import SIDES, name
+from scripts.pocket.scene_questions import SIDES, name, references
 
 LONGEST = 10
 """Questions in a line."""
@@ -17,9 +17,13 @@ Line = list[tuple[str, str]]
 """What is asked and the answer, one after another."""
 
 
-def drill(scene: scenes.Scene, rng: random.Random) -> Line:
-    """Questions about a scene, each with one right answer and none twice."""
-    asked = dict(_of_attributes(scene, rng))
+def drill(scene: scenes.Scene, rng: random.Random, *, is_hard: bool = False) -> Line:
+    """Questions about a scene, each with one right answer and none twice.
+
+    Args:
+        is_hard: objects are named by two properties, too, "small star", "red object", "object at the top left".
+    """
+    asked = dict(_of_attributes(scene, rng, is_hard))
     asked.update(_of_all(scene, rng))
     asked.update(_of_sides(scene))
     lines = list(asked.items())
@@ -27,7 +31,7 @@ def drill(scene: scenes.Scene, rng: random.Random) -> Line:
     return lines[:LONGEST]
 
 
-def _of_attributes(scene: scenes.Scene, rng: random.Random) -> Line:
+def _of_attributes(scene: scenes.Scene, rng: random.Random, is_hard: bool) -> Line:
     """`star colour: red` and `star red? no`."""
     lines = []
     for item in scene.objects:
@@ -36,6 +40,8 @@ def _of_attributes(scene: scenes.Scene, rng: random.Random) -> Line:
             keys = [said[other] for other in said if other != attribute and _is_alone(scene, item, other)]
             if not keys:
                 continue
+            if is_hard and rng.random() < 0.5:
+                keys = [text.removeprefix("the ") for text in references(scene, item, attribute)]
             key = said["kind"] if said["kind"] in keys and rng.random() < 0.5 else rng.choice(keys)
             lines.append((f"{key} {attribute}:", answer))
             if attribute in ("colour", "size"):

@@ -75,13 +75,18 @@ def conversation_text(turns: list[records.Turn], system: str = SYSTEM) -> str:
 
 
 LESSONS = (
-    (0.03, 1, 1.0, 0.0),
-    (0.08, 2, 1.0, 0.0),
-    (0.25, scenes.MOST_OBJECTS, 1.0, 0.0),
-    (0.40, 2, 0.25, 0.6),
-    (1.00, scenes.MOST_OBJECTS, 0.2, 0.4),
+    (90, 1, 1.0, 0.0),
+    (240, 2, 1.0, 0.0),
+    (750, scenes.MOST_OBJECTS, 1.0, 0.0),
+    (1200, 2, 0.25, 0.6),
+    (3000, scenes.MOST_OBJECTS, 0.2, 0.4),
+    (math.inf, scenes.MOST_OBJECTS, 0.25, 0.45),
 )
-"""Until which share of the training: the most objects in a scene, and the shares of drills and of exercises."""
+"""Until which step: the most objects in a scene, and the shares of drills and of exercises."""
+FIRST_COURSE = 3000
+"""Steps, after which the learning rate rises once more, and drills and exercises get harder."""
+SECOND_PEAK = 0.7
+"""Of the second course, in parts of the first one's."""
 TOLD_IN_WORDS = 0.08
 """Share of the examples with a description in place of patches."""
 SYSTEM_IN_EXERCISES = 0.2
@@ -112,14 +117,16 @@ class Lesson:
     most_objects: int = scenes.MOST_OBJECTS
     form: Form = "conversation"
     has_system: bool = True
+    is_second_course: bool = False
 
     @classmethod
-    def at(cls, step: int, steps: int) -> Lesson:
+    def at(cls, step: int) -> Lesson:
         rng = random.Random(step)
-        most_objects, drills_, exercises = next(rest for until, *rest in LESSONS if step <= until * steps)
+        most_objects, drills_, exercises = next(rest for until, *rest in LESSONS if step <= until)
         choice = rng.random()
         form: Form = "drill" if choice < drills_ else "exercise" if choice < drills_ + exercises else "conversation"
-        return cls(int(most_objects), form, form != "exercise" or rng.random() < SYSTEM_IN_EXERCISES)
+        has_system = form != "exercise" or rng.random() < SYSTEM_IN_EXERCISES
+        return cls(int(most_objects), form, has_system, step >= FIRST_COURSE)
 
 
 def example(index: int, lesson: Lesson) -> Example:
@@ -127,7 +134,8 @@ def example(index: int, lesson: Lesson) -> Example:
     rng = random.Random(index)
     if lesson.form == "drill":
         scene = _scene(index, lesson.most_objects)
-        line = [part for asked, answer in drills.drill(scene, rng) for part in ((asked, False), (answer, True))]
+        questions = drills.drill(scene, rng, is_hard=lesson.is_second_course)
+        line = [part for asked, answer in questions for part in ((asked, False), (answer, True))]
         first, *others = ((f" {text}", is_learnt) for text, is_learnt in line)
         return Example(((PICTURE + first[0].strip(), False), *others), scene)
     if lesson.form == "conversation" and rng.random() < 0.04:
@@ -140,7 +148,7 @@ def example(index: int, lesson: Lesson) -> Example:
         picture, subject = "scene", _scene(index, lesson.most_objects)
         description = scene_questions.describe(subject)
     if lesson.form == "exercise":
-        turns = records.exercise(picture, subject, rng)
+        turns = records.exercise(picture, subject, rng, of_all_kinds=lesson.is_second_course)
     else:
         turns = records.scene_turns(subject, rng) if picture == "scene" else records.photograph_turns(subject, rng)
     in_words = rng.random() < TOLD_IN_WORDS
@@ -240,19 +248,16 @@ class Batch:
 class Batches:
     """Batches drawn from the step's number alone, so that a resumed run continues exactly."""
 
-    def __init__(self, tokenizer: Path, count: int, steps: int):
+    def __init__(self, tokenizer: Path, count: int):
         import sentencepiece
 
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
-        self.count, self.steps = count, steps
-
-    def lesson(self, step: int) -> Lesson:
-        return Lesson.at(step, self.steps)
+        self.count = count
 
     def draw(self, step: int) -> Batch:
         import torch
 
-        lesson = self.lesson(step)
+        lesson = Lesson.at(step)
         examples = [example(index, lesson) for index in range(step * self.count, (step + 1) * self.count)]
         rows = [self._row(one) for one in examples]
         length = max(len(row) for row, _, _ in rows)
@@ -294,7 +299,7 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     from llava.train.muon import Muon, parameter_groups
     from scripts.pocket.tower import save_state
 
-    batches = Batches(folder / "tokenizer.model", args.batch, args.steps)
+    batches = Batches(folder / "tokenizer.model", args.batch)
     torch.manual_seed(args.seed)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=args.vocabulary, **CONFIG))
     optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
@@ -317,14 +322,11 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         loss = output.loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        rate = args.learning_rate * min(
-            (step + 1) / 50, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps))
-        )
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = args.learning_rate * pace(step, args.steps)
         optimizer.step()
         optimizer.zero_grad()
-        form, share = batches.lesson(step).form, answered_right(output.logits, batch.labels)
+        form, share = Lesson.at(step).form, answered_right(output.logits, batch.labels)
         right[form] = 0.95 * right.get(form, share) + 0.05 * share
         step += 1
         spent = time.monotonic() - start
@@ -342,6 +344,13 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     model.save_pretrained(folder)
 
 
+def pace(step: int, steps: int) -> float:
+    """The learning rate in parts of its peak: for each course up within 50 steps, and down a cosine to 2 %."""
+    begin, end, peak = (0, FIRST_COURSE, 1.0) if step < FIRST_COURSE else (FIRST_COURSE, steps, SECOND_PEAK)
+    course = (step - begin) / (end - begin)
+    return peak * min((step - begin + 1) / 50, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * course)))
+
+
 def answered_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Share of answers none of whose tokens is missed, each token given those before it."""
     expected = labels[:, 1:]
@@ -355,7 +364,7 @@ def answered_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--vocabulary", type=int, default=1000, help="tokens (1000)")
-    parser.add_argument("--steps", type=int, default=3600, help="training steps (3600)")
+    parser.add_argument("--steps", type=int, default=7000, help="training steps (7000)")
     parser.add_argument("--batch", type=int, default=40, help="examples a step (40)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (0.003)")
     parser.add_argument("--seed", type=int, default=0, help="of weights (0)")

@@ -78,10 +78,16 @@ def _turns(askers: dict[str, Any], subject: Any, rng: random.Random, pair: Seque
     return turns
 
 
-def exercise(picture: str, subject: Any, rng: random.Random) -> list[Turn]:
-    """A single question, most often one that compares."""
+def exercise(picture: str, subject: Any, rng: random.Random, *, of_all_kinds: bool = False) -> list[Turn]:
+    """A single question, most often one that compares.
+
+    Args:
+        of_all_kinds: every other one is of any kind, each as often as the others.
+    """
     questions = scene_questions if picture == "scene" else photograph_questions
     kinds, weights = list(questions.COMPARING), list(questions.COMPARING.values())
+    if of_all_kinds and rng.random() < 0.5:
+        kinds, weights = list(questions.ASKERS), [1.0] * len(questions.ASKERS)
     while True:
         question = questions.ASKERS[rng.choices(kinds, weights)[0]][0](subject, rng)
         if question is not None:

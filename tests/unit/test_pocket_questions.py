@@ -148,11 +148,11 @@ def test_a_conversation_ends_with_what_tells_all():
 
 def test_the_language_model_learns_answers_and_not_what_it_is_shown(tmp_path):
     language.train_tokenizer(tmp_path, 300, 400)
-    batches = language.Batches(tmp_path / "tokenizer.model", 8, 100)
+    batches = language.Batches(tmp_path / "tokenizer.model", 8)
     forms = set()
-    for step in (0, *range(30, 100, 10)):
+    for step in (0, 300, *range(1000, 4000, 300)):
         batch = batches.draw(step)
-        form = batches.lesson(step).form
+        form = language.Lesson.at(step).form
         forms.add(form)
         assert int(batch.is_patch.sum()) == 9 * len(batch.shown)
         for row in range(8):
@@ -186,7 +186,7 @@ def test_patches_stand_for_what_is_asked_about(tmp_path):
 
     language.train_tokenizer(tmp_path, 2000, 700)
     words = Words(tmp_path / "tokenizer.model", torch.eye(700))
-    batch = language.Batches(tmp_path / "tokenizer.model", 16, 100).draw(99)
+    batch = language.Batches(tmp_path / "tokenizer.model", 16).draw(2000)
     embeddings = batch.embeddings(words, noise=0.0)
     rows = batch.is_patch.any(1).nonzero().flatten().tolist()
     for row, subject in zip(rows, batch.shown, strict=True):
@@ -200,9 +200,9 @@ def test_patches_stand_for_what_is_asked_about(tmp_path):
 
 
 def test_lessons_begin_with_drills_about_one_object_and_end_with_all_forms():
-    first = [language.Lesson.at(step, 1000) for step in range(30)]
+    first = [language.Lesson.at(step) for step in range(90)]
     assert {(lesson.most_objects, lesson.form) for lesson in first} == {(1, "drill")}
-    last = [language.Lesson.at(step, 1000) for step in range(700, 1000)]
+    last = [language.Lesson.at(step) for step in range(2500, 2900)]
     assert {lesson.form for lesson in last} == {"drill", "exercise", "conversation"}
     exercises = [language.example(index, language.Lesson(1, "exercise", False)) for index in range(100)]
     assert all(one.text.count("### Human:") == 1 for one in exercises)
@@ -220,22 +220,51 @@ def test_answers_count_as_right_whole_or_not_at_all():
     assert language.answered_right(logits, labels) == pytest.approx(2 / 3)
 
 
+def test_the_second_course_names_objects_by_two_properties_and_asks_all_kinds_of_questions():
+    hard = [text for seed in range(50) for text, _ in drills.drill(scenes.sample(seed), random.Random(3), is_hard=True)]
+    assert any(re.match("(small|large) (star|circle|ring|letter|number)", text) for text in hard)
+    assert any(text.startswith("object at the ") for text in hard)
+    rng = random.Random(3)
+    asked = [records.exercise("scene", scenes.sample(seed), rng, of_all_kinds=True)[0][0] for seed in range(300)]
+    assert any("background" in text for text in asked)
+    assert not any("background" in records.exercise("scene", scenes.sample(s), rng)[0][0] for s in range(300))
+
+
+def test_the_learning_rate_rises_and_falls_twice():
+    pace = [language.pace(step, 7000) for step in range(7000)]
+    assert max(pace[:3000]) == pytest.approx(1, abs=0.01)
+    assert max(pace[3000:]) == pytest.approx(language.SECOND_PEAK, abs=0.01)
+    assert pace[2999] == pytest.approx(0.02, abs=0.001)
+    assert pace[-1] == pytest.approx(0.02 * language.SECOND_PEAK, abs=0.001)
+
+
+@pytest.mark.parametrize("is_hard", [False, True])
 @pytest.mark.parametrize("seed", range(40))
-def test_each_question_of_a_drill_has_one_answer_and_it_is_right(seed):
+def test_each_question_of_a_drill_has_one_answer_and_it_is_right(seed, is_hard):
     scene = scenes.sample(seed)
-    line = drills.drill(scene, random.Random(seed))
+    line = drills.drill(scene, random.Random(seed), is_hard=is_hard)
     assert 3 <= len(line) <= drills.LONGEST
     assert len({asked for asked, _ in line}) == len(line)
     for asked, answer in line:
         if match := re.fullmatch(r"(.+) (kind|colour|size|position):", asked):
             key, attribute = match.groups()
-            [item] = [o for o in scene.objects if key in (scene_questions.name(o), o.colour, o.size, o.position)]
+            [item] = [o for o in scene.objects if _is_called(o, key, scene, attribute)]
             assert answer == (scene_questions.name(item) if attribute == "kind" else getattr(item, attribute))
         elif asked.endswith("?"):
-            words = asked[:-1]
-            properties = [(scene_questions.name(o), o.colour, o.size, o.position) for o in scene.objects]
-            pairs = {f"{one} {other}" for own in properties for one in own for other in own}
-            assert answer == ("yes" if words in pairs else "no")
+            key, _, value = asked[:-1].rpartition(" ")
+            if value in (*scenes.COLOURS, *scenes.SIZES):
+                hidden = "colour" if value in scenes.COLOURS else "size"
+                items = [o for o in scene.objects if _is_called(o, key, scene, hidden)]
+                assert answer == ("yes" if any(value in (o.colour, o.size) for o in items) else "no")
+            else:
+                pairs = {f"{o.colour} {scene_questions.name(o)}" for o in scene.objects}
+                assert answer == ("yes" if asked[:-1] in pairs else "no")
+
+
+def _is_called(item: scenes.Object, words: str, scene: scenes.Scene, hidden: str) -> bool:
+    """Whether a drill may mean an object by these words when it asks for its `hidden` property."""
+    single = (scene_questions.name(item), item.colour, item.size, item.position)
+    return words in single or f"the {words}" in scene_questions.references(scene, item, hidden)
 
 
 @pytest.mark.parametrize(("picture", "subject"), [("scene", scenes.sample(3)), ("photograph", "coat")])
