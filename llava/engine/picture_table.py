@@ -36,6 +36,12 @@ class TooManyFeatures(LlavaError):
 
     code, status = "too_many_pictures", 400
 
+    def __init__(self, num_features: int, num_rows: int):
+        super().__init__(
+            f"the request's pictures have {num_features} features or more, the engine's table holds {num_rows}. "
+            "Give fewer pictures, or start with a larger picture cache."
+        )
+
 
 @dataclass(eq=False)
 class Run:
@@ -132,10 +138,7 @@ class PictureTable:
             if self._closed:
                 raise ShuttingDown("the engine is shutting down.")
             if start is None:
-                raise TooManyFeatures(
-                    f"the request's pictures have {length + sum(run.length for run in own)} features or more, the "
-                    f"engine's table holds {self._size}. Give fewer pictures, or start with a larger picture cache."
-                )
+                raise TooManyFeatures(length + sum(run.length for run in own), self._size)
             if start + length > self._max_id:
                 raise IdsUsedUp("all ids for pictures were handed out")
             for other in [other for other in self._runs.values() if self._in_the_way(other, start, length)]:

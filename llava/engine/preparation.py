@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llava.engine.one_by_one import num_text_tokens
-from llava.engine.picture_table import PictureTable, Run, content_key
+from llava.engine.picture_table import PictureTable, Run, TooManyFeatures, content_key
 from llava.errors import ContextTooLong, ImageTokenMismatch
 from llava.mm_utils import process_images
 from llava.model.splice import splice_ids
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from llava.engine.ticket import Ticket
+
+
+_PICTURES_AT_ONCE = 8
+"""Bounds the tower's memory."""
+
+
+@dataclass(frozen=True)
+class _Unseen:
+    """A picture that the table does not have."""
+
+    pixels: torch.Tensor
+    size: tuple[int, int]
+    """(width, height) of the picture."""
+    count: int
+    """Features that it will have."""
 
 
 class Preparation:
@@ -42,33 +58,63 @@ class Preparation:
         Raises:
             LlavaError: the request cannot be served; nothing is held for it then.
         """
-        if ticket.request.pictures and self._image_processor is None:
+        pictures = ticket.request.pictures
+        if pictures and self._image_processor is None:
             raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
-        runs: list[Run] = []
+        keys = [content_key(picture, self._preprocessing) for picture in pictures]
+        held: dict[bytes, Run] = {}
         start = time.monotonic()
         try:
-            for picture in ticket.request.pictures:
-                runs.append(self._encoded(picture, runs))
+            unseen = self._find(dict(zip(keys, pictures, strict=True)), held)
+            counts = {key: run.length for key, run in held.items()} | {key: one.count for key, one in unseen.items()}
+            ids = self._checked(ticket.request.prompt, keys, counts)
+            self._encode(unseen, held)
             ticket.encoding_s = time.monotonic() - start
-            ids = prompt_ids(ticket.request.prompt, [run.length for run in runs], self._model.config, self._tokenizer)
-            prompt = splice_ids(ids, [run.ids for run in runs], self._model.patch_token_id)
-            room = self._context_length - len(prompt)
-            if room < 1:
-                raise ContextTooLong(len(prompt), self._context_length)
+            prompt = splice_ids(ids, [held[key].ids for key in keys], self._model.patch_token_id)
         except BaseException:
-            for run in runs:
+            for run in held.values():
                 self._table.release(run)
             raise
-        ticket.prompt, ticket.runs = prompt, runs
+        ticket.prompt, ticket.runs = prompt, list(held.values())
         ticket.num_picture_tokens = len(prompt) - num_text_tokens(ids[None], self._model.patch_token_id)
-        ticket.max_new_tokens = min(ticket.request.sampling.max_new_tokens, room)
+        ticket.max_new_tokens = min(ticket.request.sampling.max_new_tokens, self._context_length - len(prompt))
 
-    def _encoded(self, picture: Image.Image, own: Sequence[Run]) -> Run:
-        key = content_key(picture, self._preprocessing)
-        run = self._table.find(key)
-        if run is not None:
-            return run
-        with torch.inference_mode(False), torch.no_grad():
-            pixels = list(process_images([picture], self._image_processor, self._model.config))
-            [features] = self._model.encode_images(pixels, [picture.size])
-        return self._table.store(key, features, own=own)
+    def _find(self, pictures: dict[bytes, Image.Image], held: dict[bytes, Run]) -> dict[bytes, _Unseen]:
+        """Takes hold of the pictures that the table has; returns the others, ready for the tower."""
+        unseen = {}
+        for key, picture in pictures.items():
+            run = self._table.find(key)
+            if run is not None:
+                held[key] = run
+                continue
+            with torch.inference_mode(False), torch.no_grad():
+                [pixels] = process_images([picture], self._image_processor, self._model.config)
+                [count] = self._model.count_features([pixels], [picture.size])
+            unseen[key] = _Unseen(pixels, picture.size, count)
+        return unseen
+
+    def _checked(self, text: str, keys: Sequence[bytes], counts: dict[bytes, int]) -> torch.Tensor:
+        """The prompt's ids, if it leaves room for an answer and its pictures fit into the table.
+
+        Raises:
+            ContextTooLong, TooManyFeatures: they do not. The tower has seen nothing yet.
+        """
+        ids = prompt_ids(text, [counts[key] for key in keys], self._model.config, self._tokenizer)
+        length = len(splice_ids(ids, [range(counts[key]) for key in keys], self._model.patch_token_id))
+        if length >= self._context_length:
+            raise ContextTooLong(length, self._context_length)
+        if sum(counts.values()) > self._table.num_rows:
+            raise TooManyFeatures(sum(counts.values()), self._table.num_rows)
+        return ids
+
+    def _encode(self, unseen: dict[bytes, _Unseen], held: dict[bytes, Run]) -> None:
+        """Encodes pictures, several at once, and takes hold of them."""
+        keys = list(unseen)
+        for first in range(0, len(keys), _PICTURES_AT_ONCE):
+            part = keys[first : first + _PICTURES_AT_ONCE]
+            with torch.inference_mode(False), torch.no_grad():
+                encoded = self._model.encode_images(
+                    [unseen[key].pixels for key in part], [unseen[key].size for key in part]
+                )
+            for key, features in zip(part, encoded, strict=True):
+                held[key] = self._table.store(key, features, own=list(held.values()))

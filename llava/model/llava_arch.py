@@ -105,6 +105,18 @@ class LlavaMetaForCausalLM:
             for i, (entry, tiles) in enumerate(zip(entries, encoded, strict=True))
         ]
 
+    def count_features(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[int]:
+        """How many features `encode_images` makes of each picture; nothing is computed for it."""
+        tower, width = self.get_vision_tower(), self.config.hidden_size
+        counts = []
+        for i, entry in enumerate(images):
+            num_tiles = entry.shape[0] if entry.dim() == 4 else 1
+            shape = num_tiles, tower.num_features(*entry.shape[-2:]), width
+            tiles = torch.empty(shape, device="meta")
+            size = image_sizes[i] if image_sizes is not None else None
+            counts.append(len(self._merge_tiles(tiles, size) if entry.dim() == 4 else tiles[0]))
+        return counts
+
     def _encode_batches(self, batches: list[Tensor]) -> list[Tensor]:
         """Runs the tower once for each distinct picture size; returns [tiles, patches, hidden] for each entry."""
         model, tower = self.get_model(), self.get_vision_tower()

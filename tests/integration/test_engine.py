@@ -134,6 +134,36 @@ def test_a_prompt_that_fills_the_context_fails_alone_and_says_so():
             running.generate([short, long])
 
 
+@pytest.fixture
+def seen_by_tower():
+    """How many pictures the tower was given at a time."""
+    counts: list[int] = []
+    tower = loaded(V15)[1].get_vision_tower()
+    hook = tower.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+    yield counts
+    hook.remove()
+
+
+def test_what_cannot_be_served_is_refused_before_its_pictures_are_encoded(seen_by_tower):
+    with engine(V15, EngineSettings(picture_rows=600), context_length=1400) as running:
+        too_long = ask(V15, "What is it? " * 400, picture(0))
+        too_many = Request("<image> <image> <image> Why?", tuple(picture(number) for number in range(3)))
+        refused = running.generate([too_long, too_many], return_errors=True)
+        assert [error.code for error in refused] == ["context_length_exceeded", "too_many_pictures"]
+        assert seen_by_tower == []
+
+
+def test_the_pictures_of_a_request_are_encoded_together_and_one_that_comes_twice_once(seen_by_tower):
+    pictures = (picture(0), picture(1), picture(0))
+    request = Request("<image> <image> <image> Why?", pictures, Sampling(temperature=0, max_new_tokens=5))
+    expected = facts(answered_alone(V15, request))
+    seen_by_tower.clear()
+    with engine(V15) as running:
+        assert [facts(result) for result in running.generate([request])] == [expected]
+        assert seen_by_tower == [2]
+        assert (running.stats.pictures_encoded, running.pictures_in_use) == (2, 0)
+
+
 def test_a_prompt_longer_than_the_cache_is_refused_before_the_model_sees_it():
     with engine(V15, EngineSettings(batch=BatchSettings(cache_tokens=320))) as running:
         [refused] = running.generate([ask(V15, "What is it? " * 10, picture(0))], return_errors=True)

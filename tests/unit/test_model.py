@@ -136,6 +136,7 @@ def test_generate_takes_embeddings_beams_and_a_streamer(model, pixels):
 def test_pictures_of_different_sizes_are_encoded_each_at_its_own(model, pixels):
     wide = torch.randn(3, 56, 84, generator=torch.Generator().manual_seed(4))
     together = model.encode_images([pixels[0], wide, pixels[1]])
+    assert model.count_features([pixels[0], wide, pixels[1]]) == [len(features) for features in together]
     assert [len(feature) for feature in together] == [16, 24, 16]
     torch.testing.assert_close(together[2], model.encode_images(pixels[1:2])[0], **CLOSE)
 

@@ -95,6 +95,7 @@ def test_tiled_pictures_give_the_logits_of_llava_next(tmp_path, size):
     pixels = process_images([picture], image_processor, ours.config)
     with torch.no_grad():
         num_features = len(ours.encode_images(pixels, [size])[0])
+        assert ours.count_features(pixels, [size]) == [num_features]
         our_ids, their_ids = ids_for(num_features, VOCABULARY - 1)
         torch.testing.assert_close(
             ours(input_ids=our_ids, images=pixels, image_sizes=[size]).logits,
