@@ -15,6 +15,7 @@ import pytest
 from tests.support.serving import REPOSITORY, Service, free_port
 
 PICTURE = REPOSITORY / "playground" / "pictures" / "sneaker.png"
+pytestmark = pytest.mark.embedded
 TRANSFORMERS = Path(sys.executable).with_name("transformers")
 
 

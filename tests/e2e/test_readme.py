@@ -299,6 +299,7 @@ def test_a_python_example_runs(block, run_python, tmp_path: Path):
     assert done.stdout.strip()
 
 
+@pytest.mark.embedded
 def test_the_serving_commands_run_one_after_the_other_and_every_client_gets_an_answer(places, shell, tmp_path: Path):
     """With the embedded model in place of the README's, and ports that are free."""
     ports = {"10000": str(free_port()), "40000": str(free_port())}

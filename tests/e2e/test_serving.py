@@ -101,6 +101,7 @@ class Listener(threading.Thread):
             self.begun.set()
 
 
+@pytest.mark.embedded
 def test_two_workers_of_the_embedded_model_share_the_requests(stack: ExitStack, controller: str):
     workers = [stack.enter_context(Worker(controller)) for _ in range(2)]
     listeners = [Listener(controller, "tiny", 60) for _ in range(24)]
@@ -172,6 +173,7 @@ def leave(url: str, count: int, rng: random.Random) -> None:
     asyncio.run(all_of_them())
 
 
+@pytest.mark.embedded
 def test_five_hundred_clients_that_hang_up_leave_nothing_behind(stack: ExitStack, controller: str):
     worker = stack.enter_context(Worker(controller))
     nothing = dict.fromkeys(worker.held(), 0)

@@ -369,6 +369,7 @@ def test_with_a_token_a_worker_and_the_real_controller_trust_each_other(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.embedded
 def test_the_embedded_model_answers_about_a_picture_by_the_readmes_command(repository):
     port = free_port()
     words = ("--host", "127.0.0.1", "--port", str(port), "--no-register", "--model-path", "tiny", "--multi-modal")
