@@ -115,12 +115,10 @@ def encode_prompt(
     if pictures and image_processor is None:
         raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
     images = list(process_images(pictures, image_processor, model.config)) if pictures else []
-    counts = []
-    if images and model.config.uses_patch_runs:
-        tower = model.get_vision_tower()
-        counts = [tower.num_features(*image.shape[-2:]) for image in images]
+    sizes = [picture.size for picture in pictures]
+    counts = model.count_features(images, sizes) if images else []
     input_ids = prompt_ids(text, counts, model.config, tokenizer)
-    return ModelInputs(input_ids[None].to(model.device), images, [picture.size for picture in pictures])
+    return ModelInputs(input_ids[None].to(model.device), images, sizes)
 
 
 def prompt_ids(text: str, counts: Sequence[int], config: Any, tokenizer: Any) -> torch.Tensor:

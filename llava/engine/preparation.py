@@ -61,9 +61,9 @@ class Preparation:
         pictures = ticket.request.pictures
         if pictures and self._image_processor is None:
             raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
+        start = time.monotonic()
         keys = [content_key(picture, self._preprocessing) for picture in pictures]
         held: dict[bytes, Run] = {}
-        start = time.monotonic()
         try:
             unseen = self._find(dict(zip(keys, pictures, strict=True)), held)
             counts = {key: run.length for key, run in held.items()} | {key: one.count for key, one in unseen.items()}

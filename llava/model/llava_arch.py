@@ -106,7 +106,11 @@ class LlavaMetaForCausalLM:
         ]
 
     def count_features(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[int]:
-        """How many features `encode_images` makes of each picture; nothing is computed for it."""
+        """How many features `encode_images` makes of each picture; nothing is computed for it.
+
+        Raises:
+            ImageError: a picture cut into tiles without its original size, or into other tiles than this model's.
+        """
         tower, width = self.get_vision_tower(), self.config.hidden_size
         counts = []
         for i, entry in enumerate(images):

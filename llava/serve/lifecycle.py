@@ -41,11 +41,14 @@ class Lifecycle:
         self._on_drain.append(callback)
 
     def on_cut_off(self, callback: Callable[[], None]) -> None:
-        """`callback` runs when draining takes too long; what still runs then has to end with `cut_off()`."""
+        """`callback` runs when draining takes too long; what still runs then has to end with `not_waited_for()`."""
         self._on_cut_off.append(callback)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Takes nothing new and waits for what there is; False when `timeout_s` passed before all were done."""
+        """Takes nothing new and waits for what there is.
+
+        False when `timeout_s` passed before all were done; the rest was told to end then, and had a second to do so.
+        """
         self.phase = Phase.DRAINING
         callbacks = [asyncio.ensure_future(self._call(callback)) for callback in self._on_drain]
         await self._wait(lambda: not self.active and all(task.done() for task in callbacks), timeout_s)
@@ -70,6 +73,6 @@ class Lifecycle:
             logger.warning("while shutting down: %s", error)
 
 
-def cut_off() -> ShuttingDown:
+def not_waited_for() -> ShuttingDown:
     """The last word to a client whose answer is not waited for."""
     return ShuttingDown("this server shuts down and could not finish the answer. Send the request again.")

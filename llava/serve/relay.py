@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from llava.errors import InvalidRequest, LlavaError, RemoteError, ShuttingDown, WorkerLost, WorkerTimeout
 from llava.serve.framing import MAX_PIECE_BYTES, Framing
-from llava.serve.lifecycle import cut_off
+from llava.serve.lifecycle import not_waited_for
 from llava.serve.metrics import Metrics
 from llava.serve.registry import Registry, Worker
 from llava.serve.tracing import request_id
@@ -168,7 +168,7 @@ class Relay:
                 if left.done():
                     raise ClientGone
                 if cut.done():
-                    raise cut_off()
+                    raise not_waited_for()
                 if not head.done():
                     raise self._silent(worker)
             except BaseException:
@@ -280,7 +280,7 @@ class Relay:
                 self._reading.add(scope)
                 if not self._cut_off.is_set():
                     return await anext(answer.chunks, b"")
-            raise cut_off()
+            raise not_waited_for()
         except TimeoutError as error:
             raise WorkerTimeout(
                 f"{_described(answer.worker)} sent nothing for {self._idle_timeout_s:g} s, and the answer was given up."

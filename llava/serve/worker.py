@@ -15,7 +15,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import ImageTokenMismatch, InvalidField, LlavaError, ModelNotFound, NotReady, ShuttingDown, TryAgain
 from llava.serve.answering import KEEP_ALIVE_S, ChoiceEvent, Events, KeepAlive, Mailbox, answer
 from llava.serve.backend import Ask, Backend, Finished
-from llava.serve.lifecycle import Lifecycle, cut_off
+from llava.serve.lifecycle import Lifecycle, not_waited_for
 from llava.serve.metrics import Metrics
 from llava.serve.openai_api import MAX_TEXT_CHARACTERS, ChatRequest
 from llava.serve.permits import Permits
@@ -70,7 +70,7 @@ class Worker:
     def cut_off(self) -> None:
         """Ends all answers under way, each with an error that its client is told."""
         for mailbox in self._open:
-            mailbox.put(cut_off())
+            mailbox.put(not_waited_for())
 
     def status(self) -> WorkerStatus:
         """What the controller is told."""
@@ -121,6 +121,7 @@ class Worker:
                 async for item in events:
                     record.saw(item)
                     yield item
+            record.outcome = "ok"
         except LlavaError as error:
             record.failed(error)
             if isinstance(error, ShuttingDown):
@@ -129,9 +130,6 @@ class Worker:
         except (asyncio.CancelledError, GeneratorExit):
             record.outcome = "aborted"
             self.metrics.aborted.labels("disconnect").inc()
-            raise
-        except Exception:
-            record.outcome = "internal"
             raise
         finally:
             self._open.discard(mailbox)
@@ -170,7 +168,7 @@ class _Record:
     """The figures of one request, from its arrival on."""
 
     def __init__(self, metrics: Metrics):
-        self.outcome = "ok"
+        self.outcome = "internal"  # what it remains if nothing better is known at the end
         self._metrics = metrics
         self._began_s = time.monotonic()
         self._first_s: float | None = None

@@ -364,7 +364,7 @@ def answered_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--vocabulary", type=int, default=1000, help="tokens (1000)")
-    parser.add_argument("--steps", type=int, default=7000, help="training steps (7000)")
+    parser.add_argument("--steps", type=int, default=7000, help="training steps; the first course has 3000 (7000)")
     parser.add_argument("--batch", type=int, default=40, help="examples a step (40)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (0.003)")
     parser.add_argument("--seed", type=int, default=0, help="of weights (0)")
