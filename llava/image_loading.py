@@ -108,7 +108,7 @@ def load_image(
             return to_rgb(source)
         except decoder_errors() as error:
             raise ImageDamaged(f"{name}: damaged or cut short; it cannot be decoded.") from error
-    data, name = _read_source(source, allow_url, allow_path, limits, url_policy)
+    data, name = read_encoded(source, allow_url=allow_url, allow_path=allow_path, limits=limits, url_policy=url_policy)
     return decode_image(data, name=name, limits=limits)
 
 
@@ -222,9 +222,16 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 # Sources
 
 
-def _read_source(
-    source: Any, allow_url: bool, allow_path: bool, limits: ImageLimits, url_policy: UrlPolicy | None
+def read_encoded(
+    source: Any,
+    *,
+    allow_url: bool = False,
+    allow_path: bool = True,
+    limits: ImageLimits | None = None,
+    url_policy: UrlPolicy | None = None,
 ) -> tuple[bytes, str]:
+    """The encoded bytes of a picture that is not decoded yet, and what messages call it; see `load_image`."""
+    limits = limits or ImageLimits()
     if isinstance(source, (bytes, bytearray, memoryview)):
         _check_bytes(memoryview(source).nbytes, "picture", limits)
         return bytes(source), "picture"

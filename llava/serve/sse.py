@@ -34,6 +34,6 @@ async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
                 data = []
         del rest[:begin]
         if len(rest) > MAX_LINE_BYTES:
-            raise WorkerLost("the engine behind this worker sends something that is no event stream.")
+            raise WorkerLost(f"the server sends a line over {MAX_LINE_BYTES >> 20} MiB; that is no event stream.")
     if data:  # a last event without the empty line behind it
         yield "\n".join(data)
