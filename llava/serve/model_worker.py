@@ -12,13 +12,22 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from llava.command_line import run
 from llava.serve.worker_command import add_worker_arguments, image_hosts, run_worker
 
+_MODEL_SETTINGS: Final = ("model_path", "model_base", "model_name", "vision_tower", "device", "dtype", "num_gpus")
+_MODEL_SWITCHES: Final = ("load_8bit", "load_4bit", "use_flash_attn")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    add_worker_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is loaded."""
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model-path", metavar="MODEL", help="model folder, hub id, or an embedded model (default: tiny)"
@@ -39,7 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # Accepted and unused: whether a model sees, and how it wants pictures cut, its own config says.
     model.add_argument("--multi-modal", action="store_true", help=argparse.SUPPRESS)
     model.add_argument("--keep-aspect-ratio", action="store_true", help=argparse.SUPPRESS)
-    add_worker_arguments(parser)
+
+
+def model_flags(args: argparse.Namespace) -> list[str]:
+    """What `add_model_arguments` read, as it would be typed, for a worker that another command starts."""
+    settings = ((f"--{name.replace('_', '-')}", getattr(args, name)) for name in _MODEL_SETTINGS)
+    typed = [word for flag, value in settings if value is not None for word in (flag, str(value))]
+    return typed + [f"--{name.replace('_', '-')}" for name in _MODEL_SWITCHES if getattr(args, name)]
 
 
 def main(args: argparse.Namespace) -> int:

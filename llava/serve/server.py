@@ -89,6 +89,15 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+def free_port() -> int:
+    """A port of this machine on which nothing listens now."""
+    sockets = listen("localhost", 0)
+    port = int(sockets[0].getsockname()[1])
+    for opened in sockets:
+        opened.close()
+    return port
+
+
 def _bound(family: int, kind: int, protocol: int, where: tuple) -> socket.socket:
     opened = socket.socket(family, kind, protocol)
     try:

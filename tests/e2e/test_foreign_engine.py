@@ -12,7 +12,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.support.serving import REPOSITORY, Service, free_port
+from llava.serve.server import free_port
+from tests.support.serving import REPOSITORY, Service
 
 PICTURE = REPOSITORY / "playground" / "pictures" / "sneaker.png"
 pytestmark = pytest.mark.embedded

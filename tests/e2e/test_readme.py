@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -19,9 +18,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import httpx
 import pytest
 
 from llava.pocket import find
+from llava.serve.server import free_port
 from tests.support.serving import Service
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -86,12 +87,6 @@ def commands_under(section: str) -> list[str]:
 
 def blocks_in(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -310,11 +305,12 @@ def test_the_serving_commands_run_one_after_the_other_and_every_client_gets_an_a
             text = text.replace(place, here)
         return text
 
-    controller, worker, message = map(placed, commands_under("Controller and workers"))
+    controller, worker, page, message = map(placed, commands_under("Controller, workers and page"))
     with ExitStack() as stack:
-        for command in (controller, worker):
+        for command in (controller, worker, f"{page} --port {free_port()}"):
             service = stack.enter_context(Service(*shlex.split(command)[1:]))
-            service.wait_for("Uvicorn running on")
+            address = service.wait_for(r"Uvicorn running on (http://\S+)", timeout_s=240)[1]
+        assert "LLaVA" in httpx.get(address).text
         done = shell(message)
         assert done.returncode == 0, done.stderr
         assert "sneaker" in done.stdout

@@ -17,8 +17,9 @@ import openai
 import psutil
 import pytest
 
+from llava.serve.server import free_port
 from tests.support.pictures import encoded, noise
-from tests.support.serving import Service, free_port, wait_until
+from tests.support.serving import Service, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 PICTURE = REPOSITORY / "playground" / "pictures" / "sneaker.png"

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from llava.serve.protocol import FrameSplitter, read_frames_sync
-from tests.support.serving import Service, free_port, wait_until
+from llava.serve.server import free_port
+from tests.support.serving import Service, wait_until
 
 NO_SECRETS = {"LLAVA_CLUSTER_TOKEN": "", "LLAVA_API_KEY": ""}
 TOKEN = "a-token-of-the-tests"

@@ -16,13 +16,14 @@ from llava.conversation import template
 from llava.errors import InvalidRequest
 from llava.serve.openai_backend import OpenAiBackend
 from llava.serve.protocol import read_frames_sync
+from llava.serve.server import free_port
 from llava.serve.upstream import Upstream, waiting_requests
 from llava.serve.worker import Worker
 from llava.serve.worker_app import create_worker_app
 from tests.support.fake_controller import FakeController
 from tests.support.fake_openai_server import FakeOpenAiServer
 from tests.support.pictures import encoded, noise
-from tests.support.serving import InThread, Service, free_port, running, wait_until
+from tests.support.serving import InThread, Service, running, wait_until
 
 PNG = base64.b64encode(encoded(noise())).decode()
 ANSWER = "An engine answers."

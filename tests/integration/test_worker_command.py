@@ -17,8 +17,9 @@ from llava.serve import model_worker
 from llava.serve.heartbeat import LOG_INTERVAL_S, Heartbeat
 from llava.serve.protocol import WorkerStatus, read_frames_sync
 from llava.serve.security import ClusterToken
+from llava.serve.server import free_port
 from tests.support.fake_controller import FakeController
-from tests.support.serving import Service, free_port, running, wait_until
+from tests.support.serving import Service, running, wait_until
 
 FAKE = ("-m", "tests.support.fake_backend", "--host", "127.0.0.1")
 TOKEN = "correct-horse-battery-staple"

@@ -124,11 +124,6 @@ class Service:
         self.process.wait(10)
 
 
-def free_port() -> int:
-    with contextlib.closing(listen("127.0.0.1", 0)[0]) as opened:
-        return int(opened.getsockname()[1])
-
-
 def wait_until(condition: Callable[[], Any], timeout_s: float = 30) -> None:
     """Waits for something that is about to become true."""
     deadline = time.monotonic() + timeout_s

@@ -1,0 +1,161 @@
+"""What all parts of the page work with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import gradio as gr
+
+from llava.errors import InvalidRequest, LlavaError, NoWorker
+from llava.serve.chat import AnswerSettings, Chat, ChatSource
+from llava.serve.chat_pictures import SHAPES, ChatPicture, read_picture
+from llava.serve.page.log import ConversationLog, LogFailed, Sender
+from llava.serve.page.models import ModelList
+from llava.serve.page.moderation import Moderator
+from llava.serve.page.settings import PageSettings
+
+logger = logging.getLogger("llava.serve.page")
+
+MAX_TEXT_CHARACTERS: Final = 100_000
+"""Of one message; the model's own limit is far lower and says its numbers."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The services behind the page."""
+
+    settings: PageSettings
+    source: ChatSource
+    models: ModelList
+    log: ConversationLog | None = None
+    moderator: Moderator | None = None
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Of this process; a page that was opened before a restart shows another one."""
+    _writing: set[str | None] = field(default_factory=set)
+    """Tabs, by gradio's session."""
+
+    @contextlib.contextmanager
+    def writing(self, tab: str | None) -> Iterator[None]:
+        """Holds a tab while an answer is written in it."""
+        self._writing.add(tab)
+        try:
+            yield
+        finally:
+            self._writing.discard(tab)
+
+    def check_idle(self, tab: str | None) -> None:
+        """
+        Raises:
+            InvalidRequest: an answer is being written in this tab.
+        """
+        if tab in self._writing:
+            raise InvalidRequest("the answer before is still being written. Wait for its end, or stop it.")
+
+    async def read(self, message: dict[str, Any]) -> tuple[str, tuple[ChatPicture, ...]]:
+        """Text and pictures of what was typed and uploaded.
+
+        Raises:
+            LlavaError: a picture that cannot be read, too long a text, or a text that moderation refuses.
+        """
+        text = str(message.get("text") or "")
+        if len(text) > MAX_TEXT_CHARACTERS:
+            raise InvalidRequest(f"the message has {len(text)} characters, the limit is {MAX_TEXT_CHARACTERS}.")
+        files = [str(file) for file in message.get("files") or ()]
+        pictures = await asyncio.gather(*(asyncio.to_thread(_read, file) for file in files))
+        if self.moderator is not None:
+            await self.moderator.check(text)
+        return text, tuple(pictures)
+
+    def check(self, run_id: str, model: str | None) -> str:
+        """The model to ask.
+
+        Raises:
+            NoWorker: none is chosen, because there is none.
+            InvalidRequest: the page was opened before this process began, and knows nothing of its conversation.
+        """
+        if run_id != self.run_id:
+            raise InvalidRequest(
+                "the page's server was started anew. Reload the page; the conversation is kept in this browser."
+            )
+        if not model:
+            raise NoWorker("no model is served yet. Start a worker; the list above shows it as soon as it is there.")
+        return model
+
+    async def keep(self, chat: Chat, model: str, sender: Sender, start: float, finish: float) -> None:
+        """Writes an answer to the log, if there is one; a full disk stops no conversation."""
+        if self.log is None:
+            return
+        try:
+            await asyncio.to_thread(self.log.chat, chat, model, sender, start=start, finish=finish)
+        except LogFailed as error:
+            logger.error("%s", error)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """How answers are made, as the user set it."""
+
+    shape: gr.Radio
+    system: gr.Textbox
+    temperature: gr.Slider
+    top_p: gr.Slider
+    max_tokens: gr.Slider
+
+    @classmethod
+    def build(cls) -> Controls:
+        shape = gr.Radio(
+            list(SHAPES),
+            value="Crop",
+            label="Pictures that are not square",
+            info="Crop: left to the model, most cut to the centre. Resize: squeezed. Pad: borders added.",
+        )
+        with gr.Accordion("Parameters", open=False):
+            system = gr.Textbox(
+                label="System prompt", info="Empty: the model's own.", lines=2, max_lines=8, max_length=20_000
+            )
+            temperature = gr.Slider(
+                0, 1, value=0.2, step=0.1, label="Temperature", info="0: always the likeliest word."
+            )
+            top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", info="1: off.")
+            max_tokens = gr.Slider(1, 2048, value=512, step=1, label="Max output tokens")
+        return cls(shape, system, temperature, top_p, max_tokens)
+
+    @property
+    def components(self) -> list[Any]:
+        return [self.shape, self.system, self.temperature, self.top_p, self.max_tokens]
+
+    @staticmethod
+    def read(values: Sequence[Any]) -> tuple[AnswerSettings, str]:
+        """The settings and the system prompt, from the values of `components`."""
+        shape, system, temperature, top_p, max_tokens = values
+        return AnswerSettings(float(temperature), float(top_p), int(max_tokens), shape=shape), str(system or "").strip()
+
+
+def sender_of(request: gr.Request, conversation_id: str) -> Sender:
+    return Sender(conversation_id, request.client.host if request.client else "")
+
+
+def said(error: LlavaError | str) -> Any:
+    """An update of the line under the chat: what is wrong; nothing, and no line, for an empty text."""
+    return _line("llava-error", "alert", str(error))
+
+
+def noted(text: str) -> Any:
+    """An update of the line under the chat: something good to know."""
+    return _line("llava-note", "status", text)
+
+
+def _line(kind: str, role: str, text: str) -> Any:
+    text = html.escape(text[:1].upper() + text[1:])
+    return gr.update(value=f'<div class="{kind}" role="{role}">{text}</div>' if text else "", visible=bool(text))
+
+
+def _read(file: str) -> ChatPicture:
+    return read_picture(file)

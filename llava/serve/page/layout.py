@@ -1,0 +1,119 @@
+"""The page as a whole: title, model list, tabs, and what is said where there is nothing to answer."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any, Final
+
+import gradio as gr
+
+from llava.serve.page.arena_tab import ArenaTab
+from llava.serve.page.chat_tab import ChatTab
+from llava.serve.page.context import Context
+from llava.serve.page.models import Served, choose, notice
+
+REFRESH_S: Final = 5.0
+_STORAGE: Final = "llava-conversation"
+
+_TITLE: Final = "# LLaVA\nAsk about your pictures: the large language-and-vision assistant."
+_TERMS: Final = """LLaVA may be wrong, and sure of it: check what matters. Do not upload what you may not share with the
+operator of this page."""
+
+
+def build(context: Context) -> gr.Blocks:
+    """The page, to be mounted with `look`."""
+    with gr.Blocks(title="LLaVA", analytics_enabled=False, fill_width=True, delete_cache=(300, 3600)) as page:
+        run_id = gr.Textbox(context.run_id, visible="hidden", label="run")
+        kept = gr.BrowserState("", storage_key=_STORAGE, secret=_STORAGE)
+        with gr.Row(elem_classes="llava-top"):
+            if not context.settings.embed:
+                gr.Markdown(_TITLE, elem_classes="llava-title")
+            model = gr.Dropdown([], label="Model", elem_id="llava-model")
+        warning = gr.Markdown(visible=False, elem_id="llava-notice", elem_classes="llava-notice")
+        with gr.Tabs():
+            with gr.Tab("Chat", id="chat"):
+                chat = ChatTab(context, model, run_id, kept)
+            with gr.Tab("Arena", id="arena"):
+                anonymous = ArenaTab(context, run_id, anonymous=True)
+            with gr.Tab("Side by side", id="side-by-side"):
+                named = ArenaTab(context, run_id, anonymous=False)
+        if not context.settings.embed:
+            gr.Markdown(f"{_TERMS} {_privacy(context)}", elem_classes="llava-terms")
+        _keep_models(context, page, [model, *anonymous.dropdowns, *named.dropdowns], warning)
+        chat.restore_on(page.load)
+    page.queue(
+        max_size=16 * context.settings.concurrency,
+        default_concurrency_limit=context.settings.concurrency,
+        api_open=False,
+    )
+    return page
+
+
+def look() -> dict[str, Any]:
+    """Theme and style sheet, for whoever mounts the page. Fonts are the system's: nothing is fetched from elsewhere."""
+    theme: gr.themes.Base = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    # gradio's own choices are too faint to read for some: below the 4.5 to 1 of WCAG AA.
+    theme = theme.set(
+        block_title_text_color="*primary_700",
+        block_title_text_color_dark="white",
+        block_label_text_color="*primary_700",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        checkbox_label_background_fill_selected="*primary_600",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
+    return {
+        "theme": theme,
+        "css_paths": [str(resources.files("llava.serve.page") / "page.css")],
+    }
+
+
+def _keep_models(context: Context, page: gr.Blocks, dropdowns: list[gr.Dropdown], warning: gr.Markdown) -> None:
+    """Fills the model lists when the page opens, and again whenever they change."""
+    seen = gr.State(Served())
+    outputs = [seen, warning, *dropdowns]
+
+    def updates(served: Served, chosen: list[str | None], problem: str = "") -> list[Any]:
+        text = problem or notice(served, context.settings.controller)
+        return [served, gr.update(value=text, visible=bool(text)), *map(_listed(served), chosen)]
+
+    async def opened(request: gr.Request) -> list[Any]:
+        served = await context.models.now(fresh=context.settings.model_list_mode == "reload")
+        wanted = request.query_params.get("model")
+        first, problem = choose(served, wanted)
+        others = [
+            served.names[min(i, len(served.names) - 1)] if served.names else None for i in range(len(dropdowns) - 1)
+        ]
+        return updates(served, [first, *others], problem)
+
+    async def ticked(known: Served, *chosen: str | None) -> list[Any]:
+        served = await context.models.now()
+        if served == known:
+            return [gr.skip() for _ in outputs]
+        first = served.names[0] if served.names else None
+        return updates(served, [name if name in served.names else first for name in chosen])
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    page.load(opened, None, outputs, **quiet)
+    gr.Timer(REFRESH_S).tick(ticked, [seen, *dropdowns], outputs, **quiet)
+
+
+def _listed(served: Served) -> Any:
+    return lambda name: gr.update(choices=list(served.names), value=name)
+
+
+def _privacy(context: Context) -> str:
+    log = context.settings.log_dir
+    if log is None:
+        return (
+            "The operator's settings keep no conversation and no picture on the server; uploaded files are removed "
+            "within the hour. Your browser keeps the last conversation until you clear it."
+        )
+    addresses = ", and the address you come from" if context.settings.log_addresses else ""
+    return (
+        f"**This page keeps a log**: your messages, your pictures, the answers and your votes{addresses} are stored on "
+        "the server. Your browser keeps the last conversation until you clear it."
+    )

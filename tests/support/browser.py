@@ -1,0 +1,130 @@
+"""Drives the web page in Debian's Chromium, as a user would."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+TIMEOUT_MS = 45_000
+
+
+def chromium() -> str | None:
+    """Where the browser is, or None where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("LLAVA_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+class OpenedPage:
+    """One tab with the page. Notes whatever it asks of other hosts, and what its console says is wrong."""
+
+    def __init__(self, browser: Browser, address: str, path: str = "/", *, width: int = 1280, dark: bool = False):
+        self._context = browser.new_context(
+            viewport={"width": width, "height": 860 if width > 600 else 844},
+            color_scheme="dark" if dark else "light",
+            accept_downloads=True,
+        )
+        self._context.set_default_timeout(TIMEOUT_MS)
+        self.elsewhere: list[str] = []
+        self.faults: list[str] = []
+        self.page: Page = self._context.new_page()
+        self.page.on("request", lambda request: self._note(request.url, address))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}") or dialog.dismiss())
+        self.page.goto(address + path)
+        self.wait_for_models()
+
+    def wait_for_models(self) -> None:
+        """Until the first list of models, or the notice in its place, is there."""
+        ready = self.page.locator("#llava-model input").or_(self.page.locator("#llava-notice"))
+        expect(ready.first).to_be_visible(timeout=TIMEOUT_MS)
+        self.page.wait_for_function(
+            "() => document.querySelector('#llava-model input')?.value || document.querySelector('#llava-notice')",
+            timeout=TIMEOUT_MS,
+        )
+
+    def _note(self, url: str, address: str) -> None:
+        if not url.startswith((address, "data:", "blob:")):
+            self.elsewhere.append(url)
+
+    # What a user does
+
+    def choose_model(self, name: str) -> None:
+        field = self.page.locator("#llava-model input")
+        field.click()
+        self.page.get_by_role("option", name=name, exact=True).click()
+        expect(field).to_have_value(name)
+
+    def ask(self, text: str, pictures: Sequence[Path] = (), *, box: str = "#llava-box") -> None:
+        if pictures:
+            self.page.set_input_files(f"{box} input[type=file]", [str(picture) for picture in pictures])
+            expect(self.page.locator(f"{box} .thumbnail-item")).to_have_count(len(pictures), timeout=TIMEOUT_MS)
+        area = self.page.locator(f"{box} textarea")
+        area.fill(text)
+        area.press("Enter")
+
+    def press(self, name: str) -> None:
+        self.button(name).click()
+
+    # What a user sees
+
+    def button(self, name: str) -> Locator:
+        """One with these words on it; the chatbot's own have pictures."""
+        return self.page.locator("button:visible", has_text=re.compile(rf"^\s*{name}\s*$"))
+
+    @property
+    def questions(self) -> Locator:
+        return self.page.locator("#llava-chat .user.message, #llava-chat .message.user")
+
+    @property
+    def answer(self) -> Locator:
+        """The last thing that the assistant's side shows."""
+        return self.page.locator("#llava-chat .bot.message, #llava-chat .message.bot").last
+
+    @property
+    def conversation(self) -> Locator:
+        return self.page.locator("#llava-chat")
+
+    @property
+    def status(self) -> Locator:
+        """The line under the chat."""
+        return self.page.locator("#llava-status")
+
+    def wait_for_answer(self, number: int = 1) -> None:
+        """Until so many answers have ended by themselves, well or not, and nothing is written any more."""
+        expect(self.conversation.locator(".llava-figures, .llava-error")).to_have_count(number, timeout=TIMEOUT_MS)
+        self.is_idle()
+
+    def is_idle(self) -> None:
+        expect(self.button("Regenerate")).to_be_enabled(timeout=TIMEOUT_MS)
+        expect(self.button("Stop")).to_have_count(0, timeout=TIMEOUT_MS)
+
+    def is_writing(self) -> None:
+        expect(self.button("Stop")).to_be_visible(timeout=TIMEOUT_MS)
+
+    def seen(self, pattern: str, where: Locator | None = None) -> None:
+        expect(where or self.conversation).to_contain_text(re.compile(pattern, re.IGNORECASE), timeout=TIMEOUT_MS)
+
+    def violations(self, axe: Path) -> list[dict[str, Any]]:
+        """What axe-core holds against the page, serious and critical only."""
+        self.page.add_script_tag(path=str(axe))
+        found = self.page.evaluate("() => axe.run()")["violations"]
+        return [
+            {"id": rule["id"], "impact": rule["impact"], "nodes": [node["html"][:200] for node in rule["nodes"]]}
+            for rule in found
+            if rule["impact"] in ("serious", "critical")
+        ]
+
+    def close(self) -> None:
+        self._context.close()
+
+    def __enter__(self) -> OpenedPage:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
