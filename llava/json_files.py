@@ -1,6 +1,6 @@
 """JSON and JSON Lines files: read with errors that name the place, written whole or not at all.
 
-Files may carry a byte order mark and the line ends of any system. What is written is plain ASCII, so that no character
+Files may carry a byte order mark and the line ends of any system. JSON is written in plain ASCII, so that no character
 of a model's answer can fail to be written.
 """
 
@@ -102,8 +102,7 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
     Raises:
         InvalidRequest: `path` is a folder.
     """
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
@@ -114,6 +113,16 @@ def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
     """
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a UTF-8 file; makes the folder.
+
+    Raises:
+        InvalidRequest: `path` is a folder.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -93,7 +93,7 @@ printf '%s\n' "$processes" >"$plan"
 pids=()
 stop() {
     trap - INT TERM
-    kill "${pids[@]}" 2>/dev/null || true
+    kill ${pids[@]+"${pids[@]}"} 2>/dev/null || true
     wait
     printf 'stopped; the same command goes on from here\n' >&2
     exit "$1"

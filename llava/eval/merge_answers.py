@@ -54,19 +54,19 @@ def merged(questions: Joined, chunks: list[Joined]) -> list[dict[str, Any]]:
             raise DataError(f"{chunk.path}: answers {some(chunk.duplicates)} more than once. {_AGAIN}")
         if unknown := [identity for identity in chunk.lines if identity not in questions.lines]:
             raise DataError(
-                f"{chunk.path}: {len(unknown)} answers belong to no question of {questions.path}: {some(unknown)}. "
+                f"{chunk.path}: answers to no question of {questions.path}: {len(unknown)} ({some(unknown)}). "
                 "Give the question file that they were made from, or remove the file."
             )
         if twice := [identity for identity in chunk.lines if identity in found]:
             raise DataError(
-                f"{chunk.path}: {len(twice)} questions are answered in {found[twice[0]].path} too: {some(twice)}. "
+                f"{chunk.path}: questions answered in {found[twice[0]].path} too: {len(twice)} ({some(twice)}). "
                 f"{_AGAIN}"
             )
         found.update(dict.fromkeys(chunk.lines, chunk))
     if missing := [identity for identity in questions.lines if identity not in found]:
         raise DataError(
-            f"{questions.path}: {len(missing)} of {len(questions.lines)} questions have no answer: "
-            f"{some(missing)}. Let all processes finish; started again, they answer what is left."
+            f"{questions.path}: questions without an answer: {len(missing)} of {len(questions.lines)} ({some(missing)}). "
+            "Let all processes finish; started again, they answer what is left."
         )
     return [found[identity].lines[identity].record for identity in questions.lines]
 

@@ -116,13 +116,13 @@ def joined(lines: Iterable[Line], path: Path, *, key: str, unit: str = "line") -
 
 
 def normal_id(value: Any, place: str) -> str:
-    """An id as text: 12 and "12" are one.
+    """An id as text: 12, "12" and " 12" are one.
 
     Raises:
-        DataError: the value is neither a whole number nor text; `place` begins the message.
+        DataError: the value is neither a whole number nor text with something in it; `place` begins the message.
     """
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str) and value.strip():
+        return value.strip()
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise DataError(f"{place} is {value!r}; an id is a whole number or a string.")

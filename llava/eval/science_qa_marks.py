@@ -136,15 +136,16 @@ class Marks:
     def report(self, without_letter: str = "counted as wrong") -> None:
         """Says on standard error what was odd, and what becomes of answers that are missing or name no letter."""
         said = {
-            "missing": f"problems have no answer ({without_letter})",
-            "duplicate": "problems are answered more than once (the last answer counts)",
-            "unknown": "answers belong to no problem of this split (left out)",
-            "unparsable": f"answers name no letter ({without_letter})",
-            "not_a_choice": "answers name a letter that is none of the choices (counted as wrong)",
+            "missing": ("problems without an answer", without_letter),
+            "duplicate": ("problems answered more than once", "the last answer counts"),
+            "unknown": ("answers to no problem of this split", "left out"),
+            "unparsable": ("answers that name no letter", without_letter),
+            "not_a_choice": ("answers that name a letter without a choice", "counted as wrong"),
         }
         for kind, ids in self.oddities.items():
             if ids:
-                print(f"warning: {self.answers.path}: {len(ids)} {said[kind]}: {some(ids)}", file=sys.stderr)
+                what, consequence = said[kind]
+                print(f"warning: {self.answers.path}: {what}: {len(ids)} ({consequence}): {some(ids)}", file=sys.stderr)
 
 
 def marks_of(args: argparse.Namespace, *files: str) -> list[Marks]:

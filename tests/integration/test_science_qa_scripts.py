@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -31,11 +32,12 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def script(tmp_path: Path, repository: Path):
-    """Runs one of the shell scripts in a folder of its own."""
+    """Starts one of the shell scripts in a folder of its own; what is left of it at the end is stopped."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(name: str, *words: object, **environment: str) -> subprocess.Popen[str]:
         settings = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(repository / "scripts" / name), *map(str, words)],
             cwd=tmp_path,
             env={**settings, "PYTHON": sys.executable, "PYTHONPATH": str(repository), **environment},
@@ -43,9 +45,16 @@ def script(tmp_path: Path, repository: Path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.fixture
@@ -174,7 +183,7 @@ def test_a_chunk_that_fails_is_named_with_its_log_and_nothing_is_gathered_before
     gather = ("sqa_eval_gather.sh", "--base-dir", base, "--answers", "out/a b")
     code, _, err = finished(script(*gather))
     assert code == 1
-    assert "3 of 12 questions have no answer: 6, 7, 8." in err
+    assert "questions without an answer: 3 of 12 (6, 7, 8)." in err
     assert not (tmp_path / "out" / "a b.jsonl").exists()
 
     code, _, err = finished(batch("--gpus", "none", "--processes", 3))

@@ -13,8 +13,8 @@ from tests.support.science_qa import write_lines
 
 
 def test_ids_are_the_same_as_numbers_and_as_strings(tmp_path):
-    path = write_lines(tmp_path / "a.jsonl", [{"question_id": 3, "text": "a"}, {"question_id": "4", "text": "b"}])
-    assert list(read_answers(path).lines) == ["3", "4"]
+    path = write_lines(tmp_path / "a.jsonl", [{"question_id": identity} for identity in (3, "4", " 5")])
+    assert list(read_answers(path).lines) == ["3", "4", "5"]
 
 
 def test_an_id_that_is_there_twice_is_reported_and_its_last_record_counts(tmp_path):
@@ -30,6 +30,7 @@ def test_an_id_that_is_there_twice_is_reported_and_its_last_record_counts(tmp_pa
         ([{"question_id": 1}, {"id": 2}], "line 2 has no 'question_id'"),
         ([{"question_id": 1.5}], "line 1: 'question_id' is 1.5; an id is a whole number or a string"),
         ([{"question_id": True}], "line 1: 'question_id' is True; an id is"),
+        ([{"question_id": " "}], "line 1: 'question_id' is ' '; an id is"),
         ([{"question_id": None}], "line 1: 'question_id' is None; an id is"),
         ([], "holds no records"),
     ],

@@ -51,6 +51,7 @@ def outputs(folder: Path) -> tuple[Path, Path]:
         ("F. because", None),
         ("A.", None),
         ("A because", None),
+        ("A.because", None),
         (" A", None),
         ("", None),
         ("FAILED", None),
@@ -160,11 +161,11 @@ def test_odd_answers_are_counted_and_named_and_never_guessed(tmp_path, base, cap
     out, err = capsys.readouterr()
     assert out.startswith("Total: 12, Correct: 7, Accuracy: 58.33%")
     assert [line.split(": ", 2)[2] for line in err.splitlines()] == [
-        "1 problems have no answer (counted as wrong): 12",
-        "1 problems are answered more than once (the last answer counts): 6",
-        "1 answers belong to no problem of this split (left out): 99",
-        "2 answers name no letter (counted as wrong): 7, 8",
-        "1 answers name a letter that is none of the choices (counted as wrong): 9",
+        "problems without an answer: 1 (counted as wrong): 12",
+        "problems answered more than once: 1 (the last answer counts): 6",
+        "answers to no problem of this split: 1 (left out): 99",
+        "answers that name no letter: 2 (counted as wrong): 7, 8",
+        "answers that name a letter without a choice: 1 (counted as wrong): 9",
     ]
 
 
@@ -220,8 +221,8 @@ def test_a_result_file_without_answers_says_so(tmp_path, base, capsys):
     assert "neither JSON Lines nor a result file" in capsys.readouterr().err
 
 
-# Problems and answers of the two ensembles: theirs is right where ours is and the other way round.
-OURS = {1: "B", 2: "B", 3: "A", 4: "no", 5: "A"}  # right are B, C, A, B, C
+# Answers to five problems, for the two ensembles.
+OURS = {1: "B", 2: "B", 3: "A", 4: "no", 5: "C"}  # right are B, C, A, B, C
 GPT4 = {1: "I cannot say", 2: "C", 3: "B", 4: "B", 5: "E"}
 JUDGE = {1: "A", 2: "C", 3: "I cannot say", 4: "C"}
 
@@ -241,12 +242,12 @@ def test_gpt4_is_complemented_by_the_model_where_it_names_no_letter(ensemble, ca
     out, err = capsys.readouterr()
     assert out.splitlines()[:3] == [
         "Total: 5, Correct: 3, Accuracy: 60.00%",
-        "Total: 5, Correct (upper): 4, Accuracy: 80.00%",
+        "Total: 5, Correct (upper): 5, Accuracy: 100.00%",
         "Total: 5, GPT-4 NO-ANS: 1, Percentage: 20.00%",
     ]
-    assert "ours.jsonl: 1 answers name no letter (counted as wrong): 4" in err
-    assert "gpt4.json: 1 answers name no letter (the model's answer counts): 1" in err
-    assert "gpt4.json: 1 answers name a letter that is none of the choices (counted as wrong): 5" in err
+    assert "ours.jsonl: answers that name no letter: 1 (counted as wrong): 4" in err
+    assert "gpt4.json: answers that name no letter: 1 (the model's answer counts): 1" in err
+    assert "gpt4.json: answers that name a letter without a choice: 1 (counted as wrong): 5" in err
 
 
 def test_gpt4_as_judge_gives_way_to_the_model_where_it_names_no_letter(ensemble, tmp_path, capsys):
@@ -257,18 +258,18 @@ def test_gpt4_as_judge_gives_way_to_the_model_where_it_names_no_letter(ensemble,
     assert run(command.add_arguments, command.main, argv=[str(word) for word in words]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[:6] == [
-        "Total: 5, Our-Correct: 2, Accuracy: 40.00%",
+        "Total: 5, Our-Correct: 3, Accuracy: 60.00%",
         "Total: 5, GPT-4-Correct: 2, Accuracy: 40.00%",
         "Total: 5, GPT-4 NO-ANS: 1, Percentage: 20.00%",
         "Total: 5, GPT-4-OursVisual-Correct: 3, Accuracy: 60.00%",
-        "Total: 5, Requery-Correct: 2, Accuracy: 40.00%",
-        "Total: 5, Correct upper: 4, Accuracy: 80.00%",
+        "Total: 5, Requery-Correct: 3, Accuracy: 60.00%",
+        "Total: 5, Correct upper: 5, Accuracy: 100.00%",
     ]
-    assert "judge.jsonl: 1 problems have no answer (the model's answer counts): 5" in err
+    assert "judge.jsonl: problems without an answer: 1 (the model's answer counts): 5" in err
     assert json.loads(result.read_text()) == {
-        "acc": 40.0,
-        "correct": 2,
+        "acc": 60.0,
+        "correct": 3,
         "count": 5,
-        "results": {"1": 0, "2": 2, "3": 0, "4": 2, "5": 0},
+        "results": {"1": 0, "2": 2, "3": 0, "4": 2, "5": 2},
         "outputs": {},
     }

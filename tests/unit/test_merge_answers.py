@@ -32,10 +32,10 @@ def test_answers_stand_in_the_order_of_the_questions_whoever_answered_them(tmp_p
 @pytest.mark.parametrize(
     ("questions", "chunks", "said"),
     [
-        ([1, 2, 3], [[1], []], "questions.jsonl: 2 of 3 questions have no answer: 2, 3. Let all"),
+        ([1, 2, 3], [[1], []], "questions.jsonl: questions without an answer: 2 of 3 (2, 3). Let all"),
         ([1, 2], [[1, 1], [2]], "chunk0.jsonl: answers 1 more than once"),
-        ([1, 2], [[1, 2], ["2"]], "chunk1.jsonl: 1 questions are answered in {folder}/chunk0.jsonl too: 2. Files of"),
-        ([1, 2], [[1], [2, 7]], "chunk1.jsonl: 1 answers belong to no question of {folder}/questions.jsonl: 7. Give"),
+        ([1, 2], [[1, 2], ["2"]], "chunk1.jsonl: questions answered in {folder}/chunk0.jsonl too: 1 (2). Files of"),
+        ([1, 2], [[1], [2, 7]], "chunk1.jsonl: answers to no question of {folder}/questions.jsonl: 1 (7). Give"),
         ([1, 2, 1], [[1, 2]], "questions.jsonl: asks 1 more than once"),
     ],
 )
