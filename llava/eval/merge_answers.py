@@ -65,8 +65,8 @@ def merged(questions: Joined, chunks: list[Joined]) -> list[dict[str, Any]]:
         found.update(dict.fromkeys(chunk.lines, chunk))
     if missing := [identity for identity in questions.lines if identity not in found]:
         raise DataError(
-            f"{questions.path}: questions without an answer: {len(missing)} of {len(questions.lines)} ({some(missing)}). "
-            "Let all processes finish; started again, they answer what is left."
+            f"{questions.path}: questions without an answer: {len(missing)} of {len(questions.lines)} "
+            f"({some(missing)}). Let all processes finish; started again, they answer what is left."
         )
     return [found[identity].lines[identity].record for identity in questions.lines]
 
