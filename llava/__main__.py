@@ -26,6 +26,7 @@ COMMANDS = {
     "openai-worker": Command("llava.serve.openai_worker", "serve: another OpenAI-compatible engine as a worker"),
     "web": Command("llava.serve.all_in_one", "serve: controller, worker and web page in one command"),
     "page": Command("llava.serve.gradio_web_server", "serve: the web page alone, for a controller that runs"),
+    "eval": Command("llava.eval.tools", "benchmarks: prepare data, gather and mark answers"),
     "doctor": Command("llava.doctor", "versions, devices, optional parts found or missing, and why"),
     "train": Command("llava.train.train", "pretrain the projector, or fine-tune"),
     "weights": Command("llava.model.weights", "what is in a model folder; deltas, merging, conversion"),

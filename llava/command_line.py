@@ -10,12 +10,15 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 
 from llava.errors import LlavaError
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Main = Callable[[argparse.Namespace], int]
+Tools = Mapping[str, tuple[str, str]]
+"""The commands of a group: by name, the module, which must be light to import, and what it does in a few words."""
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes; the last two are what a shell reports for SIGINT and SIGPIPE."""
@@ -48,6 +51,21 @@ def run(
         parser.add_argument("--debug", action="store_true", help="show tracebacks and the messages of the libraries")
     args = parser.parse_args(argv)
     return guarded(lambda: main(args), debug=args.debug)
+
+
+def add_tools(parser: argparse.ArgumentParser, tools: Tools) -> None:
+    """Makes `parser` that of a group: one word chooses the tool, the rest are its arguments."""
+    words = parser.add_subparsers(dest="tool", metavar="TOOL", required=True)
+    for name, (module, summary) in tools.items():
+        tool = import_module(module)
+        tool.add_arguments(
+            words.add_parser(name, help=summary, description=tool.__doc__, formatter_class=HelpFormatter)
+        )
+
+
+def run_tool(args: argparse.Namespace, tools: Tools) -> int:
+    """Runs the tool that was chosen; returns its exit code."""
+    return int(import_module(tools[args.tool][0]).main(args))
 
 
 def guarded(body: Callable[[], int], *, debug: bool = False) -> int:

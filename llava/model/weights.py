@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import import_module
 
-from llava.command_line import HelpFormatter, run
+from llava.command_line import add_tools, run, run_tool
 
 TOOLS = {
     "info": ("llava.model.weights_info", "what a folder holds, and what it lacks"),
@@ -22,16 +21,11 @@ TOOLS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    tools = parser.add_subparsers(dest="tool", metavar="TOOL", required=True)
-    for name, (module, summary) in TOOLS.items():
-        tool = import_module(module)
-        tool.add_arguments(
-            tools.add_parser(name, help=summary, description=tool.__doc__, formatter_class=HelpFormatter)
-        )
+    add_tools(parser, TOOLS)
 
 
 def main(args: argparse.Namespace) -> int:
-    return int(import_module(TOOLS[args.tool][0]).main(args))
+    return run_tool(args, TOOLS)
 
 
 if __name__ == "__main__":

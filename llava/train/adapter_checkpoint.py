@@ -6,7 +6,6 @@ projectors), and, where start/end tokens were trained, `model.embed_tokens.weigh
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llava.errors import CheckpointError
+from llava.json_files import whole_file
 from llava.model.checkpoint import open_pickle
 from llava.train.trainable import PROJECTOR, TokenRows
 
@@ -38,13 +38,8 @@ def adapter_tensors(model: Any, rows: TokenRows | None) -> dict[str, Tensor]:
 
 def save_adapter(tensors: dict[str, Tensor], file: Path) -> None:
     """Writes the table in one step: readers see the old file or the whole new one. Makes the folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with whole_file(file) as temporary:
         torch.save(tensors, temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_adapter(model: Any, rows: TokenRows | None, file: Path) -> None:

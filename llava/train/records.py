@@ -7,16 +7,13 @@ Pictures themselves are opened later, one at a time, by the dataset.
 
 from __future__ import annotations
 
-import gc
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import DataError
+from llava.json_files import json_type, read_json, without_garbage_collection
 
 HUMAN = "human"
 ASSISTANT = "gpt"
@@ -49,13 +46,13 @@ def load_records(path: str | Path) -> list[Record]:
             first wrong record by index and id, what is wrong with it and how many others are wrong too.
     """
     path = Path(path)
-    with _without_garbage_collection():
-        return _check_all(path, _read_json(path))
+    with without_garbage_collection():
+        return _check_all(path, read_json(path, remedy="Give the training JSON, one file, with --data_path."))
 
 
 def _check_all(path: Path, raw: Any) -> list[Record]:
     if not isinstance(raw, list):
-        raise DataError(f"{path}: holds a JSON {_json_type(raw)}, expected a list of records.")
+        raise DataError(f"{path}: holds a JSON {json_type(raw)}, expected a list of records.")
     if not raw:
         raise DataError(f"{path}: holds no records; there is nothing to train on.")
     records: list[Record] = []
@@ -90,41 +87,12 @@ def parse_record(item: Any, place: str) -> Record:
         DataError: a field is missing or has the wrong type, or markers and pictures do not match.
     """
     if not isinstance(item, dict):
-        raise DataError(f"{place}: is a JSON {_json_type(item)}, expected an object with 'conversations'.")
+        raise DataError(f"{place}: is a JSON {json_type(item)}, expected an object with 'conversations'.")
     name = f"{place} (id {item['id']!r})" if "id" in item else place
     turns = _parse_turns(item.get("conversations"), name)
     images = _parse_images(item, name)
     _check_markers(turns, images, name)
     return Record(name=name, turns=turns, images=images)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Millions of small objects that all stay: looking for garbage among them would double the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Give the training JSON with --data_path.") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder. --data_path takes one JSON file.") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}. "
-            "The file must be one JSON list (not JSON Lines)."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text at byte {error.start}. Save the file as UTF-8.") from None
 
 
 def _parse_turns(conversations: Any, name: str) -> tuple[Turn, ...]:
@@ -176,8 +144,3 @@ def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...], name: str) 
         f"{name}: {len(images)} pictures but {markers} {DEFAULT_IMAGE_TOKEN} in the human turns. "
         f"Write one {DEFAULT_IMAGE_TOKEN} for each picture."
     )
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")

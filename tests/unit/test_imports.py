@@ -30,7 +30,16 @@ print(json.dumps([code, [name for name in {HEAVY!r} if name in sys.modules]]))
 """
 
 COMMAND_MODULES = sorted({command.module for command in COMMANDS.values()} | {"llava.train.train_mem", "llava"})
-COMMAND_FILES = ["llava/train/train.py", "llava/train/train_mem.py", "scripts/extract_mm_projector.py"]
+COMMAND_FILES = [
+    "llava/train/train.py",
+    "llava/train/train_mem.py",
+    "llava/eval/eval_science_qa.py",
+    "llava/eval/eval_science_qa_gpt4.py",
+    "llava/eval/eval_science_qa_gpt4_requery.py",
+    "scripts/convert_sqa_to_llava",
+    "scripts/convert_sqa_to_llava.py",
+    "scripts/extract_mm_projector.py",
+]
 
 
 def probe(run_python, *arguments: str) -> tuple[object, list[str], str]:
@@ -39,6 +48,23 @@ def probe(run_python, *arguments: str) -> tuple[object, list[str], str]:
     *text, last = done.stdout.splitlines()
     code, loaded = json.loads(last)
     return code, loaded, "\n".join(text)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("module", "llava.eval.eval_science_qa"),
+        ("file", "llava/eval/eval_science_qa.py"),
+        ("module", "llava", "eval", "science-qa"),
+    ],
+    ids=" ".join,
+)
+def test_marking_answers_loads_none_of_the_large_libraries(command, run_python, data):
+    golden = data / "golden" / "science_qa"
+    words = ("--base-dir", str(golden), "--result-file", str(golden / "sqa_pred.jsonl"))
+    code, loaded, text = probe(run_python, *command, *words)
+    assert (code, loaded) == (0, [])
+    assert text.startswith("Total: 12, Correct: 8")
 
 
 def test_importing_llava_loads_none_of_the_large_libraries(run_python):

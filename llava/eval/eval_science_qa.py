@@ -1,0 +1,90 @@
+"""Marks answers to ScienceQA: accuracy, with its standard error, in the nine columns of the published tables.
+
+NAT, SOC, LAN: natural, social, language science. TXT: problems with a hint, IMG: with a picture, NO: with neither.
+G1-6, G7-12: school years. An answer that is missing, or that names no choice, is wrong; such answers, and those that
+are there twice or belong to no problem, are counted and named on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from llava.command_line import run
+from llava.eval import science_qa
+from llava.eval.science_qa_columns import Column, as_json, columns, share, table
+from llava.eval.science_qa_marks import FAILED, Answers, Mark, Marks, marks_of
+from llava.json_files import write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    science_qa.add_arguments(parser)
+    parser.add_argument(
+        "--result-file",
+        required=True,
+        metavar="FILE",
+        help="answers of model_vqa_science (JSON Lines), or a result file to mark again",
+    )
+    parser.add_argument(
+        "--output-file", metavar="FILE", help="where to write the right and the wrong answers; its folder is made"
+    )
+    parser.add_argument(
+        "--output-result", metavar="FILE", help="where to write accuracy, choices and answers; its folder is made"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    (marked,) = marks_of(args, args.result_file)
+    scores = columns((one.problem, one.is_correct) for one in marked.marks)
+    if args.output_file:
+        write_json(args.output_file, analysis(marked, scores, args.options))
+    if args.output_result:
+        write_json(args.output_result, result(marked.marks))
+    print(headline(scores))
+    print(f"\n{table(scores)}", flush=True)
+    marked.report()
+    return 0
+
+
+def headline(scores: list[Column]) -> str:
+    """The original's line."""
+    by_name = {score.name: score for score in scores}
+    everything, pictures = by_name["Avg"], by_name["IMG"].accuracy
+    with_pictures = "n/a" if pictures is None else f"{pictures:.2f}%"
+    return f"{share('Correct', everything.num_correct, everything.num_questions)}, IMG-Accuracy: {with_pictures}"
+
+
+def analysis(marked: Marks, scores: list[Column], options: list[str]) -> dict[str, Any]:
+    """The right and the wrong answers as the original lists them, then the columns and the ids of odd answers."""
+    listed: dict[str, Any] = {"correct": [], "incorrect": []}
+    for one in marked.marks:
+        listed["correct" if one.is_correct else "incorrect"].append(_analysis_of(one, marked.answers, options))
+    return {**listed, "columns": as_json(scores), **marked.oddities}
+
+
+def result(marks: list[Mark]) -> dict[str, Any]:
+    """Accuracy, choices and answers, in the original's form."""
+    correct = sum(one.is_correct for one in marks)
+    return {
+        "acc": correct / len(marks) * 100,
+        "correct": correct,
+        "count": len(marks),
+        "results": {one.problem.id: one.choice for one in marks},
+        "outputs": {one.problem.id: FAILED if one.text is None else one.text for one in marks},
+    }
+
+
+def _analysis_of(one: Mark, answers: Answers, options: list[str]) -> dict[str, Any]:
+    return {
+        "question_id": one.problem.id,
+        "parsed_ans": one.letter or FAILED,
+        "ground_truth": options[one.problem.answer],
+        "question": answers.prompts.get(one.problem.id, "Unknown"),
+        "pred": FAILED if one.text is None else one.text,
+        "is_multimodal": one.problem.image is not None,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))

@@ -1,0 +1,21 @@
+"""Turns ScienceQA into conversations: `python -m llava.eval.convert_science_qa` under the name that users know.
+
+A folder, because the original's README runs `python scripts/convert_sqa_to_llava`, without `.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from llava.command_line import run
+from llava.eval import convert_science_qa
+
+if __name__ == "__main__":
+    sys.exit(
+        run(
+            convert_science_qa.add_arguments,
+            convert_science_qa.main,
+            description=convert_science_qa.__doc__,
+            prog="python scripts/convert_sqa_to_llava",
+        )
+    )
