@@ -80,13 +80,17 @@ LESSONS = (
     (750, scenes.MOST_OBJECTS, 1.0, 0.0),
     (1200, 2, 0.25, 0.6),
     (3000, scenes.MOST_OBJECTS, 0.2, 0.4),
-    (math.inf, scenes.MOST_OBJECTS, 0.25, 0.45),
+    (7000, scenes.MOST_OBJECTS, 0.25, 0.45),
+    (math.inf, scenes.MOST_OBJECTS, 0.2, 0.6),
 )
 """Until which step: the most objects in a scene, and the shares of drills and of exercises."""
-FIRST_COURSE = 3000
-"""Steps, after which the learning rate rises once more, and drills and exercises get harder."""
-SECOND_PEAK = 0.7
-"""Of the second course, in parts of the first one's."""
+COURSES = ((3000, 1.0), (7000, 0.7), (math.inf, 0.7))
+"""Until which step, and the peak of the learning rate, which rises once more for each course.
+
+From the second on, drills and exercises are harder; in the third, an exercise holds several questions, because what a
+small model learns last, looking up in a picture what a sentence names, takes many tries."""
+QUESTIONS_IN_THIRD = 4
+"""Of an exercise in the third course."""
 TOLD_IN_WORDS = 0.08
 """Share of the examples with a description in place of patches."""
 SYSTEM_IN_EXERCISES = 0.2
@@ -117,7 +121,8 @@ class Lesson:
     most_objects: int = scenes.MOST_OBJECTS
     form: Form = "conversation"
     has_system: bool = True
-    is_second_course: bool = False
+    course: int = 0
+    """Which of COURSES."""
 
     @classmethod
     def at(cls, step: int) -> Lesson:
@@ -126,7 +131,7 @@ class Lesson:
         choice = rng.random()
         form: Form = "drill" if choice < drills_ else "exercise" if choice < drills_ + exercises else "conversation"
         has_system = form != "exercise" or rng.random() < SYSTEM_IN_EXERCISES
-        return cls(int(most_objects), form, has_system, step >= FIRST_COURSE)
+        return cls(int(most_objects), form, has_system, _course(step))
 
 
 def example(index: int, lesson: Lesson) -> Example:
@@ -134,7 +139,7 @@ def example(index: int, lesson: Lesson) -> Example:
     rng = random.Random(index)
     if lesson.form == "drill":
         scene = _scene(index, lesson.most_objects)
-        questions = drills.drill(scene, rng, is_hard=lesson.is_second_course)
+        questions = drills.drill(scene, rng, is_hard=lesson.course > 0)
         line = [part for asked, answer in questions for part in ((asked, False), (answer, True))]
         first, *others = ((f" {text}", is_learnt) for text, is_learnt in line)
         return Example(((PICTURE + first[0].strip(), False), *others), scene)
@@ -148,7 +153,9 @@ def example(index: int, lesson: Lesson) -> Example:
         picture, subject = "scene", _scene(index, lesson.most_objects)
         description = scene_questions.describe(subject)
     if lesson.form == "exercise":
-        turns = records.exercise(picture, subject, rng, of_all_kinds=lesson.is_second_course)
+        count = QUESTIONS_IN_THIRD if lesson.course > 1 else 1
+        asked = [records.exercise(picture, subject, rng, of_all_kinds=lesson.course > 0) for _ in range(count)]
+        turns = list(dict(turn for one in asked for turn in one).items())
     else:
         turns = records.scene_turns(subject, rng) if picture == "scene" else records.photograph_turns(subject, rng)
     in_words = rng.random() < TOLD_IN_WORDS
@@ -346,9 +353,15 @@ def train(folder: Path, args: argparse.Namespace) -> None:
 
 def pace(step: int, steps: int) -> float:
     """The learning rate in parts of its peak: for each course up within 50 steps, and down a cosine to 2 %."""
-    begin, end, peak = (0, FIRST_COURSE, 1.0) if step < FIRST_COURSE else (FIRST_COURSE, steps, SECOND_PEAK)
-    course = (step - begin) / (end - begin)
-    return peak * min((step - begin + 1) / 50, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * course)))
+    course = _course(step)
+    begin = COURSES[course - 1][0] if course else 0
+    end, peak = COURSES[course]
+    done = (step - begin) / (min(end, steps) - begin)
+    return peak * min((step - begin + 1) / 50, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _course(step: int) -> int:
+    return next(index for index, (end, _) in enumerate(COURSES) if step < end)
 
 
 def answered_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -364,7 +377,7 @@ def answered_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--vocabulary", type=int, default=1000, help="tokens (1000)")
-    parser.add_argument("--steps", type=int, default=7000, help="training steps; the first course has 3000 (7000)")
+    parser.add_argument("--steps", type=int, default=11_000, help="training steps (11000)")
     parser.add_argument("--batch", type=int, default=40, help="examples a step (40)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (0.003)")
     parser.add_argument("--seed", type=int, default=0, help="of weights (0)")

@@ -29,7 +29,9 @@ def test_one_command_starts_page_controller_and_worker_and_ctrl_c_ends_all_of_th
 
 
 def test_a_worker_that_cannot_start_ends_the_command_with_its_reason(tmp_path):
-    with Service("-m", "llava", "web", "--port", "0", "--model-path", str(tmp_path / "nothing"), **NO_SECRETS) as service:
+    with Service(
+        "-m", "llava", "web", "--port", "0", "--model-path", str(tmp_path / "nothing"), **NO_SECRETS
+    ) as service:
         assert service.wait(timeout_s=240) == 1
         assert "nothing: no such model folder" in service.output
         assert "error: the worker could not be started (exit code 1); its lines above say why." in service.output

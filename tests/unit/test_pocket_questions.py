@@ -230,12 +230,21 @@ def test_the_second_course_names_objects_by_two_properties_and_asks_all_kinds_of
     assert not any("background" in records.exercise("scene", scenes.sample(s), rng)[0][0] for s in range(300))
 
 
-def test_the_learning_rate_rises_and_falls_twice():
-    pace = [language.pace(step, 7000) for step in range(7000)]
-    assert max(pace[:3000]) == pytest.approx(1, abs=0.01)
-    assert max(pace[3000:]) == pytest.approx(language.SECOND_PEAK, abs=0.01)
-    assert pace[2999] == pytest.approx(0.02, abs=0.001)
-    assert pace[-1] == pytest.approx(0.02 * language.SECOND_PEAK, abs=0.001)
+def test_the_learning_rate_rises_and_falls_once_a_course():
+    pace = [language.pace(step, 11_000) for step in range(11_000)]
+    for begin, end, peak in ((0, 3000, 1.0), (3000, 7000, 0.7), (7000, 11_000, 0.7)):
+        assert max(pace[begin:end]) == pytest.approx(peak, abs=0.01)
+        assert pace[end - 1] == pytest.approx(0.02 * peak, abs=0.001)
+
+
+def test_an_exercise_of_the_third_course_holds_several_questions():
+    exercises = [language.example(index, language.Lesson(form="exercise", course=2)) for index in range(50)]
+    answers = [sum(is_learnt for _, is_learnt in one.parts) for one in exercises]
+    assert max(answers) > 2
+    assert all(
+        sum(is_learnt for _, is_learnt in language.example(i, language.Lesson(form="exercise")).parts) <= 2
+        for i in range(50)
+    )
 
 
 @pytest.mark.parametrize("is_hard", [False, True])
