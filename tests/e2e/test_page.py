@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from llava.serve.server import free_port
 from tests.support.browser import OpenedPage, chromium
@@ -207,7 +208,7 @@ def test_a_conversation_is_saved_and_opened_again(tab, browser, site, tmp_path):
             other.page.get_by_text("Conversation as a file").click()
             other.page.set_input_files(".llava-settings input[type=file]", str(tmp_path / name))
             other.seen("sneaker")
-            assert other.page.locator("#llava-chat img.llava-picture").count() == 1
+            expect(other.page.locator("#llava-chat img.llava-picture")).to_have_count(1)
             other.ask("Is this a drawing or a photograph?")
             other.seen("is .*photograph|a photograph", other.answer)
 
@@ -325,8 +326,6 @@ def test_the_anonymous_arena_names_the_models_after_the_vote_and_keeps_it_in_fas
     tab.page.get_by_role("tab", name="Arena").click()
     arena = tab.page.get_by_role("tabpanel").locator("visible=true").first
     tab.ask(QUESTION, [SNEAKER], box="#llava-anonymous-box")
-    from playwright.sync_api import expect
-
     expect(tab.button("A is better")).to_be_enabled(timeout=120_000)
     assert "tiny" not in arena.inner_text()
     tab.press("A is better")
@@ -339,8 +338,6 @@ def test_the_anonymous_arena_names_the_models_after_the_vote_and_keeps_it_in_fas
 
 def test_two_chosen_models_answer_side_by_side(tab, site):
     tab.page.get_by_role("tab", name="Side by side").click()
-    from playwright.sync_api import expect
-
     tab.ask(QUESTION, [SNEAKER], box="#llava-named-box")
     expect(tab.button("Tie")).to_be_enabled(timeout=120_000)
     tab.press("Tie")

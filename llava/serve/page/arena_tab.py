@@ -18,7 +18,7 @@ from llava.errors import InvalidRequest, LlavaError
 from llava.serve.chat import Chat, Figures
 from llava.serve.page.answers import growing, growing_together
 from llava.serve.page.chat_tab import LATEX, Updates, message_box
-from llava.serve.page.context import Context, Controls, noted, said, sender_of
+from llava.serve.page.context import Context, Controls, model_list, noted, said, sender_of
 from llava.serve.page.log import BattleVote, LogFailed
 from llava.serve.page.shown import shown
 
@@ -71,7 +71,7 @@ class ArenaTab:
         self._models: list[gr.Dropdown] = []
         if not self._anonymous:
             with gr.Row():
-                self._models = [gr.Dropdown([], label=f"Model {side}", elem_id=f"{prefix}-{side}") for side in _SIDES]
+                self._models = [model_list(f"Model {side}", f"{prefix}-{side}") for side in _SIDES]
         with gr.Row():
             self._chatbots = [
                 gr.Chatbot(

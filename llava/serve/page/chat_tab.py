@@ -26,7 +26,9 @@ from llava.serve.page.shown import as_typed, shown, turn_at
 Updates = dict[Any, Any]
 
 _KEPT_CHARACTERS: Final = 4_000_000
-"""What a browser keeps for a page; a longer conversation is kept without its end being there after a reload."""
+"""What a browser keeps for a page; a longer conversation is gone after a reload."""
+_NOTHING_KEPT: Final = "nothing"
+"""Not an empty text: that is what gradio believes to be there when a page is opened, and so does not store."""
 _DOWNLOAD: Final = """(file) => {
   if (!file) return;
   const link = document.createElement("a");
@@ -266,7 +268,7 @@ class ChatTab:
         return {**self._settled(dataclasses.replace(session, chat=chat)), self._box: box}
 
     def _cleared(self) -> Updates:
-        return {**self._settled(Session()), self._kept: ""}
+        return {**self._settled(Session()), self._kept: _NOTHING_KEPT}
 
     def _opened(self, file: str, request: gr.Request) -> Updates:
         path = Path(file)
@@ -280,7 +282,7 @@ class ChatTab:
         return self._settled(Session(chat, uuid.uuid4().hex))
 
     def _restored(self, kept: str | None) -> Updates:
-        if not kept:
+        if kept in (None, "", _NOTHING_KEPT):
             return {self._session: Session()}
         try:
             session = Session(read_chat(kept.encode(), name="the conversation kept in this browser"), uuid.uuid4().hex)
@@ -322,7 +324,7 @@ class ChatTab:
             self._session: session,
             self._chatbot: shown(session.chat),
             self._status: said(""),
-            self._kept: document if len(document) <= _KEPT_CHARACTERS else "",
+            self._kept: document if 0 < len(document) <= _KEPT_CHARACTERS else _NOTHING_KEPT,
             self._stop: gr.update(visible=False),
             **dict.fromkeys((self._retry, self._undo, self._clear), something),
             **self._vote_updates(interactive=answered),

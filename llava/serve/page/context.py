@@ -138,6 +138,15 @@ class Controls:
         return AnswerSettings(float(temperature), float(top_p), int(max_tokens), shape=shape), str(system or "").strip()
 
 
+def model_list(label: str, name: str) -> gr.Dropdown:
+    """A list of models that is filled later.
+
+    Names that are not in it pass, too: what is served changes while a page is open, and the controller's own sentence
+    about a model that is gone says more than gradio's.
+    """
+    return gr.Dropdown([], label=label, elem_id=name, allow_custom_value=True)
+
+
 def sender_of(request: gr.Request, conversation_id: str) -> Sender:
     return Sender(conversation_id, request.client.host if request.client else "")
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from llava.serve.page.arena_tab import ArenaTab
 from llava.serve.page.chat_tab import ChatTab
-from llava.serve.page.context import Context
+from llava.serve.page.context import Context, model_list
 from llava.serve.page.models import Served, choose, notice
 
 REFRESH_S: Final = 5.0
@@ -28,7 +28,7 @@ def build(context: Context) -> gr.Blocks:
         with gr.Row(elem_classes="llava-top"):
             if not context.settings.embed:
                 gr.Markdown(_TITLE, elem_classes="llava-title")
-            model = gr.Dropdown([], label="Model", elem_id="llava-model")
+            model = model_list("Model", "llava-model")
         warning = gr.Markdown(visible=False, elem_id="llava-notice", elem_classes="llava-notice")
         with gr.Tabs():
             with gr.Tab("Chat", id="chat"):
