@@ -152,7 +152,7 @@ class ArenaTab:
         Raises:
             LlavaError: an answer is under way, or there are no two models.
         """
-        self._context.check_idle(request.session_hash)
+        await self._context.wait_until_idle(request.session_hash)
         served = await self._context.models.now()
         self._context.check(run_id, next(iter(served.names), None))
         if battle.models and not (battle.chats[0].turns and self._anonymous):

@@ -169,7 +169,7 @@ class ChatTab:
         *controls: Any,
     ) -> AsyncGenerator[Updates, None]:
         try:
-            model = self._ready(request, model, run_id)
+            model = await self._ready(request, model, run_id)
             text, pictures = await self._context.read(message)
             chat = session.chat.ask(text, pictures)
         except LlavaError as error:
@@ -184,7 +184,7 @@ class ChatTab:
     ) -> AsyncGenerator[Updates, None]:
         chat = session.chat
         try:
-            model = self._ready(request, model, run_id)
+            model = await self._ready(request, model, run_id)
             if not chat.turns:
                 raise InvalidRequest("there is no question yet to answer again.")
         except LlavaError as error:
@@ -206,7 +206,7 @@ class ChatTab:
         *controls: Any,
     ) -> AsyncGenerator[Updates, None]:
         try:
-            model = self._ready(request, model, run_id)
+            model = await self._ready(request, model, run_id)
             chat = session.chat.edited(turn_at(session.chat, edit.index), as_typed(str(edit.value)))
         except LlavaError as error:
             yield {self._status: said(error), self._chatbot: shown(session.chat)}
@@ -215,8 +215,8 @@ class ChatTab:
             async for update in updates:
                 yield update
 
-    def _ready(self, request: gr.Request, model: str | None, run_id: str) -> str:
-        self._context.check_idle(request.session_hash)
+    async def _ready(self, request: gr.Request, model: str | None, run_id: str) -> str:
+        await self._context.wait_until_idle(request.session_hash)
         return self._context.check(run_id, model)
 
     async def _answer(
@@ -253,12 +253,12 @@ class ChatTab:
     def _stopped(self, session: Session) -> Updates:
         return self._settled(session)
 
-    def _undone(self, session: Session, request: gr.Request) -> Updates:
+    async def _undone(self, session: Session, request: gr.Request) -> Updates:
         """Takes the last question back into the box; its pictures go."""
         turns = session.chat.turns
         questions = [index for index, turn in enumerate(turns) if turn.role == "user"]
         try:
-            self._context.check_idle(request.session_hash)
+            await self._context.wait_until_idle(request.session_hash)
             if not questions:
                 raise InvalidRequest("there is nothing to take back.")
         except LlavaError as error:
@@ -270,10 +270,10 @@ class ChatTab:
     def _cleared(self) -> Updates:
         return {**self._settled(Session()), self._kept: _NOTHING_KEPT}
 
-    def _opened(self, file: str, request: gr.Request) -> Updates:
+    async def _opened(self, file: str, request: gr.Request) -> Updates:
         path = Path(file)
         try:
-            self._context.check_idle(request.session_hash)
+            await self._context.wait_until_idle(request.session_hash)
             chat = read_chat(path.read_bytes(), name=path.name)
         except (LlavaError, OSError) as error:
             return {self._status: said(DataError(str(error)))}

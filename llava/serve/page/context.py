@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import html
 import logging
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from llava.serve.page.settings import PageSettings
 
 logger = logging.getLogger("llava.serve.page")
 
+_STOPPING_S: Final = 3.0
 MAX_TEXT_CHARACTERS: Final = 100_000
 """Of one message; the model's own limit is far lower and says its numbers."""
 
@@ -50,13 +52,17 @@ class Context:
         finally:
             self._writing.discard(tab)
 
-    def check_idle(self, tab: str | None) -> None:
-        """
+    async def wait_until_idle(self, tab: str | None) -> None:
+        """Until no answer is written in this tab; one that was just stopped takes a moment to end.
+
         Raises:
-            InvalidRequest: an answer is being written in this tab.
+            InvalidRequest: it goes on.
         """
-        if tab in self._writing:
-            raise InvalidRequest("the answer before is still being written. Wait for its end, or stop it.")
+        until_s = time.monotonic() + _STOPPING_S
+        while tab in self._writing:
+            if time.monotonic() > until_s:
+                raise InvalidRequest("the answer before is still being written. Wait for its end, or stop it.")
+            await asyncio.sleep(0.05)
 
     async def read(self, message: dict[str, Any]) -> tuple[str, tuple[ChatPicture, ...]]:
         """Text and pictures of what was typed and uploaded.
