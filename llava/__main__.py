@@ -24,6 +24,7 @@ COMMANDS = {
     "controller": Command("llava.serve.controller", "serve: where workers register and requests are passed on"),
     "worker": Command("llava.serve.model_worker", "serve: one model, registered with a controller or by itself"),
     "openai-worker": Command("llava.serve.openai_worker", "serve: another OpenAI-compatible engine as a worker"),
+    "arena-report": Command("llava.serve.arena_report", "rank the models of the arena by the votes in its logs"),
     "doctor": Command("llava.doctor", "versions, devices, optional parts found or missing, and why"),
     "train": Command("llava.train.train", "pretrain the projector, or fine-tune"),
     "weights": Command("llava.model.weights", "what is in a model folder; deltas, merging, conversion"),
