@@ -267,7 +267,10 @@ def _nothing_left(log: VoteLog, excluded: dict[str, int]) -> str:
     where = ", ".join(log.files)
     if log.battles:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in excluded.items())
-        return f"{where}: none of the {len(log.battles)} battles is left to count ({reasons}). Leave out a filter, or collect more votes."
+        return (
+            f"{where}: none of the {len(log.battles)} battles is left to count ({reasons}). "
+            "Leave out a filter, or collect more votes."
+        )
     others = sum(log.others.values())
     broken = f", and {len(log.bad_lines)} that cannot be read (first: {log.bad_lines[0]})" if log.bad_lines else ""
     return f"{where}: no vote between two models ({others} other lines{broken}). {HOW_TO_GET_VOTES}"
