@@ -26,6 +26,7 @@ COMMANDS = {
     "openai-worker": Command("llava.serve.openai_worker", "serve: another OpenAI-compatible engine as a worker"),
     "web": Command("llava.serve.all_in_one", "serve: controller, worker and web page in one command"),
     "page": Command("llava.serve.gradio_web_server", "serve: the web page alone, for a controller that runs"),
+    "arena-report": Command("llava.serve.arena_report", "rank the models of the arena by the votes in its logs"),
     "eval": Command("llava.eval.tools", "benchmarks: prepare data, gather and mark answers"),
     "doctor": Command("llava.doctor", "versions, devices, optional parts found or missing, and why"),
     "train": Command("llava.train.train", "pretrain the projector, or fine-tune"),

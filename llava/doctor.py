@@ -44,6 +44,7 @@ IMPORT_NAMES = {
     "uvicorn": "uvicorn",
     "pydantic": "pydantic",
     "gradio": "gradio",
+    "matplotlib": "matplotlib",
     "openai": "openai",
     "wandb": "wandb",
 }

@@ -11,7 +11,7 @@ import pytest
 import llava
 from llava.__main__ import ALIASES, COMMANDS
 
-HEAVY = ("torch", "transformers", "gradio", "accelerate", "peft", "wandb", "numpy", "pandas")
+HEAVY = ("torch", "transformers", "gradio", "accelerate", "peft", "wandb", "numpy", "pandas", "matplotlib")
 
 # Runs a module or file as `python` would, and prints which of HEAVY it loaded once it has exited.
 PROBE = f"""
