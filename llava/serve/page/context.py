@@ -24,7 +24,7 @@ from llava.serve.page.settings import PageSettings
 
 logger = logging.getLogger("llava.serve.page")
 
-_STOPPING_S: Final = 3.0
+_PATIENCE_S: Final = 30.0
 MAX_TEXT_CHARACTERS: Final = 100_000
 """Of one message; the model's own limit is far lower and says its numbers."""
 
@@ -53,12 +53,12 @@ class Context:
             self._writing.discard(tab)
 
     async def wait_until_idle(self, tab: str | None) -> None:
-        """Until no answer is written in this tab; one that was just stopped takes a moment to end.
+        """Until no answer is written in this tab: who asks meanwhile is next, and one that was stopped takes a moment.
 
         Raises:
-            InvalidRequest: it goes on.
+            InvalidRequest: it goes on and on.
         """
-        until_s = time.monotonic() + _STOPPING_S
+        until_s = time.monotonic() + _PATIENCE_S
         while tab in self._writing:
             if time.monotonic() > until_s:
                 raise InvalidRequest("the answer before is still being written. Wait for its end, or stop it.")
