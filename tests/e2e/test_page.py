@@ -20,6 +20,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from llava.serve.server import free_port
+from llava.serve.vote_log import Vote, read_votes
 from tests.support.browser import OpenedPage, chromium
 from tests.support.pictures import encoded, noise
 from tests.support.serving import Service, wait_until
@@ -334,6 +335,8 @@ def test_the_anonymous_arena_names_the_models_after_the_vote_and_keeps_it_in_fas
     (line,) = site.lines("leftvote")
     assert line["models"] == ["", ""]
     assert {state["model_name"] for state in line["states"]} == {"tiny", "babble"}
+    (battle,) = [battle for battle in read_votes([site.log]).battles if battle.vote is Vote.LEFT]
+    assert battle.anonymous
 
 
 def test_two_chosen_models_answer_side_by_side(tab, site):

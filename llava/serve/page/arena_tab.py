@@ -19,15 +19,16 @@ from llava.serve.chat import Chat, Figures
 from llava.serve.page.answers import growing, growing_together
 from llava.serve.page.chat_tab import LATEX, Updates, message_box
 from llava.serve.page.context import Context, Controls, model_list, noted, said, sender_of
-from llava.serve.page.log import BattleVote, LogFailed
+from llava.serve.page.log import LogFailed
 from llava.serve.page.shown import shown
+from llava.serve.vote_log import Vote
 
 _SIDES: Final = ("A", "B")
-_VOTES: Final[dict[BattleVote, str]] = {
-    "leftvote": "A is better",
-    "rightvote": "B is better",
-    "tievote": "Tie",
-    "bothbad_vote": "Both are bad",
+_VOTES: Final[dict[Vote, str]] = {
+    Vote.LEFT: "A is better",
+    Vote.RIGHT: "B is better",
+    Vote.TIE: "Tie",
+    Vote.BOTH_BAD: "Both are bad",
 }
 
 
@@ -206,7 +207,7 @@ class ArenaTab:
     def _cleared(self) -> Updates:
         return self._settled(Battle())
 
-    def _voter(self, kind: BattleVote) -> Any:
+    def _voter(self, kind: Vote) -> Any:
         async def voted(battle: Battle, request: gr.Request) -> Updates:
             if not battle.answered or battle.voted:
                 return {self._status: said("one vote a round, when both have answered.")}
@@ -220,7 +221,7 @@ class ArenaTab:
 
         return voted
 
-    def _store(self, kind: BattleVote, battle: Battle, request: gr.Request) -> bool:
+    def _store(self, kind: Vote, battle: Battle, request: gr.Request) -> bool:
         log = self._context.log
         if log is None:
             return False

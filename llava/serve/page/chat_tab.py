@@ -20,7 +20,7 @@ from llava.serve.chat import Chat
 from llava.serve.chat_file import read_chat, to_json, to_markdown
 from llava.serve.page.answers import growing
 from llava.serve.page.context import Context, Controls, noted, said, sender_of
-from llava.serve.page.log import LogFailed, Vote
+from llava.serve.page.log import AnswerVote, LogFailed
 from llava.serve.page.shown import as_typed, shown, turn_at
 
 Updates = dict[Any, Any]
@@ -102,11 +102,11 @@ class ChatTab:
         rows = [{"text": entry["question"], "files": [str(folder / entry["picture"])]} for entry in entries]
         gr.Examples([[row] for row in rows], inputs=[self._box], label="Try one", api_visibility="private")
 
-    def _vote_buttons(self) -> dict[Vote, gr.Button]:
+    def _vote_buttons(self) -> dict[AnswerVote, gr.Button]:
         """Only where votes are kept."""
         if self._context.log is None:
             return {}
-        labels: dict[Vote, str] = {"upvote": "Upvote", "downvote": "Downvote", "flag": "Flag"}
+        labels: dict[AnswerVote, str] = {"upvote": "Upvote", "downvote": "Downvote", "flag": "Flag"}
         return {kind: gr.Button(label, size="sm", interactive=False) for kind, label in labels.items()}
 
     # Events
@@ -291,7 +291,7 @@ class ChatTab:
         updates = self._settled(session)
         return {part: updates[part] for part in (self._session, self._chatbot, self._retry, self._undo, self._clear)}
 
-    def _voter(self, kind: Vote) -> Any:
+    def _voter(self, kind: AnswerVote) -> Any:
         def voted(session: Session, request: gr.Request) -> Updates:
             log, turns = self._context.log, session.chat.turns
             if log is None or not turns or turns[-1].role != "assistant":

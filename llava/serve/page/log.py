@@ -21,9 +21,9 @@ from typing import Any, Final, Literal
 from llava.errors import InvalidRequest, LlavaError
 from llava.serve.chat import Chat
 from llava.serve.chat_pictures import ChatPicture
+from llava.serve.vote_log import LOG_SUFFIX, Vote
 
-Vote = Literal["upvote", "downvote", "flag"]
-BattleVote = Literal["leftvote", "rightvote", "tievote", "bothbad_vote"]
+AnswerVote = Literal["upvote", "downvote", "flag"]
 
 _EXTENSIONS: Final = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
@@ -83,7 +83,7 @@ class ConversationLog:
         }
         self._append(line, sender)
 
-    def vote(self, kind: Vote, chat: Chat, model: str, sender: Sender) -> None:
+    def vote(self, kind: AnswerVote, chat: Chat, model: str, sender: Sender) -> None:
         """What somebody thinks of the last answer.
 
         Raises:
@@ -92,7 +92,7 @@ class ConversationLog:
         self._append({"type": kind, "model": model, "state": _state(chat, model, sender)}, sender)
 
     def battle(
-        self, kind: BattleVote, chats: Sequence[Chat], models: Sequence[str], sender: Sender, *, anonymous: bool
+        self, kind: Vote, chats: Sequence[Chat], models: Sequence[str], sender: Sender, *, anonymous: bool
     ) -> None:
         """Which of two answers somebody likes better.
 
@@ -100,7 +100,7 @@ class ConversationLog:
             LogFailed: the disk does not take it.
         """
         line = {
-            "type": kind,
+            "type": kind.value,
             "models": ["", ""] if anonymous else list(models),
             "states": [_state(chat, model, sender) for chat, model in zip(chats, models, strict=True)],
         }
@@ -110,7 +110,7 @@ class ConversationLog:
         address = sender.address if self._with_addresses else ""
         text = json.dumps({"tstamp": round(time.time(), 4), **line, "ip": address}, ensure_ascii=False) + "\n"
         try:
-            with self._lock, (self._folder / f"{_today()}-conv.json").open("a", encoding="utf-8") as file:
+            with self._lock, (self._folder / f"{_today()}{LOG_SUFFIX}").open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
             raise LogFailed(
