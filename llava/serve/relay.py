@@ -313,7 +313,7 @@ async def _abandon(head: asyncio.Future[Head]) -> None:
 
 def _lost(worker: Worker, error: httpx.HTTPError) -> WorkerLost:
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-        return WorkerLost(f"{_described(worker)} cannot be reached.")
+        return WorkerLost(f"{_described(worker)} cannot be reached. Send the request again in a moment.")
     logger.info("worker %s: %s", worker.name, type(error).__name__)
     return WorkerLost(f"{_described(worker)} broke off in the middle of the answer. Send the request again.")
 

@@ -83,8 +83,8 @@ def test_messages_lead_back_to_their_turns():
 
 def test_names_and_errors_cannot_carry_markup():
     contents = [message["content"] for message in shown(CHAT)]
-    assert 'alt="a &quot;cat&quot;.png"' in contents[0]
-    assert "worker &lt;b&gt; went away." in contents[-1]
+    assert 'alt="a &quot;cat&quot;.png"' in contents[0]["value"]
+    assert "Worker &lt;b&gt; went away." in contents[-1]["value"]
 
 
 def test_an_answer_grows_and_ends_with_its_figures():

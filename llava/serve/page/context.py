@@ -21,6 +21,7 @@ from llava.serve.page.log import ConversationLog, LogFailed, Sender
 from llava.serve.page.models import ModelList
 from llava.serve.page.moderation import Moderator
 from llava.serve.page.settings import PageSettings
+from llava.serve.page.shown import sentence
 
 logger = logging.getLogger("llava.serve.page")
 
@@ -168,7 +169,7 @@ def noted(text: str) -> Any:
 
 
 def _line(kind: str, role: str, text: str) -> Any:
-    text = html.escape(text[:1].upper() + text[1:])
+    text = html.escape(sentence(text))
     return gr.update(value=f'<div class="{kind}" role="{role}">{text}</div>' if text else "", visible=bool(text))
 
 

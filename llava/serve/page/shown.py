@@ -50,6 +50,11 @@ def literal(text: str) -> str:
     return _outside_code(text, lambda part: _TAG.sub(r"\\<", part))
 
 
+def sentence(text: str) -> str:
+    """An error's message as a reader expects it, with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
 def as_typed(text: str) -> str:
     """What `literal` was given."""
     return _outside_code(text, lambda part: _ESCAPED_TAG.sub("<", part))
@@ -71,7 +76,9 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
     if turn.text:
         messages.append({"role": turn.role, "content": literal(turn.text)})
     if turn.error:
-        messages.append(_html(turn.role, f'<div class="llava-error" role="alert">{html.escape(turn.error)}</div>'))
+        messages.append(
+            _html(turn.role, f'<div class="llava-error" role="alert">{html.escape(sentence(turn.error))}</div>')
+        )
     if turn.figures.finish_reason is not None:
         messages.append(_html(turn.role, f'<div class="llava-figures">{html.escape(str(turn.figures))}</div>'))
     return messages
