@@ -22,6 +22,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of the tests are too
 RunCommand = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--browser-tests", choices=("only", "none"), help="run those with a browser by themselves")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--browser-tests")
+    if wanted:
+        chosen = [item for item in items if (item.get_closest_marker("browser") is not None) == (wanted == "only")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY

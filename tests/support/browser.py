@@ -78,13 +78,9 @@ class OpenedPage:
         return self.page.locator("button:visible", has_text=re.compile(rf"^\s*{name}\s*$"))
 
     @property
-    def questions(self) -> Locator:
-        return self.page.locator("#llava-chat .user.message, #llava-chat .message.user")
-
-    @property
     def answer(self) -> Locator:
-        """The last thing that the assistant's side shows."""
-        return self.page.locator("#llava-chat .bot.message, #llava-chat .message.bot").last
+        """The text of the last answer; figures and errors are components beside it."""
+        return self.page.locator("#llava-chat .message.bot:not(.component)").last
 
     @property
     def conversation(self) -> Locator:
