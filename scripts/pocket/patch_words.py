@@ -46,8 +46,8 @@ def scene_tables(words: Words) -> dict[str, torch.Tensor]:
 
     kinds = []
     for kind in scenes.KINDS:
-        family = () if kind in scenes.SHAPES else ("number",) if kind in scenes.DIGITS else ("letter",)
-        kinds.append(words(kind, *family))
+        family = "shape" if kind in scenes.SHAPES else "number" if kind in scenes.DIGITS else "letter"
+        kinds.append(words(kind, family))
     numbers = ("one", "two", "three", "four")
     return {
         "kind": torch.stack([*kinds, words("background"), words("photograph")]),

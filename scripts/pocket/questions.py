@@ -48,6 +48,18 @@ ONE_WORD = ("Answer with one word.", "Answer in one word.")
 
 
 @dataclass(frozen=True)
+class Mention:
+    """One thing that an answer speaks of."""
+
+    cell: int
+    """Where it is: 0 to 8 in reading order."""
+    words: str = ""
+    """With these the answer has done with it; empty where it speaks of nothing else."""
+    called: str = ""
+    """What the question calls it (or, where the question names another, that one); empty where it names nothing."""
+
+
+@dataclass(frozen=True)
 class Question:
     """One question about one picture, with its only right answer in two or three forms."""
 
@@ -61,6 +73,10 @@ class Question:
     """Key of DOMAINS."""
     brief: str = ""
     """The answer in a few words that hold the fact it rests on; empty where `short` says as much."""
+    about: tuple[Mention, ...] = ()
+    """The things of the picture that the answer speaks of, in its order."""
+    named: int | None = None
+    """The cell of the thing that the question names, where the answer speaks of another."""
 
     @property
     def key(self) -> list[str]:
@@ -84,14 +100,14 @@ class Question:
         return f"{self.text} {rng.choice(wishes)}", answer
 
 
-def yes_or_no(kind: str, text: str, yes: bool, fact: str, brief: str) -> Question:
+def yes_or_no(kind: str, text: str, yes: bool, fact: str, brief: str, about: tuple[Mention, ...] = ()) -> Question:
     """A question to be answered yes or no.
 
     The answer says what it rests on before it says yes or no: a small model compares what it has said with what it was
     asked far better than what it sees.
     """
     answer = "yes" if yes else "no"
-    return Question(kind, text, answer, f"{capital(fact)}, so {answer}.", "yes or no", f"{brief}, so {answer}")
+    return Question(kind, text, answer, f"{capital(fact)}, so {answer}.", "yes or no", f"{brief}, so {answer}", about)
 
 
 def found(domain: str, text: str) -> list[str]:

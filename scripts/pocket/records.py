@@ -28,9 +28,9 @@ ones instead of the picture, and then teach nothing of it; of like length, becau
 TURN = 26
 PAIRS = 0.15
 """Share of the scenes' conversations that begin with a question and one that refers to its answer."""
-EXERCISES = 0.35
+EXERCISES = 0.6
 """Share of stage 2 that is a single question."""
-EASY_EXERCISES = 0.3
+EASY_EXERCISES = 0.1
 """Share of the exercises about scenes that are about one or two objects."""
 
 SMALL_TALK = (
@@ -195,7 +195,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
     parser.add_argument("--first", type=int, default=1300, help="records of stage 1 (1300)")
-    parser.add_argument("--second", type=int, default=50_000, help="records of stage 2 (50000)")
+    parser.add_argument("--second", type=int, default=32_000, help="records of stage 2 (32000)")
     parser.add_argument("--photographs", type=float, default=0.15, help="share of the records about photographs (0.15)")
     parser.add_argument("--seed", type=int, default=1, help="of the questions (1)")
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from scripts.pocket import questions, scenes
-from scripts.pocket.questions import Question, capital, listed, with_article
+from scripts.pocket.questions import Mention, Question, capital, listed, with_article
 from scripts.pocket.scenes import Object, Scene
 
 FAMILIES = ("shape", "number", "letter")
@@ -58,6 +58,21 @@ def references(scene: Scene, item: Object, hidden: str) -> list[str]:
     return texts
 
 
+def _only(item: Object, called: str = "") -> tuple[Mention, ...]:
+    """For answers about one thing."""
+    return (Mention(item.cell, called=called),)
+
+
+def _said(text: str, *names: str) -> str:
+    """The first of the names that the text holds, or none."""
+    return next((name for name in names if name in text), "")
+
+
+def _each(items: Sequence[Object]) -> tuple[Mention, ...]:
+    """For answers that list things as "red star"."""
+    return tuple(Mention(item.cell, f"{item.colour} {name(item)}") for item in items)
+
+
 def _pick(scene: Scene, rng: random.Random, hidden: str, family: str | None = None) -> tuple[Object, str] | None:
     """An object that can be named without its `hidden` property, and its name."""
     candidates = [o for o in scene.objects if family is None or (o.family == "shape") == (family == "shape")]
@@ -85,7 +100,7 @@ def ask_shape(scene: Scene, rng: random.Random) -> Question | None:
         forms += ["Which shape is in the picture?", "What shape do you see?"]
     thing = with_article(item.kind)
     text, sentence = _paired(rng, forms, (f"It is {thing}.", f"The shape is {thing}."))
-    return Question("shape", text, item.kind, sentence, "shape")
+    return Question("shape", text, item.kind, sentence, "shape", about=_only(item, _said(text, reference)))
 
 
 def ask_character(scene: Scene, rng: random.Random) -> Question | None:
@@ -99,7 +114,9 @@ def ask_character(scene: Scene, rng: random.Random) -> Question | None:
         forms += [f"Which {item.family} is in the picture?", f"What {item.family} do you see?"]
     if [o.colour for o in family].count(item.colour) == 1:
         forms += [f"Which {item.family} is {item.colour}?", f"Can you read the {item.colour} {item.family}?"]
-    return Question("character", rng.choice(forms), item.kind, f"It is the {name(item)}.", "character")
+    text, sentence = rng.choice(forms), f"It is the {name(item)}."
+    about = _only(item, _said(text, place(item.position), item.colour))
+    return Question("character", text, item.kind, sentence, "character", about=about)
 
 
 def _ask_attribute(
@@ -113,7 +130,7 @@ def _ask_attribute(
     value = getattr(item, attribute)
     words = said(value)
     text, sentence = _paired(rng, forms, (f"{capital(reference)} is {words}.", f"It is {words}."))
-    return Question(attribute, text.format(reference), value, sentence, attribute)
+    return Question(attribute, text.format(reference), value, sentence, attribute, about=_only(item, reference))
 
 
 def ask_colour(scene: Scene, rng: random.Random) -> Question | None:
@@ -159,6 +176,7 @@ def ask_count(scene: Scene, rng: random.Random) -> Question:
         f"{capital(fact)}, so {number} {noun if len(counted) == 1 else nouns}.",
         "number",
         f"{', '.join(things) or 'none'}, so {number}",
+        about=_each(counted),
     )
 
 
@@ -166,14 +184,16 @@ def ask_what_at(scene: Scene, rng: random.Random) -> Question:
     forms = ("What is {}?", "What do you see {}?", "Which object is {}?")
     if rng.random() < 0.15:
         taken = {o.position for o in scene.objects}
-        free = rng.choice([p for row in scenes.POSITIONS for p in row if p not in taken])
-        return Question(
-            "what is there", rng.choice(forms).format(place(free)), "nothing", "There is nothing there.", "object"
-        )
+        cells = [position for row in scenes.POSITIONS for position in row]
+        free = rng.choice([position for position in cells if position not in taken])
+        text, sentence = rng.choice(forms).format(place(free)), "There is nothing there."
+        about = (Mention(cells.index(free), called=free),)
+        return Question("what is there", text, "nothing", sentence, "object", about=about)
     item = rng.choice(scene.objects)
     thing = f"{item.colour} {name(item)}"
     text, sentence = _paired(rng, forms, (f"It is {with_article(thing)}.", f"There is {with_article(thing)}."))
-    return Question("what is there", text.format(place(item.position)), thing, sentence, "object")
+    text = text.format(place(item.position))
+    return Question("what is there", text, thing, sentence, "object", about=_only(item, item.position))
 
 
 SIDES: dict[str, Callable[[Object, Object], bool]] = {
@@ -192,17 +212,18 @@ def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
             there = [o for o in scene.objects if on_side(o, item)]
             texts = references(scene, item, "position")
             if len(there) == 1 and texts:
-                possible.append((there[0], side, rng.choice(texts)))
+                possible.append((there[0], side, item, rng.choice(texts)))
     if not possible:
         return None
-    other, side, reference = rng.choice(possible)
+    other, side, item, reference = rng.choice(possible)
     thing = f"{other.colour} {name(other)}"
     forms = (
         f"What is {side} {reference}?",
         f"Which object is {side} {reference}?",
         f"What do you see {side} {reference}?",
     )
-    return Question("relation", rng.choice(forms), thing, f"It is {with_article(thing)}.", "object")
+    text, sentence = rng.choice(forms), f"It is {with_article(thing)}."
+    return Question("relation", text, thing, sentence, "object", about=_only(other, reference), named=item.cell)
 
 
 def ask_exists(scene: Scene, rng: random.Random) -> Question:
@@ -219,7 +240,8 @@ def ask_exists(scene: Scene, rng: random.Random) -> Question:
     text = rng.choice(("Is there {}?", "Do you see {}?", "Is there {} in the picture?", "Can you see {}?"))
     things = [f"{o.colour} {name(o)}" for o in scene.objects]
     fact = f"there is {listed([with_article(thing) for thing in things])}"
-    return questions.yes_or_no("is there", text.format(with_article(noun)), yes, fact, ", ".join(things))
+    text = text.format(with_article(noun))
+    return questions.yes_or_no("is there", text, yes, fact, ", ".join(things), _each(scene.objects))
 
 
 def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
@@ -232,7 +254,8 @@ def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
     true = getattr(item, hidden)
     values = list(scenes.COLOURS) if hidden == "colour" else list(scenes.SIZES)
     asked = true if rng.random() < 0.5 else rng.choice([v for v in values if v != true])
-    return questions.yes_or_no("is it", f"Is {reference} {asked}?", asked == true, f"{reference} is {true}", true)
+    text, fact = f"Is {reference} {asked}?", f"{reference} is {true}"
+    return questions.yes_or_no("is it", text, asked == true, fact, true, _only(item, reference))
 
 
 def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
@@ -255,6 +278,7 @@ def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
         SIDES[side](item, other),
         fact,
         f"{item.position} and {other.position}",
+        (Mention(item.cell, item.position, reference), Mention(other.cell, other.position, other_reference)),
     )
 
 
@@ -276,11 +300,13 @@ DESCRIBE = (
 def ask_what(scene: Scene, rng: random.Random) -> Question:
     things = [f"{o.colour} {name(o)}" for o in scene.objects]
     sentence = f"A drawing of {listed([with_article(thing) for thing in things])}."
-    return Question("what is in it", rng.choice(WHAT_IS_IT), ", ".join(things), sentence, "object")
+    text = rng.choice(WHAT_IS_IT)
+    return Question("what is in it", text, ", ".join(things), sentence, "object", about=_each(scene.objects))
 
 
 def ask_describe(scene: Scene, rng: random.Random) -> Question:
-    return Question("description", rng.choice(DESCRIBE), "", describe(scene), "description")
+    about = tuple(Mention(o.cell, f"{name(o)} {place(o.position)}") for o in scene.objects)
+    return Question("description", rng.choice(DESCRIBE), "", describe(scene), "description", about=about)
 
 
 def describe(scene: Scene) -> str:
@@ -296,7 +322,7 @@ def ask_cannot_tell(scene: Scene, rng: random.Random) -> Question:
     noun = kind_name(rng.choice([k for k in scenes.KINDS if k not in shown]))
     if rng.random() < 0.4:
         pairs = {(o.colour, o.kind) for o in scene.objects}
-        colour, kind = rng.choice(scene.objects).colour, rng.choice((*shown, rng.choice(scenes.KINDS)))
+        colour, kind = rng.choice(scene.objects).colour, rng.choice((*sorted(shown), rng.choice(scenes.KINDS)))
         if (colour, kind) not in pairs:
             noun = f"{colour} {kind_name(kind)}"
             return questions.absent(rng.choice((f"Where is the {noun}?", f"What size is the {noun}?")), noun)
@@ -361,11 +387,12 @@ def follow_up(scene: Scene, rng: random.Random) -> tuple[Question, Question]:
     thing = name(item)
     form = rng.choice(("Name the thing {}.", "Give the name of the thing {}."))
     domain = "shape" if item.family == "shape" else "character"
-    first = Question("name", form.format(place(item.position)), thing, f"It is {with_article(thing)}.", domain)
+    sentence = f"It is {with_article(thing)}."
+    first = Question("name", form.format(place(item.position)), thing, sentence, domain, about=_only(item))
     about, text, domain = rng.choice(
         (
             (item.colour, rng.choice(("What colour is it?", "And its colour?", "What color is it?")), "colour"),
             (item.size, rng.choice(("Is it small or large?", "And its size?", "How big is it?")), "size"),
         )
     )
-    return first, Question("second turn", text, about, f"It is {about}.", domain)
+    return first, Question("second turn", text, about, f"It is {about}.", domain, about=_only(item))

@@ -79,6 +79,11 @@ class Object:
         return POSITIONS[self.row][self.column]
 
     @property
+    def cell(self) -> int:
+        """Its place in reading order, 0 to 8."""
+        return 3 * self.row + self.column
+
+    @property
     def family(self) -> str:
         """`shape`, `number` or `letter`."""
         if self.kind in SHAPES:

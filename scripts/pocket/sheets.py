@@ -1,0 +1,233 @@
+"""Sheets: many short conversations behind one system text, none of which sees another.
+
+What a batch costs is its tokens, and a question with its picture has a third of those of the system text before it. So
+the system text stands once a sheet; behind it each conversation has the positions that it would have alone, and a mask
+that lets it see the system text and itself.
+
+A sheet also says where to look: for tokens of an answer, the words of the question that name a thing, and the patch
+that shows it (`scripts.pocket.pointers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llava.conversation import conv_templates
+from scripts.pocket import fashion, patches, scenes
+from scripts.pocket.patch_words import Words, photograph_table, scene_tables, scene_words
+from scripts.pocket.practice import Conversation, Turn
+
+if TYPE_CHECKING:
+    import torch
+
+SYSTEM = conv_templates["v0_train"].system
+HEAD = f"{SYSTEM}\n\n"
+NUM_PATCHES = patches.GRID**2
+IGNORED = -100
+"""Label of a token that is not learnt."""
+NOT_NAMING = {"the", "object", "at", "in"}
+"""Words of a thing's name that do not tell it from others."""
+
+
+@dataclass
+class Entry:
+    """One conversation as tokens; `before` and `after` its picture, or all of it `after` where it has none."""
+
+    shown: scenes.Scene | str | None
+    before: list[int]
+    after: list[int] = field(default_factory=list)
+    learnt: list[bool] = field(default_factory=list)
+    """For each token of `after`."""
+    looked_up: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    """Place in `after` of a token that tells something of a thing; cell of the thing that the question names; cell of
+    the thing that is told of; places of the words that name it, counted over `before` and `after`."""
+
+    @property
+    def num_patches(self) -> int:
+        return 0 if self.shown is None else NUM_PATCHES
+
+    @property
+    def length(self) -> int:
+        """Tokens and patches."""
+        return len(self.before) + self.num_patches + len(self.after)
+
+
+class Encoder:
+    """Conversations to tokens, with those the same that the whole text would have."""
+
+    def __init__(self, tokenizer: Path):
+        import sentencepiece
+
+        self.model = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
+        self.head = [self.model.bos_id(), *self.model.encode(HEAD)]
+
+    def entry(self, conversation: Conversation) -> Entry:
+        """The tokens of a conversation, what of it is learnt, and where its answers look."""
+        first, *others = conversation.turns
+        told = f"### Human: {first.asked}\n### Assistant:"
+        if conversation.shown is None:
+            entry, before, text = Entry(None, []), "", told
+        elif conversation.picture_first:
+            entry, before, text = Entry(conversation.shown, []), "### Human: ", f"\n{first.asked}\n### Assistant:"
+        else:
+            entry, before, text = Entry(conversation.shown, []), f"### Human: {first.asked}\n", "\n### Assistant:"
+        start = HEAD if conversation.shown is None else ""
+        entry.before = self._encode(before, HEAD) if before else []
+        asked_before = first.asked if before and not conversation.picture_first else None
+        for turn in (first, *others):
+            if turn is not first:
+                text += f" Human: {turn.asked}\n### Assistant:"
+            self._extend(entry, start, text, is_learnt=False)
+            answer = f" {turn.answer}\n###"
+            spot = _Spot(turn, before if turn.asked == asked_before else text, start, turn.asked == asked_before)
+            self._look_up(entry, spot, start, text, answer)
+            text += answer
+            self._extend(entry, start, text, is_learnt=True)
+        self._extend(entry, start, f"{text} ", is_learnt=False)
+        return entry
+
+    def _encode(self, text: str, start: str) -> list[int]:
+        """The tokens of a text behind `start`, which is the head, or empty for what follows a picture."""
+        return self.model.encode(start + text)[len(self.head) - 1 if start else 0 :]
+
+    def _extend(self, entry: Entry, start: str, text: str, *, is_learnt: bool) -> None:
+        """Adds what `text` has more than before. No token crosses a space, so a beginning keeps its tokens."""
+        entry.after = self._encode(text, start)
+        entry.learnt += [is_learnt] * (len(entry.after) - len(entry.learnt))
+
+    def _look_up(self, entry: Entry, spot: _Spot, start: str, text: str, answer: str) -> None:
+        """Notes for each token of the answer which thing it tells of."""
+        question = spot.turn.question
+        end, place = 0, len(entry.after)
+        for mention in question.about if question else ():
+            at = answer.find(mention.words, end) if mention.words else 0
+            if question is None or at < 0:  # a short answer leaves it out
+                continue
+            end = at + len(mention.words) if mention.words else len(answer)
+            until = len(self._encode(text + answer[:end], start))
+            named = mention.cell if question.named is None else question.named
+            names = self._names(entry, spot, mention.called)
+            entry.looked_up += [(token, named, mention.cell, names) for token in range(place, until)]
+            place = until
+
+    def _names(self, entry: Entry, spot: _Spot, called: str) -> list[int]:
+        """Places of the words by which the question calls a thing, counted over `before` and `after`."""
+        begin = spot.text.rfind(spot.turn.asked)
+        at = spot.text.lower().find(called.lower(), begin) if called else -1
+        if begin < 0 or at < 0:
+            return []
+        places = []
+        for word in called.split(" "):
+            at += len(word)
+            if word not in NOT_NAMING:
+                last = len(self._encode(spot.text[:at], HEAD if spot.is_before else spot.start)) - 1
+                places.append(last if spot.is_before else len(entry.before) + last)
+            at += 1
+        return places
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Where a turn's question stands."""
+
+    turn: Turn
+    text: str
+    """What precedes the answer, on the same side of the picture as the question."""
+    start: str
+    is_before: bool
+    """Before the picture."""
+
+
+@dataclass
+class Batch:
+    """Sheets, one a row, [count, length]."""
+
+    ids: torch.Tensor
+    """int64; anything where patches are."""
+    labels: torch.Tensor
+    """IGNORED where nothing is learnt."""
+    entry: torch.Tensor
+    """0 the system text, then the number of the conversation; -1 behind the last."""
+    positions: torch.Tensor
+    is_patch: torch.Tensor
+    shown: list[scenes.Scene | str] = field(default_factory=list)
+    """What the runs of patches show, in reading order."""
+    looks: list[tuple[int, int, int, int, list[int]]] = field(default_factory=list)
+    """Row, place of the token that predicts, place of the patch that is named, of the patch that is told of, and of
+    the words that name."""
+
+    def mask(self) -> torch.Tensor:
+        """[count, 1, length, length], True where one token may look at another."""
+        import torch
+
+        length = self.ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        same = (self.entry[:, :, None] == self.entry[:, None, :]) | (self.entry[:, None, :] == 0)
+        return (causal & same)[:, None]
+
+    def embeddings(self, words: Words, noise: float) -> torch.Tensor:
+        """[count, length, hidden], with sums of words in the patches' places."""
+        import torch
+
+        tables, photographs = scene_tables(words), photograph_table(words)
+        drawn = [subject for subject in self.shown if isinstance(subject, scenes.Scene)]
+        targets = np.stack([np.stack(list(patches.targets(scene).values())) for scene in drawn])
+        of_scenes = iter(scene_words(targets, tables))
+        rows = [
+            photographs[fashion.CLASSES.index(subject)].expand(NUM_PATCHES, -1)
+            if isinstance(subject, str)
+            else next(of_scenes)
+            for subject in self.shown
+        ]
+        sums = torch.cat(rows)
+        sums = sums + noise * sums.detach().std() * torch.randn_like(sums)
+        return words.table[self.ids].index_put((self.is_patch,), sums)
+
+
+def pack(entries: Iterator[Entry], head: list[int], count: int, length: int) -> Batch:
+    """Fills `count` sheets of `length` tokens; the entry that no longer fits ends a sheet and is left out."""
+    import torch
+
+    batch = Batch(
+        ids=torch.zeros(count, length, dtype=torch.int64),
+        labels=torch.full((count, length), IGNORED),
+        entry=torch.full((count, length), -1),
+        positions=torch.zeros(count, length, dtype=torch.int64),
+        is_patch=torch.zeros(count, length, dtype=torch.bool),
+    )
+    for row in range(count):
+        end = len(head)
+        batch.ids[row, :end] = torch.tensor(head)
+        batch.entry[row, :end] = 0
+        batch.positions[row, :end] = torch.arange(end)
+        number = 1
+        while end + (entry := next(entries)).length <= length:
+            _write(batch, row, end, number, len(head), entry)
+            end += entry.length
+            number += 1
+    return batch
+
+
+def _write(batch: Batch, row: int, begin: int, number: int, position: int, entry: Entry) -> None:
+    import torch
+
+    picture = begin + len(entry.before)
+    after, end = picture + entry.num_patches, begin + entry.length
+    batch.ids[row, begin:picture] = torch.tensor(entry.before, dtype=torch.int64)
+    batch.ids[row, after:end] = torch.tensor(entry.after)
+    learnt = torch.tensor(entry.learnt)
+    batch.labels[row, after:end] = torch.where(learnt, batch.ids[row, after:end], IGNORED)
+    batch.entry[row, begin:end] = number
+    batch.positions[row, begin:end] = torch.arange(position, position + entry.length)
+    batch.is_patch[row, picture:after] = True
+    if entry.shown is None:
+        return
+    batch.shown.append(entry.shown)
+    for token, named, told, names in entry.looked_up:
+        words = [begin + place + (entry.num_patches if place >= len(entry.before) else 0) for place in names]
+        batch.looks.append((row, after + token - 1, picture + named, picture + told, words))
