@@ -81,6 +81,11 @@ class Site:
     page: Service
     log: Path
 
+    def forget(self, worker: Worker) -> None:
+        """Takes a worker that was killed off the list, where it would stay until its heartbeats have been missed."""
+        httpx.post(f"{self.controller}/deregister_worker", json={"worker_name": worker.url}).raise_for_status()
+        assert len(httpx.get(f"{self.controller}/v1/models").json()["data"]) == 2
+
     def lines(self, kind: str) -> list[dict]:
         """What the page's log says of one type."""
         text = "".join(file.read_text() for file in sorted(self.log.glob("*-conv.json")))
@@ -303,6 +308,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_the_partial_answer_and_a_senten
         opened.press("Regenerate")
         opened.is_writing()
         opened.press("Stop")
+    site.forget(doomed)
 
 
 def test_a_page_without_controller_says_how_to_start_one_and_notices_when_it_comes(browser, tmp_path):

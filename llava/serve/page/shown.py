@@ -79,9 +79,17 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
         messages.append(
             _html(turn.role, f'<div class="llava-error" role="alert">{html.escape(sentence(turn.error))}</div>')
         )
-    if turn.figures.finish_reason is not None:
-        messages.append(_html(turn.role, f'<div class="llava-figures">{html.escape(str(turn.figures))}</div>'))
+    if turn.figures.finish_reason is not None and (figures := _figures(turn)):
+        messages.append(_html(turn.role, f'<div class="llava-figures">{html.escape(figures)}</div>'))
     return messages
+
+
+def _figures(turn: Turn) -> str:
+    """The line under an answer that ended by itself."""
+    figures = str(turn.figures)
+    if turn.text:
+        return figures
+    return f"an empty answer · {figures}" if figures else "an empty answer"
 
 
 def _html(role: str, content: str) -> dict[str, Any]:
