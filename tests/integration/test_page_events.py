@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import httpx
 import pytest
+from fastapi import FastAPI
 
-from llava.errors import WorkerLost
+from llava.errors import InvalidRequest, WorkerLost
 from llava.serve.backend import Finished, TextDelta
 from llava.serve.chat import AnswerSettings, Chat
+from llava.serve.chat_pictures import ChatPicture
 from llava.serve.page import arena_tab
 from llava.serve.page.arena_tab import ArenaTab, Battle
+from llava.serve.page.chat_tab import Session
+from llava.serve.page.closed_tabs import KEPT
 from llava.serve.page.context import Context
+from llava.serve.page.layout import build
 from llava.serve.page.models import ModelList
 from llava.serve.page.settings import PageSettings
+from llava.serve.page.shown import shown
+from tests.support.pictures import encoded, noise
+from tests.support.serving import running, wait_until
 
 CONTROLS = ("Crop", "", 0.2, 1.0, 64)
 VISITOR: Any = SimpleNamespace(session_hash="tab", client=None)
@@ -144,3 +155,41 @@ def test_an_empty_answer_is_shown_as_one_and_may_be_voted_on(first_come):
     arena.ask("What is it?")
     assert "an empty answer" in arena.side(0)
     assert arena.may_vote
+
+
+def test_closed_tabs_give_back_what_they_held_but_for_the_last_few_which_may_return(monkeypatch):
+    monkeypatch.setenv("GRADIO_HEARTBEAT_INTERVAL", "0.1")  # only with a beat does gradio see that nobody listens
+    source = Source(left=["A cat."])
+    context = Context(PageSettings("http://nowhere"), source, ModelList(source))
+    page = build(context)
+    [conversation] = [
+        key for key, block in page.blocks.items() if isinstance(block, gr.State) and isinstance(block.value, Session)
+    ]
+    pictures: list[weakref.ref] = []
+    with running(gr.mount_gradio_app(FastAPI(), page, path="/")) as server:
+        tabs = page.state_holder
+
+        def come_and_go(tab: str) -> None:
+            """Opens a tab, talks about a picture, and closes it."""
+            with httpx.stream("GET", f"{server.url}/gradio_api/heartbeat/{tab}") as heartbeat:
+                beats = heartbeat.iter_lines()  # kept: without it, httpx takes the stream for read and closes it
+                next(beats)
+                picture = ChatPicture(encoded(noise(8, 8)), "image/png", tab)
+                pictures.append(weakref.ref(picture))
+                chat = Chat().ask("What is it?", (picture,))
+                shown(chat)
+                tabs[tab][conversation] = Session(chat)
+            wait_until(lambda: tab in context.closed_tabs)
+
+        for number in range(KEPT + 6):
+            come_and_go(f"tab {number}")
+            if number == 0:
+                context.closed_tabs.seen("tab 0")  # it is back, and stays
+        gc.collect()
+        assert len(tabs.session_data) == KEPT + 1
+        assert [picture() is not None for picture in pictures] == [True] + [False] * 5 + [True] * KEPT
+        assert not tabs["tab 0"].is_closed
+
+        context.closed_tabs.check("tab 0")
+        with pytest.raises(InvalidRequest, match="Reload the page"):
+            context.closed_tabs.check("tab 1")

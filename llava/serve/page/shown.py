@@ -7,8 +7,8 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from llava.serve.chat import Chat, Turn
 from llava.serve.chat_pictures import ChatPicture
@@ -102,9 +102,19 @@ def _picture(picture: ChatPicture) -> str:
     return f'<img class="llava-picture" src="{_thumbnail(picture)}" alt="{alt}" title="{alt}">'
 
 
-@lru_cache(maxsize=256)
+_THUMBNAILS: Final[WeakKeyDictionary[ChatPicture, str]] = WeakKeyDictionary()
+"""Of the pictures that some conversation holds: a growing answer is drawn many times a second, with all of them."""
+
+
 def _thumbnail(picture: ChatPicture) -> str:
     """A data URI: what is shown needs no file on the server."""
+    found = _THUMBNAILS.get(picture)
+    if found is None:
+        found = _THUMBNAILS[picture] = _made_smaller(picture)
+    return found
+
+
+def _made_smaller(picture: ChatPicture) -> str:
     image = picture.decode()
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     file = io.BytesIO()
