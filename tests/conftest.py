@@ -24,6 +24,7 @@ RunCommand = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--browser-tests", choices=("only", "none"), help="run those with a browser by themselves")
+    parser.addoption("--screenshots", metavar="FOLDER", help="keep what the web page looks like in a browser")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -71,14 +71,33 @@ class _Router(OutputRouter):
         )
 
 
+class _WatchedSampler(Sampler):
+    """Says which requests a step is about to compute: the one place where the manager tells, also of prompts."""
+
+    def __init__(self, device: torch.device, on_step: Callable[[list[str]], None]):
+        super().__init__(device)
+        self._on_step = on_step
+
+    def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: torch.Tensor) -> torch.Tensor:
+        self._on_step([request.state.request_id for request in requests_in_batch])
+        return super().prepare_tensor_args(requests_in_batch, arg_storage)
+
+
 class Batcher:
     """One manager, from its start to its stop or death."""
 
-    def __init__(self, model: Any, settings: BatchSettings, on_progress: Callable[[list[Progress]], None]):
+    def __init__(
+        self,
+        model: Any,
+        settings: BatchSettings,
+        on_progress: Callable[[list[Progress]], None],
+        on_step: Callable[[list[str]], None],
+    ):
         """
         Args:
             model: on one device; its input embedding knows virtual ids (`llava.engine.picture_table`).
             on_progress: called from the manager's thread after each step.
+            on_step: called from the manager's thread before each step, with the requests that are in it.
         """
         flash = "flash" in (model.config._attn_implementation or "")
         if not flash and model.device.type == "cuda" and is_flash_attn_2_available():
@@ -102,7 +121,7 @@ class Batcher:
         if not flash:
             model.set_attn_implementation(RAGGED)
         self._manager.output_router = _Router(on_progress)
-        self._manager.logit_processor = Sampler(model.device)
+        self._manager.logit_processor = _WatchedSampler(model.device, on_step)
         self._manager.start()
 
     @property
@@ -128,7 +147,7 @@ class Batcher:
         return accepted is not None
 
     def cancel(self, request_id: str) -> None:
-        """Ends a request with the step now running. No progress is reported for it any more."""
+        """Ends a request with the step now running, from any thread. No progress is reported for it any more."""
         self._manager.cancel_request(request_id)
 
     @property

@@ -25,6 +25,7 @@ from llava.engine.one_by_one import Soloist, end_ids
 from llava.engine.picture_table import IdsUsedUp, PictureEmbedding, PictureTable
 from llava.engine.preparation import Preparation
 from llava.engine.requests import Request
+from llava.engine.steps_after_cancel import StepsAfterCancel
 from llava.engine.supervisor import Supervisor, as_error
 from llava.engine.ticket import Event, Sink, Ticket
 from llava.errors import ContextTooLong, EngineFailed, LlavaError, QueueFull, ShuttingDown
@@ -65,6 +66,10 @@ class EngineStats:
     prompt_tokens: int = 0
     picture_tokens: int = 0
     new_tokens: int = 0
+    steps_after_cancel: int = 0
+    """Steps spent on requests that were cancelled, from the one under way then on."""
+    most_steps_after_cancel: int = 0
+    """Those of the one request that had the most; 2 at most."""
 
 
 class Engine:
@@ -103,8 +108,15 @@ class Engine:
         self._ready: deque[Ticket] = deque()
         self._ids_used_up = False
 
+        # One count a thread that computes: a step of one does not end what is under way in the other.
+        self._steps_alone, self._steps = StepsAfterCancel(), StepsAfterCancel()
         self._soloist = Soloist(
-            model, tokenizer, image_processor, context_length, lambda *end: self._tell(lambda: self._close(*end))
+            model,
+            tokenizer,
+            image_processor,
+            context_length,
+            lambda *end: self._tell(lambda: self._close(*end)),
+            self._steps_alone,
         )
         reason = "as asked" if self.settings.one_by_one else why_not_batched(model)
         self._batches = reason is None
@@ -139,6 +151,7 @@ class Engine:
                 tell=self._tell,
                 on_answered=self._answered,
                 on_failed=self._close,
+                steps=self._steps,
             )
         except BaseException:
             self._give_back_model()
@@ -235,10 +248,16 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         """A copy of the counters."""
-        if not self._batches:
-            return replace(self._stats)
-        return replace(
+        counts = (self._steps_alone, self._steps)
+        stats = replace(
             self._stats,
+            steps_after_cancel=sum(count.total for count in counts),
+            most_steps_after_cancel=max(count.most for count in counts),
+        )
+        if not self._batches:
+            return stats
+        return replace(
+            stats,
             deaths=self._supervisor.num_deaths,
             pictures_encoded=self._table.num_stored,
             pictures_found=self._table.num_hits,
@@ -299,6 +318,10 @@ class Engine:
     def _cancel(self, ticket: Ticket) -> None:
         if not ticket.done:
             ticket.cancelled = True
+            for count in (self._steps_alone, self._steps):
+                count.cancelled(ticket.number)
+            if self._batches:
+                self._supervisor.cancel(ticket)
             self._tell(lambda: self._close(ticket, None))
 
     def _tell(self, message: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformers import StoppingCriteriaList
 
 from llava.answer_text import AnswerText
+from llava.engine.steps_after_cancel import StepsAfterCancel
 from llava.engine.supervisor import as_error
 from llava.engine.ticket import Ticket
 from llava.errors import ContextTooLong, LlavaError
@@ -29,16 +30,19 @@ class Soloist:
         image_processor: Any,
         context_length: int,
         on_end: Callable[[Ticket, Answer | LlavaError], None],
+        steps: StepsAfterCancel,
     ):
         """
         Args:
             on_end: called on the soloist's thread.
+            steps: told of each step.
         """
         self._model = model
         self._tokenizer = tokenizer
         self._image_processor = image_processor
         self._context_length = context_length
         self._on_end = on_end
+        self._steps = steps
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="llava-single")
         self._closing = False
         self.is_busy = False
@@ -64,8 +68,11 @@ class Soloist:
             num_tokens = count
             self.last_progress = time.monotonic()
             ticket.first_token = ticket.first_token or self.last_progress
-            return ticket.cancelled or self._closing
+            ends = ticket.cancelled or self._closing
+            self._steps.begins([] if ends else [ticket.number])
+            return ends
 
+        self._steps.begins([ticket.number])
         try:
             request = ticket.request
             result = answer(
@@ -83,6 +90,7 @@ class Soloist:
         except BaseException as error:
             self._on_end(ticket, as_error(error))
         finally:
+            self._steps.begins([])
             self.is_busy = False
 
 

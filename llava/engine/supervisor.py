@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from llava.engine.batcher import Batcher, BatchSettings, Progress
+from llava.engine.steps_after_cancel import StepsAfterCancel
 from llava.engine.ticket import Ticket
 from llava.errors import EngineFailed, LlavaError, OutOfMemory
 
@@ -42,12 +43,14 @@ class Supervisor:
         tell: Callable[[Callable[[], None]], None],
         on_answered: Callable[[Ticket], None],
         on_failed: Callable[[Ticket, LlavaError], None],
+        steps: StepsAfterCancel,
     ):
         """
         Args:
             tell: has a function called on the supervisor's thread.
             on_answered: a request has all its tokens.
             on_failed: a request will get no more.
+            steps: told of each step.
 
         Raises:
             OutOfMemory, EngineFailed: the device cannot hold the cache, or the manager does not start.
@@ -58,6 +61,7 @@ class Supervisor:
         self._tell = tell
         self._on_answered = on_answered
         self._on_failed = on_failed
+        self._steps = steps
         self._running: dict[str, Ticket] = {}
         self._suspects: deque[Ticket] = deque()
         self._on_trial: Ticket | None = None
@@ -110,6 +114,13 @@ class Supervisor:
         if not accepted:
             self._recover()
 
+    def cancel(self, ticket: Ticket) -> None:
+        """Has the manager end a request at once, from any thread; `drop` follows.
+
+        The engine's thread may have much to do before it comes to that, and each step meanwhile would be for nobody.
+        """
+        self._batcher.cancel(ticket.manager_id)
+
     def drop(self, ticket: Ticket) -> None:
         """Lets go of a request, wherever it is; the manager spends no more than the step it is in."""
         if self._running.get(ticket.manager_id) is ticket:
@@ -131,7 +142,10 @@ class Supervisor:
     def _start(self) -> Batcher:
         """Makes a manager and waits until it has its cache."""
         batcher = Batcher(
-            self._model, self._settings, lambda progress: self._tell(lambda: self._progressed(batcher, progress))
+            self._model,
+            self._settings,
+            on_progress=lambda progress: self._tell(lambda: self._progressed(batcher, progress)),
+            on_step=lambda manager_ids: self._steps.begins(map(Ticket.number_of, manager_ids)),
         )
         while (cache_tokens := batcher.cache_tokens) is None:
             if batcher.death is not None:

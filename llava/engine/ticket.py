@@ -58,6 +58,11 @@ class Ticket:
         """What the manager knows it by; another after each death, so that late news of an old life is told apart."""
         return f"{self.number}.{self.life}"
 
+    @staticmethod
+    def number_of(manager_id: str) -> int:
+        """Whose `manager_id` this is, in any of its lives."""
+        return int(manager_id.partition(".")[0])
+
     @property
     def num_tokens_at_most(self) -> int:
         """Tokens in the cache when the answer is as long as it may get."""

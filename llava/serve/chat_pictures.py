@@ -31,7 +31,7 @@ _MAX_PNG_PIXELS: Final = 4_000_000
 """A larger picture as PNG is seldom small enough, and takes seconds to find out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what is made of a picture is kept by weak reference to it
 class ChatPicture:
     """One picture of a conversation, encoded."""
 
@@ -72,7 +72,7 @@ def shaped(picture: ChatPicture, shape: PictureShape) -> ChatPicture:
     return picture if shape == "Crop" else _shaped(picture, shape)
 
 
-@lru_cache(maxsize=64)  # every question of a conversation sends its pictures again
+@lru_cache(maxsize=16)  # every question of a conversation sends its pictures again; each entry holds two
 def _shaped(picture: ChatPicture, shape: PictureShape) -> ChatPicture:
     from llava.mm_utils import expand2square
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from llava.generation import MAX_SEED, Answer, Piece, Sampling
 from llava.serve.backend import Ask, ChatEvents, Finished, TextDelta
@@ -89,6 +92,7 @@ class EngineBackend:
 
     def observe(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        metrics.registry.register(_StepsAfterCancel(self))
         self.pictures.on_decoded = metrics.image_decode_seconds.observe
 
     async def start(self) -> None:
@@ -123,6 +127,13 @@ class EngineBackend:
             seed=None if request.seed is None else request.seed & MAX_SEED,
         )
         return self._ask(prompt.text, pictures, sampling, (prompt.stop, *request.stops), prompt.roles)
+
+    def steps_after_cancel(self) -> tuple[int, int]:
+        """Steps that the engine spent on requests whose client had gone, and the most that one of them got."""
+        if self._model is None:
+            return 0, 0
+        stats = self._model.engine.stats
+        return stats.steps_after_cancel, stats.most_steps_after_cancel
 
     @property
     def _loaded(self) -> LoadedModel:
@@ -223,3 +234,19 @@ class EngineBackend:
         async with aclosing(ask(0)) as events:
             async for _ in events:
                 pass
+
+
+class _StepsAfterCancel(Collector):
+    """The engine's own count, as it is when somebody looks: a client that is gone sees no end that could carry it."""
+
+    def __init__(self, backend: EngineBackend):
+        self._backend = backend
+
+    def collect(self) -> Iterable[Metric]:
+        total, most = self._backend.steps_after_cancel()
+        yield CounterMetricFamily(
+            "llava:steps_after_cancel", "steps spent on requests after their client had gone", value=total
+        )
+        yield GaugeMetricFamily(
+            "llava:steps_after_cancel_most", "the most of these that one request got; 2 at most", value=most
+        )

@@ -120,6 +120,9 @@ def private_uploads() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="llava-page-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        # Else it tabulates the last 10,000 events after each event, for a monitoring page that there is not.
+        os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+        os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(sys.maxsize)
         yield
 
 

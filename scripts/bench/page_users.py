@@ -3,7 +3,8 @@
     llava web
     python -m scripts.bench.page_users --url http://localhost:7860 --users 20 --minutes 5
 
-Prints what came of the questions. Exit code 1 if one of them failed.
+Prints what came of the questions, and the memory of the page's process before and after, where that runs on this
+machine. Exit code 1 if one of the questions failed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from llava.command_line import run
 from llava.serve import flags
@@ -27,6 +29,8 @@ QUESTIONS = (
     "Is this a drawing or a photograph?",
     "What is the background?",
 )
+_CLOSED_S = 20
+"""After so long a page has noticed that a tab is closed."""
 STOPPED = 0.15
 """Share of the answers that a user stops."""
 
@@ -40,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     outcomes: Counter[str] = Counter()
+    before = _memory_mb(args.url)
     waits: list[float] = []
     until = time.monotonic() + 60 * args.minutes
     users = [threading.Thread(target=_use, args=(args, seed, until, outcomes, waits)) for seed in range(args.users)]
@@ -51,6 +56,9 @@ def main(args: argparse.Namespace) -> int:
     waits.sort()
     shown = f", half of them within {waits[len(waits) // 2]:.1f} s" if waits else ""
     print(f"{args.users} users, {args.minutes:g} minutes: {dict(outcomes)}{shown}")
+    if before is not None:
+        time.sleep(_CLOSED_S)
+        print(f"{outcomes['sessions']} sessions; page process {before} MB before, {_memory_mb(args.url)} MB after")
     return 0 if outcomes["answered"] and not any(name.startswith("failed") for name in outcomes) else 1
 
 
@@ -60,8 +68,10 @@ def _use(args: argparse.Namespace, seed: int, until: float, outcomes: Counter[st
 
     rng = random.Random(seed)
     while time.monotonic() < until:
+        client = None
         try:
             client = Client(args.url, verbose=False, analytics_enabled=False)
+            outcomes["sessions"] += 1
             for _ in range(rng.randint(1, 4)):
                 if time.monotonic() < until:
                     began = time.monotonic()
@@ -71,6 +81,20 @@ def _use(args: argparse.Namespace, seed: int, until: float, outcomes: Counter[st
         except Exception as error:  # whatever a user can meet is counted, and fails the run
             outcomes[f"failed: {type(error).__name__}: {str(error)[:120]}"] += 1
             time.sleep(1)
+        finally:
+            if client is not None:
+                client.close()
+
+
+def _memory_mb(url: str) -> int | None:
+    """Resident memory of whoever listens there, None where that is no process of this machine."""
+    import psutil
+
+    port = urlsplit(url).port
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            return int(psutil.Process(connection.pid).memory_info().rss / 2**20)
+    return None
 
 
 def _ask(client: Any, model: str, rng: random.Random) -> str:

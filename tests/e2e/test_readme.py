@@ -11,18 +11,20 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import httpx
 import pytest
 
 from llava.pocket import find
 from llava.serve.server import free_port
+from tests.support.browser import OpenedPage
 from tests.support.serving import Service
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -294,34 +296,79 @@ def test_a_python_example_runs(block, run_python, tmp_path: Path):
     assert done.stdout.strip()
 
 
-@pytest.mark.embedded
-def test_the_serving_commands_run_one_after_the_other_and_every_client_gets_an_answer(places, shell, tmp_path: Path):
-    """With the embedded model in place of the README's, and ports that are free."""
-    ports = {"10000": str(free_port()), "40000": str(free_port())}
-    folder = {"/path/to/LLaVA-13B-v0": str(find("tiny")), "/path/to/first.jpg": "playground/pictures/sneaker.png"}
+@dataclass(frozen=True)
+class Terminals:
+    """The README's controller, worker and page, each in a terminal of its own."""
 
-    def placed(text: str) -> str:
-        for place, here in (ports | folder).items():
+    page: str
+    """The address that the page says."""
+    here: dict[str, str]
+    """What a reader replaces, and those ports that are taken on this machine."""
+
+    def placed(self, text: str) -> str:
+        for place, here in self.here.items():
             text = text.replace(place, here)
         return text
 
-    controller, worker, page, message = map(placed, commands_under("Controller, workers and page"))
+
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def terminals() -> Iterator[Terminals]:
+    """With the embedded model in place of the README's."""
+    *services, _ = commands_under("Controller, workers and page")
+    here = {port: str(free_port()) for port in ("10000", "40000") if is_taken(int(port))}
+    here |= {"/path/to/LLaVA-13B-v0": str(find("tiny")), "/path/to/first.jpg": "playground/pictures/sneaker.png"}
+    placed = Terminals("", here).placed
+    controller, worker, page = map(placed, services)
+    if is_taken(7860):
+        page += f" --port {free_port()}"
     with ExitStack() as stack:
-        for command in (controller, worker, f"{page} --port {free_port()}"):
-            service = stack.enter_context(Service(*shlex.split(command)[1:]))
-            address = service.wait_for(r"Uvicorn running on (http://\S+)", timeout_s=240)[1]
-        assert "LLaVA" in httpx.get(address).text
-        done = shell(message)
-        assert done.returncode == 0, done.stderr
-        assert "sneaker" in done.stdout
-        [curl] = map(placed, commands_under("OpenAI-compatible API"))
-        assert json.loads(shell(curl).stdout)["data"][0]["id"] == "tiny"
-        [example] = [block for block in blocks_in("python") if "localhost" in block.text]
-        script = tmp_path / "client.py"
-        script.write_text(placed(example.text))
-        done = shell(f"python {script}")
-        assert done.returncode == 0, done.stderr
-        assert "sneaker" in done.stdout
+        started = [stack.enter_context(Service(*shlex.split(command)[1:])) for command in (controller, page)]
+        started[0].wait_for("Uvicorn running on", timeout_s=240)
+        serving = stack.enter_context(Service(*shlex.split(worker)[1:]))
+        address = started[1].wait_for(r"Uvicorn running on (http://\S+)", timeout_s=240)[1]
+        serving.wait_for("Uvicorn running on", timeout_s=240)
+        yield Terminals(address, here)
+
+
+# Both run among the browser's tests, so that the three are started once.
+
+
+@pytest.mark.browser
+@pytest.mark.embedded
+def test_the_page_of_the_readmes_third_terminal_answers_in_a_browser(browser, terminals):
+    with OpenedPage(browser, terminals.page) as opened:
+        assert "LLaVA" in opened.page.title()
+        opened.ask("What is in the picture?", [REPOSITORY / "playground" / "pictures" / "sneaker.png"])
+        opened.wait_for_answer()
+        opened.seen("sneaker")
+        assert opened.faults == []
+
+
+@pytest.mark.browser
+@pytest.mark.embedded
+def test_every_other_client_of_the_readme_gets_an_answer(terminals, shell, tmp_path: Path):
+    *_, message = map(terminals.placed, commands_under("Controller, workers and page"))
+    done = shell(message)
+    assert done.returncode == 0, done.stderr
+    assert "sneaker" in done.stdout
+    [curl] = map(terminals.placed, commands_under("OpenAI-compatible API"))
+    assert json.loads(shell(curl).stdout)["data"][0]["id"] == "tiny"
+    [example] = [block for block in blocks_in("python") if "localhost" in block.text]
+    script = tmp_path / "client.py"
+    script.write_text(terminals.placed(example.text))
+    done = shell(f"python {script}")
+    assert done.returncode == 0, done.stderr
+    assert "sneaker" in done.stdout
 
 
 @pytest.mark.parametrize("block", blocks_in("json"), ids=lambda block: f"line {block.line}")

@@ -205,6 +205,28 @@ def test_closing_a_stream_frees_everything_it_held(v15):
     asyncio.run(asyncio.wait_for(listen_for_two_pieces(), 60))
     assert (v15.pictures_in_use, v15.stats.cancelled, v15.stats.answered) == (0, 1, 0)
     assert v15.stats.new_tokens < 300
+    assert v15.stats.most_steps_after_cancel <= 2
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_one_that_leaves_costs_two_more_steps_at_most(one_by_one):
+    with engine(V15, EngineSettings(one_by_one=one_by_one)) as running:
+        for number in range(4):
+            stream = running.iterate(ask(V15, "What is it?", picture(number % 2), max_new_tokens=400))
+            next(stream)
+            stream.close()
+        wait_until(lambda: running.queue_length == 0)
+        assert running.stats.cancelled == 4
+        assert 1 <= running.stats.most_steps_after_cancel <= 2
+
+
+def test_steps_for_nobody_are_counted_where_a_cancel_goes_unheard(v15, monkeypatch):
+    monkeypatch.setattr("llava.engine.batcher.Batcher.cancel", lambda self, request_id: None)
+    stream = v15.iterate(ask(V15, "What is it?", picture(0), max_new_tokens=40))
+    next(stream)
+    stream.close()
+    wait_until(lambda: v15.stats.most_steps_after_cancel > 2)
+    assert v15.stats.steps_after_cancel == v15.stats.most_steps_after_cancel
 
 
 def test_a_full_queue_refuses_streams_and_makes_lists_wait():

@@ -145,6 +145,7 @@ def test_cancelling_at_random_leaves_the_others_right_and_nothing_behind(running
     for thread in threads:
         thread.join()
     assert [results[i] for i in range(len(requests))] == expected
+    assert running.stats.most_steps_after_cancel <= 2
     deadline = time.monotonic() + 30
     while running.queue_length and time.monotonic() < deadline:
         time.sleep(0.01)

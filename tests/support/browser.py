@@ -11,7 +11,9 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-TIMEOUT_MS = 45_000
+from tests.support.serving import PATIENCE
+
+TIMEOUT_MS = 45_000 * PATIENCE
 
 
 def chromium() -> str | None:
@@ -23,7 +25,16 @@ def chromium() -> str | None:
 class OpenedPage:
     """One tab with the page. Notes whatever it asks of other hosts, and what its console says is wrong."""
 
-    def __init__(self, browser: Browser, address: str, path: str = "/", *, width: int = 1280, dark: bool = False):
+    def __init__(
+        self,
+        browser: Browser,
+        address: str,
+        path: str = "/",
+        *,
+        width: int = 1280,
+        dark: bool = False,
+        login: tuple[str, str] | None = None,
+    ):
         self._context = browser.new_context(
             viewport={"width": width, "height": 860 if width > 600 else 844},
             color_scheme="dark" if dark else "light",
@@ -36,6 +47,9 @@ class OpenedPage:
         self.page.on("request", lambda request: self._note(request.url, address))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}") or dialog.dismiss())
+        if login is not None:
+            user, password = login
+            self._context.request.post(f"{address}/login", form={"username": user, "password": password})
         self.page.goto(address + path)
         self.wait_for_models()
 
@@ -67,6 +81,14 @@ class OpenedPage:
         area = self.page.locator(f"{box} textarea")
         area.fill(text)
         area.press("Enter")
+
+    def limit_arena_answers(self, num_tokens: int) -> None:
+        """Sets the arena's own "Max output tokens"."""
+        for name in ("Settings", "Parameters"):
+            self.page.locator("button:visible", has_text=name).click()
+        field = self.page.locator("input[type=number]:visible").last
+        field.fill(str(num_tokens))
+        field.press("Tab")
 
     def press(self, name: str) -> None:
         self.button(name).click()

@@ -77,7 +77,11 @@ class FakeEngine:
     finished: int = 0
     cancelled: int = 0
     closed: bool = False
-    stats: Any = field(default_factory=lambda: SimpleNamespace(pictures_found=0, pictures_encoded=0))
+    stats: Any = field(
+        default_factory=lambda: SimpleNamespace(
+            pictures_found=0, pictures_encoded=0, steps_after_cancel=0, most_steps_after_cancel=0
+        )
+    )
 
     @property
     def queue_length(self) -> int:

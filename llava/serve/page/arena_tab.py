@@ -15,7 +15,7 @@ from typing import Any, Final
 import gradio as gr
 
 from llava.errors import InvalidRequest, LlavaError
-from llava.serve.chat import Chat, Figures
+from llava.serve.chat import Chat, Figures, Turn
 from llava.serve.page.answers import growing, growing_together
 from llava.serve.page.chat_tab import LATEX, Updates, message_box
 from llava.serve.page.context import Context, Controls, model_list, noted, said, sender_of
@@ -41,11 +41,28 @@ class Battle:
     chats: tuple[Chat, Chat] = field(default_factory=lambda: (Chat(), Chat()))
     id: str = ""
     voted: bool = False
+    silent: frozenset[str] = frozenset()
+    """Models that failed before their first word; others are drawn in their place."""
 
     @property
     def answered(self) -> bool:
-        """Whether both sides have said something."""
-        return all(chat.turns and chat.turns[-1].role == "assistant" and chat.turns[-1].text for chat in self.chats)
+        """Whether both sides have given an answer, be it cut short or empty."""
+        return all(chat.turns and _is_answer(chat.turns[-1]) for chat in self.chats)
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Models of which nothing but an error came."""
+        ends = ((chat.turns[-1], model) for chat, model in zip(self.chats, self.models, strict=False) if chat.turns)
+        return frozenset(model for turn, model in ends if turn.error and not turn.text)
+
+    def for_another_draw(self) -> Battle:
+        """The battle without its models, if one of them failed at the first question; else itself.
+
+        A worker that has died is listed until its heartbeats have stayed away for a while: to ask it again is no use.
+        """
+        if not self.failed or len(self.chats[0].turns) > 2:
+            return self
+        return dataclasses.replace(self, models=(), silent=self.silent | self.failed)
 
 
 class ArenaTab:
@@ -136,7 +153,8 @@ class ArenaTab:
         self, battle: Battle, run_id: str, request: gr.Request, *values: Any
     ) -> AsyncGenerator[Updates, None]:
         try:
-            battle = await self._ready(battle, run_id, request, values)
+            again = battle.for_another_draw() if self._anonymous else battle
+            battle = await self._ready(again, run_id, request, values)
             if not battle.chats[0].turns:
                 raise InvalidRequest("there is no question yet to answer again.")
         except LlavaError as error:
@@ -159,14 +177,16 @@ class ArenaTab:
         if battle.models and not (battle.chats[0].turns and self._anonymous):
             battle = dataclasses.replace(battle, models=())
         if not battle.models:
-            battle = dataclasses.replace(battle, models=self._draw_lots(served.names, values), id=uuid.uuid4().hex)
+            models = self._draw_lots(served.names, battle.silent, values)
+            battle = dataclasses.replace(battle, models=models, id=uuid.uuid4().hex)
         return battle
 
-    def _draw_lots(self, names: tuple[str, ...], values: tuple[Any, ...]) -> tuple[str, ...]:
+    def _draw_lots(self, names: tuple[str, ...], silent: frozenset[str], values: tuple[Any, ...]) -> tuple[str, ...]:
         if self._anonymous:
             if len(names) < 2:
                 raise InvalidRequest(f"an anonymous battle takes two models; served now: {', '.join(names)}.")
-            return tuple(random.sample(names, 2))
+            others = [name for name in names if name not in silent]
+            return tuple(random.sample(others if len(others) > 1 else names, 2))
         chosen = tuple(values[-2:])
         if not all(chosen):
             raise InvalidRequest("choose a model for each side.")
@@ -199,7 +219,13 @@ class ArenaTab:
                 sender = sender_of(request, battle.id)
                 for chat, model in self._pairs(battle):
                     await self._context.keep(chat, model, sender, start, time.time())
-        yield self._settled(battle)
+        unanswered = said(self._no_vote) if battle.failed else said("")
+        yield {**self._settled(battle), self._status: unanswered}
+
+    @property
+    def _no_vote(self) -> str:
+        remedy = "asks others, where there are any" if self._anonymous else "asks both again"
+        return f"there is nothing to vote on, because one of the two gave no answer. Regenerate {remedy}."
 
     def _stopped(self, battle: Battle) -> Updates:
         return self._settled(battle)
@@ -239,8 +265,10 @@ class ArenaTab:
         updates: Updates = {}
         for index, (chatbot, chat) in enumerate(zip(self._chatbots, battle.chats, strict=True)):
             thinking = waiting and bool(chat.turns) and chat.turns[-1].role == "user"
-            label = f"Model {_SIDES[index]}" + (f": {battle.models[index]}" if known else "")
-            updates[chatbot] = gr.update(value=shown(_nameless(chat), waiting=thinking), label=label)
+            side = f"Model {_SIDES[index]}"
+            label = f"{side}: {battle.models[index]}" if known else side
+            visible = _without_figures(chat) if known else _nameless(_without_figures(chat), _SIDES[index])
+            updates[chatbot] = gr.update(value=shown(visible, waiting=thinking), label=label)
         return updates
 
     def _settled(self, battle: Battle) -> Updates:
@@ -257,6 +285,17 @@ class ArenaTab:
         }
 
 
-def _nameless(chat: Chat) -> Chat:
-    """Without figures: speed and length of the prompt would tell who answers."""
-    return dataclasses.replace(chat, turns=tuple(dataclasses.replace(turn, figures=Figures()) for turn in chat.turns))
+def _is_answer(turn: Turn) -> bool:
+    return turn.role == "assistant" and bool(turn.text or turn.figures.finish_reason)
+
+
+def _without_figures(chat: Chat) -> Chat:
+    """Speed and length of the prompt would tell who answers; how the answer ended may be known."""
+    turns = (dataclasses.replace(turn, figures=Figures(turn.figures.finish_reason)) for turn in chat.turns)
+    return dataclasses.replace(chat, turns=tuple(turns))
+
+
+def _nameless(chat: Chat, side: str) -> Chat:
+    """With A or B wherever an error quotes the model's name."""
+    turns = (dataclasses.replace(turn, error=turn.error.replace(repr(turn.model), side)) for turn in chat.turns)
+    return dataclasses.replace(chat, turns=tuple(turns))

@@ -17,6 +17,7 @@ import gradio as gr
 from llava.errors import InvalidRequest, LlavaError, NoWorker
 from llava.serve.chat import AnswerSettings, Chat, ChatSource
 from llava.serve.chat_pictures import SHAPES, ChatPicture, read_picture
+from llava.serve.page.closed_tabs import ClosedTabs
 from llava.serve.page.log import ConversationLog, LogFailed, Sender
 from llava.serve.page.models import ModelList
 from llava.serve.page.moderation import Moderator
@@ -41,6 +42,7 @@ class Context:
     moderator: Moderator | None = None
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Of this process; a page that was opened before a restart shows another one."""
+    closed_tabs: ClosedTabs = field(default_factory=ClosedTabs)
     _writing: set[str | None] = field(default_factory=set)
     """Tabs, by gradio's session."""
 
@@ -57,8 +59,9 @@ class Context:
         """Until no answer is written in this tab: who asks meanwhile is next, and one that was stopped takes a moment.
 
         Raises:
-            InvalidRequest: it goes on and on.
+            InvalidRequest: it goes on and on, or the tab's conversation is not here any more.
         """
+        self.closed_tabs.check(tab)
         until_s = time.monotonic() + _PATIENCE_S
         while tab in self._writing:
             if time.monotonic() > until_s:

@@ -39,6 +39,7 @@ def build(context: Context) -> gr.Blocks:
                 named = ArenaTab(context, run_id, anonymous=False)
         if not context.settings.embed:
             gr.Markdown(f"{_TERMS} {_privacy(context)}", elem_classes="llava-terms")
+        _let_go_of_closed_tabs(context, page)
         _keep_models(context, page, [model, *anonymous.dropdowns, *named.dropdowns], warning)
         chat.restore_on(page.load)
     page.queue(
@@ -71,9 +72,17 @@ def look() -> dict[str, Any]:
     }
 
 
+def _let_go_of_closed_tabs(context: Context, page: gr.Blocks) -> None:
+    async def closed(request: gr.Request) -> None:
+        if request.session_hash:
+            context.closed_tabs.closed(request.session_hash, page.state_holder)
+
+    page.unload(closed)
+
+
 def _keep_models(context: Context, page: gr.Blocks, dropdowns: list[gr.Dropdown], warning: gr.Markdown) -> None:
     """Fills the model lists when the page opens, and again whenever they change."""
-    seen = gr.State(Served())
+    seen = gr.State(None)  # until the page has opened: before, the wish of its address is not known
     outputs = [seen, warning, *dropdowns]
 
     def updates(served: Served, chosen: list[str | None], problem: str = "") -> list[Any]:
@@ -89,9 +98,11 @@ def _keep_models(context: Context, page: gr.Blocks, dropdowns: list[gr.Dropdown]
         ]
         return updates(served, [first, *others], problem)
 
-    async def ticked(known: Served, *chosen: str | None) -> list[Any]:
+    async def ticked(request: gr.Request, known: Served | None, *chosen: str | None) -> list[Any]:
+        if request.session_hash:
+            context.closed_tabs.seen(request.session_hash)
         served = await context.models.now()
-        if served == known:
+        if known is None or served == known:
             return [gr.skip() for _ in outputs]
         first = served.names[0] if served.names else None
         return updates(served, [name if name in served.names else first for name in chosen])

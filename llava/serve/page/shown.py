@@ -7,8 +7,8 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from llava.serve.chat import Chat, Turn
 from llava.serve.chat_pictures import ChatPicture
@@ -79,9 +79,17 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
         messages.append(
             _html(turn.role, f'<div class="llava-error" role="alert">{html.escape(sentence(turn.error))}</div>')
         )
-    if turn.figures.finish_reason is not None:
-        messages.append(_html(turn.role, f'<div class="llava-figures">{html.escape(str(turn.figures))}</div>'))
+    if turn.figures.finish_reason is not None and (figures := _figures(turn)):
+        messages.append(_html(turn.role, f'<div class="llava-figures">{html.escape(figures)}</div>'))
     return messages
+
+
+def _figures(turn: Turn) -> str:
+    """The line under an answer that ended by itself."""
+    figures = str(turn.figures)
+    if turn.text:
+        return figures
+    return f"an empty answer · {figures}" if figures else "an empty answer"
 
 
 def _html(role: str, content: str) -> dict[str, Any]:
@@ -94,9 +102,19 @@ def _picture(picture: ChatPicture) -> str:
     return f'<img class="llava-picture" src="{_thumbnail(picture)}" alt="{alt}" title="{alt}">'
 
 
-@lru_cache(maxsize=256)
+_THUMBNAILS: Final[WeakKeyDictionary[ChatPicture, str]] = WeakKeyDictionary()
+"""Of the pictures that some conversation holds: a growing answer is drawn many times a second, with all of them."""
+
+
 def _thumbnail(picture: ChatPicture) -> str:
     """A data URI: what is shown needs no file on the server."""
+    found = _THUMBNAILS.get(picture)
+    if found is None:
+        found = _THUMBNAILS[picture] = _made_smaller(picture)
+    return found
+
+
+def _made_smaller(picture: ChatPicture) -> str:
     image = picture.decode()
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     file = io.BytesIO()

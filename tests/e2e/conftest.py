@@ -1,0 +1,35 @@
+"""The browser that all tests of the page share, and where they leave pictures of what they saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.browser import OpenedPage, chromium
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    if chromium() is None:
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def photograph(request: pytest.FixtureRequest) -> Callable[[OpenedPage, str], None]:
+    """Keeps what a page looks like now as web-NAME.png in the folder of --screenshots, if there is one."""
+    folder = request.config.getoption("--screenshots")
+
+    def take(opened: OpenedPage, name: str) -> None:
+        if folder is not None:
+            opened.page.mouse.move(0, 0)
+            opened.page.screenshot(path=Path(folder) / f"web-{name}.png", animations="disabled")
+
+    return take
