@@ -85,8 +85,8 @@ def write_xlsx(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
         InvalidRequest: openpyxl is not installed.
     """
     try:
-        from openpyxl import Workbook
-        from openpyxl.cell import WriteOnlyCell
+        from openpyxl import Workbook  # type: ignore[import-untyped]
+        from openpyxl.cell import WriteOnlyCell  # type: ignore[import-untyped]
     except ImportError:
         raise InvalidRequest("writing .xlsx needs openpyxl: pip install openpyxl. Or use --format csv.") from None
     workbook = Workbook(write_only=True)
