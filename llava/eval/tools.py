@@ -25,7 +25,7 @@ TOOLS = {
     "submit-vizwiz": ("llava.eval.convert_vizwiz", "VizWiz: a submission"),
     "submit-vqav2": ("llava.eval.convert_vqav2", "VQAv2: a submission"),
     "textvqa": ("llava.eval.eval_textvqa", "TextVQA: soft accuracy"),
-    "vqa": ("llava.eval.eval_vqa", "VQA and VizWiz: soft accuracy by type of answer"),
+    "vqa-accuracy": ("llava.eval.eval_vqa", "VQA and VizWiz: soft accuracy by type of answer"),
 }
 
 
