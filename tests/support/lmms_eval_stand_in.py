@@ -1,7 +1,7 @@
 """The little of lmms-eval that our model class touches, since lmms-eval cannot be installed beside the tests.
 
-It stands in for names and shapes of arguments alone, as lmms-eval 0.7.3 has them. That the real one works with the class,
-`scripts/bench/lmms_eval.sh` shows.
+It stands in for names and shapes of arguments alone, as lmms-eval 0.7.3 has them. That the real one works with the
+class, `scripts/bench/lmms_eval.sh` shows.
 """
 
 from __future__ import annotations
