@@ -203,9 +203,11 @@ class LlavaEngine(lmms):
     # Likelihoods
 
     def loglikelihood(self, requests: list[Any]) -> list[Any]:
-        """Of each continuation, the log of its probability, and whether greedy decoding would write it.
+        """Of each continuation, its loss, and whether greedy decoding would write it.
 
-        One forward pass a request; the model is taken from the engine for it.
+        The loss is the mean of its tokens' negative log probabilities. That is what lmms-eval's own models return here
+        and what its tasks compare (the smallest wins), whatever the name of this method says. One forward pass a
+        request; the model is taken from the engine for it.
         """
         self._close_engine()
         results = []
@@ -239,7 +241,7 @@ class LlavaEngine(lmms):
                 logits_to_keep=len(written) + 1,
             ).logits[0, :-1]
         chances = logits.float().log_softmax(-1).gather(1, written[:, None])
-        return float(chances.sum()), bool((logits.argmax(-1) == written).all())
+        return -float(chances.mean()), bool((logits.argmax(-1) == written).all())
 
     def _opened(self, context: str, num_pictures: int) -> str:
         """The prompt up to where the assistant's words begin; v0 leaves its role to the model."""

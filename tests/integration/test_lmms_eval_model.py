@@ -113,9 +113,9 @@ def test_greedy_decoding_writes_the_likeliest_continuation(model, visual):
     scored = model.loglikelihood(
         [stand_in.Instance(("What is in the picture?", word, visual, 0, "pictures", "test")) for word in words]
     )
-    chances, is_greedy = zip(*(one.text for one in scored), strict=True)
+    losses, is_greedy = zip(*(one.text for one in scored), strict=True)
     assert is_greedy == (True, False, False)
-    assert chances[0] == max(chances) < 0
+    assert 0 < losses[0] == min(losses)
     # The engine gave its model away for this, and takes it back.
     assert model.generate_until([asked(model, visual, 0)]) == [answer]
 
@@ -123,7 +123,7 @@ def test_greedy_decoding_writes_the_likeliest_continuation(model, visual):
 def test_a_continuation_is_scored_without_a_document_too(model):
     """As tasks ask that compare a choice with its chance by itself."""
     likely, unlikely = model.loglikelihood([stand_in.Instance(("", word)) for word in ("This is", "zz zz")])
-    assert unlikely.text[0] < likely.text[0] < 0
+    assert 0 < likely.text[0] < unlikely.text[0]
 
 
 def test_a_task_in_rounds_goes_on_until_it_says_so(model, visual):
