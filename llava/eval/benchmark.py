@@ -75,12 +75,11 @@ def read_predictions(path: str | Path, *, key: str, field: str) -> Joined:
     path = locate(path, remedy="Give the answers of the generator, or a submission.")
     if not read_text(path).lstrip().startswith("["):
         return read_answers(path)
-    records = read_json(path)
     lines = []
-    for number, record in enumerate(records, start=1):
-        if not isinstance(record, dict):
-            raise DataError(f"{path}: record {number} is a JSON {json_type(record)}, expected an object.")
-        lines.append(Line(number, {**record, "text": record[field]} if field in record else record))
+    for number, (place, record) in enumerate(records_of(path), start=1):
+        if field not in record:
+            raise DataError(f"{place} has no {field!r}. Is it a submission to this benchmark?")
+        lines.append(Line(number, {**record, "text": record[field]}))
     return joined(lines, path, key=key, unit="record")
 
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.command_line import run
-from llava.errors import InvalidRequest
 from llava.eval.benchmark import answers_to, compound, read_answers_by, warn
 from llava.eval.mmbench import Table, is_empty, read_table
 from llava.json_files import whole_file
@@ -79,16 +78,10 @@ def _cell(value: str) -> Cell:
 
 
 def write_xlsx(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
-    """Writes a workbook of one sheet; texts stay texts, whatever character they begin with.
+    """Writes a workbook of one sheet; texts stay texts, whatever character they begin with."""
+    from openpyxl import Workbook  # type: ignore[import-untyped]
+    from openpyxl.cell import WriteOnlyCell  # type: ignore[import-untyped]
 
-    Raises:
-        InvalidRequest: openpyxl is not installed.
-    """
-    try:
-        from openpyxl import Workbook  # type: ignore[import-untyped]
-        from openpyxl.cell import WriteOnlyCell  # type: ignore[import-untyped]
-    except ImportError:
-        raise InvalidRequest("writing .xlsx needs openpyxl: pip install openpyxl. Or use --format csv.") from None
     workbook = Workbook(write_only=True)
     page = workbook.create_sheet("Sheet1")
     for row in rows:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 from pathlib import Path
 
 import pytest
+from openpyxl import load_workbook
 
 from llava.eval.eval_mme import says
 from llava.eval.eval_pope import is_clear, says_no
@@ -133,7 +136,7 @@ def test_pope_refuses_questions_without_labels(pope, tmp_path, capsys, change, m
     question = {"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "category": "random"}
     pope["question_file"] = write_lines(tmp_path / "q.jsonl", [question | change])
     assert evaluate("eval_pope", **pope, result_file=answers(tmp_path / "a.jsonl", [(1, "Yes")])) == 1
-    assert pytest.importorskip("re").search(message, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
 
 
 # MME
@@ -475,15 +478,17 @@ def test_textvqa_scores_a_file_or_a_folder_in_the_originals_words(tmp_path, caps
         },
     )
     asked = [("i1", "what is it?", "STOP."), ("i1", "Which colour?", "blue")]
+    folder = tmp_path / "r"
+    folder.mkdir()
     result = write_lines(
-        tmp_path / "r" / "tiny.jsonl" if (tmp_path / "r").mkdir() is None else tmp_path,
+        folder / "tiny.jsonl",
         [{"question_id": i, "prompt": f"{q}\nAnswer shortly.", "text": text} for i, q, text in asked],
     )
     output = tmp_path / "o.json"
     assert evaluate("eval_textvqa", annotation_file=annotations, result_file=result, output=output) == 0
     assert capsys.readouterr().out.startswith("tiny\nSamples: 2\nAccuracy: 30.00%\n")
     assert odd(output)["missing"] == ["3"]
-    assert evaluate("eval_textvqa", annotation_file=annotations, result_dir=tmp_path / "r") == 0
+    assert evaluate("eval_textvqa", annotation_file=annotations, result_dir=folder) == 0
     assert evaluate("eval_textvqa", annotation_file=annotations) == 1
     assert "give --result-file or --result-dir" in capsys.readouterr().err
 
@@ -617,9 +622,8 @@ def mmbench_submission(tmp_path: Path) -> dict[str, object]:
 
 
 def test_mmbench_submission_is_a_workbook_with_the_predictions_as_texts(mmbench_submission, tmp_path, capsys):
-    openpyxl = pytest.importorskip("openpyxl")
     assert evaluate("convert_mmbench", **mmbench_submission) == 0
-    rows = list(openpyxl.load_workbook(tmp_path / "up" / "tiny.xlsx").active.iter_rows())
+    rows = list(load_workbook(tmp_path / "up" / "tiny.xlsx").active.iter_rows())
     assert [[cell.value for cell in row] for row in rows] == [
         ["index", "question", "A", "B", "C", "D", "prediction", "answer", "split"],
         [7, "What is 7?", "red", "=1+1", None, None, "=B", "A", "dev"],
@@ -665,7 +669,5 @@ def test_an_answer_that_was_cut_off_is_named_with_its_line(seed_bench, tmp_path,
     ],
 )
 def test_a_conversion_is_there_under_the_name_that_users_know(script, repository):
-    import runpy
-
     names = runpy.run_path(str(repository / "scripts" / f"{script}.py"))
     assert any(hasattr(value, "add_arguments") and hasattr(value, "main") for value in names.values())
