@@ -1,0 +1,36 @@
+# Sourced by the scripts beside it, each of which asks a model a benchmark's questions and marks or converts its answers.
+#
+# usage: bash scripts/v1_5/eval/NAME.sh [MODEL]
+#
+# MODEL is a folder or hub id (default: $MODEL, else liuhaotian/llava-v1.5-13b). From the environment: DATA, the folder of
+# the benchmarks (./playground/data/eval); CKPT, what the answers' files are called (the last part of MODEL); CONV_MODE, the
+# template (vicuna_v1); CUDA_VISIBLE_DEVICES, one process each where there are several; PYTHON, the interpreter.
+# What was interrupted goes on when it is started again.
+set -euo pipefail
+
+case ${1:-} in
+    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"; exit 0 ;;
+esac
+model=${1:-${MODEL:-liuhaotian/llava-v1.5-13b}}
+ckpt=${CKPT:-$(basename "$model")}
+data=${DATA:-./playground/data/eval}
+python=${PYTHON:-python}
+# What exists here must be found from the repository's root too.
+[[ ! -e $model ]] || model=$(realpath "$model")
+[[ ! -e $data ]] || data=$(realpath "$data")
+cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# answer MODULE QUESTIONS ANSWERS FLAG...
+answer() {
+    local module=$1 questions=$2 answers=$3 gpus launch=()
+    shift 3
+    [[ -e $questions ]] || fail "$questions: no such file. DATA names the folder of the benchmarks; \
+docs/benchmarks.md tells what goes where."
+    mkdir -p "$(dirname "$answers")"
+    IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
+    ((${#gpus[@]} < 2)) || launch=(-m torch.distributed.run --standalone --nproc_per_node "${#gpus[@]}")
+    "$python" ${launch[@]+"${launch[@]}"} -m "llava.eval.$module" --model-path "$model" --question-file "$questions" \
+        --answers-file "$answers" --temperature 0 --conv-mode "${CONV_MODE:-vicuna_v1}" "$@"
+}

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# MMBench: answers, then a workbook to submit. SPLIT: mmbench_dev_20230712.  Usage: see common.sh, or --help.
+. "$(dirname "$0")/common.sh"
+here=$data/mmbench
+split=${SPLIT:-mmbench_dev_20230712}
+answer model_vqa_mmbench "$here/$split.tsv" "$here/answers/$split/$ckpt.jsonl" --single-pred-prompt
+"$python" scripts/convert_mmbench_for_submission.py --annotation-file "$here/$split.tsv" \
+    --result-dir "$here/answers/$split" --upload-dir "$here/answers_upload/$split" --experiment "$ckpt"

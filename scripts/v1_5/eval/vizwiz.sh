@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# VizWiz: answers, then a submission.  Usage: see common.sh, or --help.
+. "$(dirname "$0")/common.sh"
+here=$data/vizwiz
+answer model_vqa_loader "$here/llava_test.jsonl" "$here/answers/$ckpt.jsonl" --image-folder "$here/test"
+"$python" scripts/convert_vizwiz_for_submission.py --annotation-file "$here/llava_test.jsonl" \
+    --result-file "$here/answers/$ckpt.jsonl" --result-upload-file "$here/answers_upload/$ckpt.json"
