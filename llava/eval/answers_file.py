@@ -1,8 +1,8 @@
 """A file of answers that grows while they are made, and that a later run goes on with.
 
 Each answer is one line, written by one call, so that a killed process loses none that was finished; at the end the
-lines are put into the order of the questions. Several processes of one run may write into one file. A line says with which
-model and settings it was made: answers of different runs never mix.
+lines are put into the order of the questions. Several processes of one run may write into one file. A line says with
+which model and settings it was made: answers of different runs never mix.
 """
 
 from __future__ import annotations
