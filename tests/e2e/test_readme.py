@@ -398,7 +398,7 @@ def test_scienceqa_is_converted_answered_and_marked_as_printed(shell, checkout: 
 
 
 def test_the_originals_spelling_runs_in_its_folder_with_data_of_another(places, shell, checkout: Path):
-    """`python model_vqa.py` with a path that begins at the repository; and a line that lacks its continuation."""
+    """`python model_vqa.py` in llava/eval, with a path that begins at the repository."""
     folder = REPOSITORY / "llava" / "eval"
     words = "--image-folder playground/pictures --temperature 0 --max-new-tokens 8"
     done = shell(

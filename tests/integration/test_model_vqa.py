@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from llava.eval import (
     local_model,
@@ -248,7 +249,10 @@ def test_empty_and_cut_answers_are_kept_and_counted(tmp_path, monkeypatch, capsy
 
     def ends_where_it_would_begin_with_a(*args, **kwargs):
         tokenizer, model, image_processor, context = real(*args, **kwargs)
-        model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["A", "\N{LOWER ONE EIGHTH BLOCK}A"])
+        a, end = tokenizer.convert_tokens_to_ids("\N{LOWER ONE EIGHTH BLOCK}A"), tokenizer.eos_token_id
+        with torch.no_grad():
+            model.lm_head.weight[end] = model.lm_head.weight[a]
+            model.lm_head.weight[a] = 0
         return tokenizer, model, image_processor, context
 
     monkeypatch.setattr(builder, "load_pretrained_model", ends_where_it_would_begin_with_a)
