@@ -78,9 +78,23 @@ def make_model(folder: Path, num_layers: int) -> None:
         for name, weight in model.named_parameters():
             if weight.dim() == 2 and "embed" not in name:
                 weight.mul_(2.5)  # so that answers differ from request to request
+        model.lm_head.weight[2048:] = 0  # never chosen: of these ids the tokenizer has no text that could be compared
     model.save_pretrained(folder)
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).write_bytes((source / "llava-v1.5-tiny" / name).read_bytes())
+
+
+def made_model(work: Path, num_layers: int) -> Path:
+    """The model's folder, made where it is not there yet, and its export beside it for `Static`."""
+    folder = work / f"layers-{num_layers}"
+    if not (folder / "model.safetensors").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        in_a_process("make", str(folder), num_layers)
+    exported = folder.with_name(folder.name + "-exported")
+    if not exported.exists():
+        command = [sys.executable, "-m", "llava.model.convert", "--model-path", str(folder), "--to", "transformers"]
+        subprocess.run([*command, "--output", str(exported)], check=True)
+    return folder
 
 
 # The requests
@@ -372,9 +386,9 @@ def over_http(folder: Path, num_streams: int) -> float:
             service.wait()
 
 
-def in_a_process(task: str, *arguments: Any) -> Any:
-    """Calls `task` of this module in a fresh process and returns what it returned."""
-    command = [sys.executable, "-m", "scripts.bench.serve", "--task", task, "--arguments", json.dumps(arguments)]
+def in_a_process(task: str, *arguments: Any, module: str = "scripts.bench.serve") -> Any:
+    """Calls a task of a benchmark in a fresh process and returns what it returned."""
+    command = [sys.executable, "-m", module, "--task", task, "--arguments", json.dumps(arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -461,14 +475,7 @@ def main() -> int:
         return 0
     if args.work is None:
         parser.error("--work is needed")
-    folder = args.work / f"layers-{args.layers}"
-    if not (folder / "model.safetensors").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        in_a_process("make", str(folder), args.layers)
-    exported = folder.with_name(folder.name + "-exported")
-    if not exported.exists():
-        command = [sys.executable, "-m", "llava.model.convert", "--model-path", str(folder), "--to", "transformers"]
-        subprocess.run([*command, "--output", str(exported)], check=True)
+    folder = made_model(args.work, args.layers)
     if "batch" in args.parts:
         report_batches(folder)
     if "stream" in args.parts:

@@ -1,0 +1,186 @@
+"""Speed of evaluation: `model_vqa` against one question after another and against static batches of transformers.
+
+    python -m scripts.bench.eval --work /path/with/3GB [--layers 8]
+
+The model is that of `scripts.bench.serve`. 64 questions, three a picture, 32 new tokens each, greedy, each way in a
+process of its own on one thread, measured from the moment its model is loaded. All ways must give the same answers.
+Then the scorer of ScienceQA marks 4,241 answers. Prints CPU seconds and ratios; figures of different runs should not be
+compared, ratios may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.serve import (
+    REPOSITORY,
+    WORDS,
+    Asked,
+    Measured,
+    OneByOne,
+    Static,
+    all_at_once,
+    in_a_process,
+    made_model,
+    picture,
+)
+
+NUM_QUESTIONS = 64
+NEW_TOKENS = 32
+A_PICTURE = 3
+NUM_SCIENCE = 4241
+"""Problems of ScienceQA's test split."""
+
+
+def questions() -> list[Asked]:
+    """The same for every way and every run."""
+    rng = random.Random(4)
+    return [
+        Asked(" ".join(rng.choices(WORDS, k=rng.randint(8, 40))) + "?", number // A_PICTURE, NEW_TOKENS)
+        for number in range(NUM_QUESTIONS)
+    ]
+
+
+# Each way of answering, in its process
+
+
+class StaticOf32(Static):
+    """As many at once as the engine runs."""
+
+    batch = 32
+
+
+def measure(folder: Path, way: str) -> Measured:
+    import torch
+
+    torch.set_num_threads(1)
+    return (
+        _by_command(folder)
+        if way == "model_vqa"
+        else _by_hand({"one by one": OneByOne, "static": StaticOf32}[way](folder))
+    )
+
+
+def _by_hand(made: Any) -> Measured:
+    made.answer([Asked("warm up?", 99, 4)])
+    cpu, wall = time.process_time(), time.monotonic()
+    texts = all_at_once(made, questions())
+    return Measured(time.process_time() - cpu, time.monotonic() - wall, texts)
+
+
+def _by_command(folder: Path) -> Measured:
+    """The command itself, with its files; its clock starts when the model is loaded."""
+    from llava.command_line import run
+    from llava.eval import model_vqa
+    from llava.eval.local_model import LocalModel
+
+    class Timed(LocalModel):
+        async def open(self) -> None:
+            await super().open()
+            started.extend((time.process_time(), time.monotonic()))
+
+    started: list[float] = []
+    with tempfile.TemporaryDirectory() as place:
+        asked = questions()
+        for number in {one.picture for one in asked}:
+            picture(number).save(Path(place) / f"{number}.png")
+        records = [
+            {"question_id": number, "image": f"{one.picture}.png", "text": one.question}
+            for number, one in enumerate(asked)
+        ]
+        file = Path(place) / "questions.jsonl"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        answers = Path(place) / "answers.jsonl"
+        words = ["--model-name", folder, "--question-file", file, "--image-folder", place, "--answers-file", answers]
+        settings = ["--device", "cpu", "--dtype", "float32", "--temperature", "0", "--max-new-tokens", NEW_TOKENS]
+        sys.modules["llava.eval.local_model"].LocalModel = Timed  # type: ignore[attr-defined]
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = run(model_vqa.add_arguments, model_vqa.main, argv=[str(word) for word in [*words, *settings]])
+        cpu, wall = time.process_time(), time.monotonic()
+        if code:
+            raise SystemExit(code)
+        texts = [json.loads(line)["text"] for line in answers.read_text().splitlines()]
+    return Measured(cpu - started[0], wall - started[1], texts)
+
+
+# Marking
+
+
+def report_scorer() -> None:
+    from tests.support.science_qa import answer, make_science_qa, right, write_lines
+
+    with tempfile.TemporaryDirectory() as place:
+        base = make_science_qa(Path(place) / "data", NUM_SCIENCE)
+        answers = [answer(number, right(number) + " Because." * 60) for number in range(1, NUM_SCIENCE + 1)]
+        file = write_lines(Path(place) / "a.jsonl", answers)
+        marking = ["-m", "llava.eval.eval_science_qa", "--base-dir", base, "--result-file", file]
+        written = ["--output-file", Path(place) / "o.json", "--output-result", Path(place) / "r.json"]
+        start_s = cpu_of("-m", "llava.eval.eval_science_qa", "--help")
+        print(f"\neval_science_qa, CPU seconds of the whole command: {start_s:.2f} to start (--help), ", end="")
+        print(f"{cpu_of(*marking):.2f} for {NUM_SCIENCE} answers, {cpu_of(*marking, *written):.2f} with both its files")
+
+
+def cpu_of(*words: str | Path) -> float:
+    """CPU seconds of `python WORDS...`, the least of three."""
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times)
+
+
+# The report
+
+TASKS: dict[str, Callable[..., Any]] = {"measure": lambda folder, way: vars(measure(Path(folder), way))}
+
+
+def report_answering(folder: Path) -> None:
+    ways = ("model_vqa", "static", "one by one")
+    results = {way: Measured(**in_a_process("measure", str(folder), way, module="scripts.bench.eval")) for way in ways}
+    ours = results["model_vqa"]
+    print(f"{NUM_QUESTIONS} questions, {A_PICTURE} a picture, {NEW_TOKENS} new tokens")
+    for way, one in results.items():
+        same = sum(a == b for a, b in zip(one.texts, ours.texts, strict=True))
+        print(
+            f"  {way:11} {one.cpu_s:7.1f} s of CPU, {NUM_QUESTIONS / one.cpu_s:5.2f} questions/s of CPU; model_vqa is "
+            f"{one.cpu_s / ours.cpu_s:.2f} times as fast; {same} of {NUM_QUESTIONS} answers the same, "
+            f"{len(set(one.texts))} different ones"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="folder for the models")
+    parser.add_argument("--layers", type=int, default=8, help="of the Llama (8)")
+    parser.add_argument("--parts", default="answer,score", help="what to measure (answer,score)")
+    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.task:
+        print(json.dumps(TASKS[args.task](*args.arguments)))
+        return 0
+    if args.work is None:
+        parser.error("--work is needed")
+    if "score" in args.parts:
+        report_scorer()
+    if "answer" in args.parts:
+        report_answering(made_model(args.work, args.layers))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
