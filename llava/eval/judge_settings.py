@@ -34,7 +34,7 @@ class JudgeSettings:
     temperature: float | None = None
     """Not sent where it is None; some models refuse it."""
     reply_format: ReplyFormat = "auto"
-    """`schema` asks for JSON of a fixed form, `text` for free text; `auto` asks for JSON where the service can do it."""
+    """`schema` asks for JSON of a fixed form, `text` for free text; `auto` for JSON where the service can do it."""
     tries: int = 3
     """Calls for one question until a reply can be used."""
     max_retries: int = 8
