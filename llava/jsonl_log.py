@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -62,7 +63,8 @@ class JsonlLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
-            self._file.truncate(before)
+            with suppress(OSError):  # what is left of the record is removed when the file is opened again
+                self._file.truncate(before)
             raise OSError(error.errno, f"cannot be written: {error.strerror}", str(self.path)) from error
 
     def _remove_cut_off_record(self) -> None:

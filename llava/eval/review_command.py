@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llava.command_line import DONE, FAILED
 from llava.errors import InvalidRequest
 from llava.eval.judge_settings import JudgeSettings, add_judge_arguments, judge_settings
-from llava.eval.records import some
+from llava.eval.records import EVAL_FOLDER, some
 
 if TYPE_CHECKING:
     from llava.eval.chat_model import ChatModel, Reply
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llava.eval.review_scores import Scores
     from llava.jsonl_log import JsonlLog
 
-DEFAULT_RULE = "table/rule.json"
+DEFAULT_RULE = EVAL_FOLDER / "table" / "rule.json"
 
 
 def add_review_arguments(parser: argparse.ArgumentParser, *, context: bool) -> None:
@@ -86,7 +86,7 @@ def review(args: argparse.Namespace, kind: Kind) -> int:
         kind,
         question=args.question,
         answers=(args.answer_list[0], args.answer_list[1]),
-        rule=args.rule,
+        rule=str(args.rule),
         context=getattr(args, "context", None),
         system=args.system or SYSTEM,
         skip_missing=args.skip_missing,
@@ -280,9 +280,7 @@ class _Review:
 
     def _say(self, report: RunReport, asked: int, cost: float) -> int:
         """What is not as it should be; returns the exit code."""
-        again = (
-            f"{report.finished} of {asked} were finished and are in {self.output}; the same command goes on from them."
-        )
+        again = f"{report.finished} of {asked} are finished, in {self.output}; the same command goes on from there."
         if report.interrupted:
             print(f"stopped: {again}", file=sys.stderr)
             raise KeyboardInterrupt

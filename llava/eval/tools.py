@@ -14,7 +14,7 @@ TOOLS = {
     "gpt-review-bench": ("llava.eval.eval_gpt_review_bench", "a judge compares two answers: LLaVA-Bench"),
     "gpt-review-visual": (
         "llava.eval.eval_gpt_review_visual",
-        "a judge compares two answers: questions about pictures",
+        "a judge compares two answers about a picture",
     ),
     "gpt-review-summary": ("llava.eval.summarize_gpt_review", "figures of reviews, with intervals"),
     "merge-answers": ("llava.eval.merge_answers", "the answers of several processes as one file"),
