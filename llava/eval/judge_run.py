@@ -12,11 +12,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
+from llava.command_line import DONE, FAILED
 from llava.errors import LlavaError
 from llava.eval.chat_model import CallFailed, ChatModel, Messages, Reply, ServiceBusy, ServiceRefuses, Usage
 from llava.eval.judge_costs import Spending, estimated_usage
+from llava.eval.records import some
 
 T = TypeVar("T")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -215,6 +218,30 @@ class Run(Generic[T]):
         used = self.spending.usage
         text = f"{used.prompt_tokens:,} + {used.completion_tokens:,} tokens"
         return f"{text}, cost {self.spending.cost:.2f}" if self.spending.settings.has_prices else text
+
+
+def say_how_it_went(report: RunReport, asked: int, output: Path, spending: Spending) -> int:
+    """Says on standard error what is missing, and why; returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted.
+    """
+    again = f"{report.finished} of {asked} are finished, in {output}; the same command goes on from there."
+    if report.interrupted:
+        print(f"stopped: {again}", file=sys.stderr)
+        raise KeyboardInterrupt
+    if report.stopped:
+        message = f"{report.stopped} {again}"
+    elif report.limit_reached:
+        limit = f"--max-cost {spending.settings.max_cost:g} (so far: {spending.cost:.4f})"
+        message = f"the next reply could bring the cost above {limit}. {again}"
+    elif report.failed:
+        reason = next(iter(report.failed.values()))
+        message = f"no reply to {len(report.failed)} of {asked} ({some(report.failed)}); the first: {reason}. {again}"
+    else:
+        return DONE
+    print(f"error: {message}", file=sys.stderr)
+    return FAILED
 
 
 @contextmanager

@@ -139,7 +139,7 @@ class _Review:
 
     def _ask(self, log: JsonlLog) -> int:
         from llava.eval.judge_costs import Spending
-        from llava.eval.judge_run import Job, Run
+        from llava.eval.judge_run import Job, Run, say_how_it_went
         from llava.eval.review_log import tidy
 
         existing = self._existing()
@@ -159,7 +159,7 @@ class _Review:
 
         if jobs:
             report = asyncio.run(ask())
-            code = self._say(report, len(jobs), spending.cost)
+            code = say_how_it_went(report, len(jobs), self.output, spending)
             if code != DONE:
                 return code
         tidy(self.output, existing)
@@ -277,32 +277,6 @@ class _Review:
             return Outcome(job, self._accept(reply), None, reply, 1, usage)
         except Unusable as error:
             return Outcome(job, None, str(error), reply, 1, usage)
-
-    def _say(self, report: RunReport, asked: int, cost: float) -> int:
-        """What is not as it should be; returns the exit code."""
-        again = f"{report.finished} of {asked} are finished, in {self.output}; the same command goes on from there."
-        if report.interrupted:
-            print(f"stopped: {again}", file=sys.stderr)
-            raise KeyboardInterrupt
-        if report.stopped:
-            print(f"error: {report.stopped} {again}", file=sys.stderr)
-            return FAILED
-        if report.limit_reached:
-            print(
-                f"error: the next reply could bring the cost above --max-cost {self.settings.max_cost:g} "
-                f"(so far: {cost:.4f}). {again}",
-                file=sys.stderr,
-            )
-            return FAILED
-        if report.failed:
-            reason = next(iter(report.failed.values()))
-            print(
-                f"error: no reply to {len(report.failed)} of {asked} ({some(report.failed)}); the first: {reason}. "
-                f"Start the same command again to ask for what is missing.",
-                file=sys.stderr,
-            )
-            return FAILED
-        return DONE
 
     def _say_end(self) -> None:
         """What the file holds now."""

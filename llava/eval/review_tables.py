@@ -162,8 +162,11 @@ def _interval(figure: Any, *, signed: bool = False) -> str:
     return f"{figure.low:{form}} to {figure.high:{form}}"
 
 
-def _bracketed(figure: Figure) -> str:
-    return "" if figure.low is None else f"({_interval(figure)})"
+def _cell(figure: Figure | None) -> str:
+    """`85.1 (80.2 to 90.3)`"""
+    if figure is None:
+        return "-"
+    return _number(figure.relative) if figure.low is None else f"{_number(figure.relative)} ({_interval(figure)})"
 
 
 def notes(models: Sequence[Model], repeated: dict[str, tuple[str, ...]]) -> list[str]:

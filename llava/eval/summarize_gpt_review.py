@@ -168,6 +168,8 @@ def _summary(reviews: list[Reviews], args: argparse.Namespace) -> Summary:
         (name, score([review for review in one.reviews if review.scores], bootstrap))
         for one, name in zip(reviews, names, strict=True)
     ]
+    if not any(model.figures for model in models):
+        raise DataError(f"{', '.join(str(one.path) for one in reviews)}: no review has scores.")
     found = notes(models, {str(one.path): one.repeated for one in reviews})
     if args.bootstrap and not any(group.startswith("picture") for _, one in scored for group in one.groups):
         found.append("No review says what picture it is about, so questions were resampled. --question FILE tells.")
@@ -184,7 +186,7 @@ def _write(summary: Summary, folder: Path, plot: str) -> None:
     """Makes everything before it writes anything, so that a folder holds no half of a summary."""
     from llava.eval.review_plot import draw
     from llava.eval.review_tables import as_json, as_markdown, differences_csv, figures_csv
-    from llava.json_files import whole_file
+    from llava.json_files import write_files
 
     picture = f"summary.{plot}"
     texts = {
@@ -193,13 +195,7 @@ def _write(summary: Summary, folder: Path, plot: str) -> None:
         "summary-differences.csv": differences_csv(summary),
         "summary.md": as_markdown(summary, picture) + "\n",
     }
-    files = {name: text.encode() for name, text in texts.items()} | {picture: draw(summary, plot)}
-    if folder.exists() and not folder.is_dir():
-        raise InvalidRequest(f"--output {folder}: this is a file. Name a folder.")
-    for name, content in files.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_bytes(content)
-    print(f"wrote {', '.join(files)} in {folder}", file=sys.stderr)
+    write_files(folder, {name: text.encode() for name, text in texts.items()} | {picture: draw(summary, plot)})
 
 
 if __name__ == "__main__":
