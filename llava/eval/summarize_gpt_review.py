@@ -98,7 +98,7 @@ def _chosen(args: argparse.Namespace) -> list[Reviews]:
     if not chosen:
         judges = sorted({judge for one in read for judge in one.judges}) or ["0314 (0613 where the name says so)"]
         raise DataError(
-            f"--version {args.version}: none of {len(read)} files is of this judge. Is: {', '.join(judges)}."
+            f"--version {args.version}: none of {len(read)} files is of this judge. There are: {', '.join(judges)}."
         )
     ignored = {str(identity).strip() for identity in args.ignore}
     return [part for one in chosen for part in _by_judge(one, ignored, args.version)]
