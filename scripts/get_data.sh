@@ -78,15 +78,18 @@ fetch() {
 # Whether a file is Git LFS's pointer to what has this sum.
 is_pointer_to() { head -c 200 "$1" | grep -q "^oid sha256:$2\$"; }
 
-# Fetches into PART; where the repository holds a pointer only, what it points to.
+# Fetches into PART; where the repository holds a pointer only, what it points to, by way of PART.large.
 fetch_content() {
     local sum=$1 name=$2 part=$3
-    [[ ! -f $part || $(sum_of "$part") != "$sum" ]] || return 0
-    fetch "$source/$name" "$part" || return
-    if is_pointer_to "$part" "$sum"; then
-        rm -f "$part"
-        fetch "$large/$name" "$part"
+    if [[ ! -e $part.large ]]; then
+        [[ ! -f $part || $(sum_of "$part") != "$sum" ]] || return 0
+        fetch "$source/$name" "$part" || return
+        is_pointer_to "$part" "$sum" || return 0
+        mv "$part" "$part.large"
+        : >"$part.large"
     fi
+    fetch "$large/$name" "$part.large" || return
+    mv "$part.large" "$part"
 }
 
 get() {
@@ -100,7 +103,7 @@ get() {
     command -v curl >/dev/null || { failed "$path: curl is needed to fetch it; or put it there by hand (--list)." || return 1; }
     mkdir -p "$(dirname "$path")"
     if ! fetch_content "$sum" "$name" "$part"; then
-        if [[ -s $part ]]; then
+        if [[ -s $part || -s $part.large ]]; then
             failed "$path: the transfer broke off. Run this again, it goes on from there." || return 1
         fi
         failed "$path: cannot be fetched from $source/$name. Check the network, or put it there by hand (--list)." || return 1

@@ -190,8 +190,11 @@ def test_a_pointer_of_git_lfs_is_followed_even_by_a_transfer_that_is_cut_off(cut
     mirror.cut_off[f"media/{QUESTIONS}"] = cut_off
     if cut_off:
         assert fetch().returncode == 1
+        mirror.requests.clear()
     assert fetch().returncode == 0
     assert (checkout / QUESTIONS).read_bytes() == content
+    if cut_off:
+        assert mirror.requests == [(f"media/{QUESTIONS}", f"bytes={len(content) * 7 // 8}-")]
 
 
 def test_help_and_wrong_usage(fetch):
