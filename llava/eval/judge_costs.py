@@ -45,6 +45,7 @@ class Spending:
         self.settings = settings
         self.usage = before
         self._promised = 0.0
+        self._calls_under_way = 0
 
     @property
     def cost(self) -> float:
@@ -58,23 +59,29 @@ class Spending:
         if limit is not None and self.cost + self._promised + most > limit:
             return None
         self._promised += most
+        self._calls_under_way += 1
         return most
 
     def settle(self, reserved: float, usage: Usage | None) -> None:
         """Puts what a call really used in the place of what was set aside."""
         self._promised -= reserved
+        self._calls_under_way -= 1
         if usage is not None:
             self.usage += usage
 
     @property
     def is_waiting(self) -> bool:
         """Whether calls are under way that may turn out cheaper than what was set aside."""
-        return self._promised > 1e-12
+        return self._calls_under_way > 0
 
 
 def cost(settings: JudgeSettings, tokens_in: float, tokens_out: float) -> float:
     """In the currency of the prices; 0 without prices."""
     return ((settings.price_in or 0.0) * tokens_in + (settings.price_out or 0.0) * tokens_out) / _MILLION
+
+
+def money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 0.1 else f"{amount:.4f}"
 
 
 def estimated_usage(messages: Messages, reply: str) -> Usage:
@@ -123,7 +130,7 @@ def preview(settings: JudgeSettings, done: int, what: Estimate) -> str:
     ]
     if settings.has_prices:
         about, most = (cost(settings, what.tokens_in, out) for out in (what.tokens_out, what.most_tokens_out))
-        lines.append(f"cost:    about {about:.2f}, at most about {most:.2f} without repeats")
+        lines.append(f"cost:    about {money(about)}, at most about {money(most)} without repeats")
     else:
         lines.append("cost:    unknown; give --price-in and --price-out, of a million tokens")
     return "\n".join(lines)

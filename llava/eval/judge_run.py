@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 from llava.command_line import DONE, FAILED
 from llava.errors import LlavaError
 from llava.eval.chat_model import CallFailed, ChatModel, Messages, Reply, ServiceBusy, ServiceRefuses, Usage
-from llava.eval.judge_costs import Spending, estimated_usage
+from llava.eval.judge_costs import Spending, estimated_usage, money
 from llava.eval.records import some
 
 T = TypeVar("T")
@@ -217,7 +217,7 @@ class Run(Generic[T]):
     def _postfix(self) -> str:
         used = self.spending.usage
         text = f"{used.prompt_tokens:,} + {used.completion_tokens:,} tokens"
-        return f"{text}, cost {self.spending.cost:.2f}" if self.spending.settings.has_prices else text
+        return f"{text}, cost {money(self.spending.cost)}" if self.spending.settings.has_prices else text
 
 
 def say_how_it_went(report: RunReport, asked: int, output: Path, spending: Spending) -> int:
@@ -233,7 +233,7 @@ def say_how_it_went(report: RunReport, asked: int, output: Path, spending: Spend
     if report.stopped:
         message = f"{report.stopped} {again}"
     elif report.limit_reached:
-        limit = f"--max-cost {spending.settings.max_cost:g} (so far: {spending.cost:.4f})"
+        limit = f"--max-cost {spending.settings.max_cost:g} (so far: {money(spending.cost)})"
         message = f"the next reply could bring the cost above {limit}. {again}"
     elif report.failed:
         reason = next(iter(report.failed.values()))

@@ -387,6 +387,20 @@ def test_a_run_killed_after_40_of_90_reviews_goes_on_and_pays_for_next_to_nothin
     ]
 
 
+def test_a_second_interrupt_gives_up_the_calls_under_way(judge, files, output):
+    judge.hold_at = 1
+    process = start(*arguments(files, output))
+    assert judge.reached.wait(120)
+    process.send_signal(signal.SIGINT)
+    while "once more: give them up" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped: 0 of 9 are finished" in err
+    assert "Traceback" not in err
+
+
 def test_a_record_that_was_cut_off_is_made_again(judge, files, output, review):
     assert review(arguments(files, output))[0] == 0
     whole = output.read_text()
@@ -476,7 +490,7 @@ def test_a_dry_run_counts_calls_tokens_and_cost_and_asks_nothing(judge, files, o
     assert f"prompts: {size:,} characters, about {round(size / 4):,} tokens" in out
     assert "replies: about 2,340 tokens (130 each), at most 18,432" in out
     cost = (round(size / 4) * 2.5 + 2340 * 10) / 1e6
-    assert f"cost:    about {cost:.2f}, at most about" in out
+    assert f"cost:    about {cost:.4f}, at most about" in out
 
 
 def prompts_of(files, output, judge, review) -> list[str]:
