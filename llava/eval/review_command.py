@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
-import re
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava.command_line import DONE, FAILED
-from llava.errors import InvalidRequest
-from llava.eval.judge_settings import JudgeSettings, add_judge_arguments, judge_settings
-from llava.eval.records import EVAL_FOLDER, some
+from llava.command_line import DONE
+from llava.errors import DataError, InvalidRequest
+from llava.eval.judge_settings import add_judge_arguments, judge_settings
+from llava.eval.records import EVAL_FOLDER
 
 if TYPE_CHECKING:
-    from llava.eval.chat_model import ChatModel, Reply
-    from llava.eval.judge_batch import BatchFile
-    from llava.eval.judge_run import Outcome, RunReport
-    from llava.eval.review_log import Existing
-    from llava.eval.review_prompts import Kind, ReviewPrompt, ReviewSet
-    from llava.eval.review_scores import Scores
+    from llava.eval.judge_run import RunReport
+    from llava.eval.review_prompts import Kind
+    from llava.eval.review_run import ReviewRun
     from llava.jsonl_log import JsonlLog
 
 DEFAULT_RULE = EVAL_FOLDER / "table" / "rule.json"
@@ -75,7 +68,10 @@ def add_review_arguments(parser: argparse.ArgumentParser, *, context: bool) -> N
 
 
 def review(args: argparse.Namespace, kind: Kind) -> int:
+    from llava.eval.review_batch import batch_file, run_batch
     from llava.eval.review_prompts import SYSTEM, print_notes, read_review_set
+    from llava.eval.review_run import ReviewRun
+    from llava.jsonl_log import JsonlLog
 
     settings = judge_settings(args)
     if len(args.answer_list) != 2:
@@ -92,210 +88,54 @@ def review(args: argparse.Namespace, kind: Kind) -> int:
         skip_missing=args.skip_missing,
     )
     print_notes(reviews.notes)
-    return _Review(args, settings, reviews).run()
-
-
-class _Review:
-    """One run of a review command."""
-
-    def __init__(self, args: argparse.Namespace, settings: JudgeSettings, reviews: ReviewSet):
-        self.args = args
-        self.settings = settings
-        self.reviews = reviews
-        self.output = Path(args.output)
-        self.low, self.high = args.scale
-
-    def run(self) -> int:
-        from llava.jsonl_log import JsonlLog
-
-        if self.args.dry_run and not self.output.exists():
-            return self._preview(self._existing())
-        with JsonlLog(self.output) as log:
-            if self.args.dry_run:
-                return self._preview(self._existing())
-            if self.args.batch:
-                return self._batch(log)
-            return self._ask(log)
-
-    def _existing(self) -> Existing:
-        from llava.eval.review_log import print_existing, read_existing
-
-        existing = read_existing(self.output, self.reviews.prompts, self.settings, replace=self.args.replace)
-        print_existing(self.output, existing)
-        return existing
-
-    def _to_ask(self, existing: Existing) -> list[ReviewPrompt]:
-        wanted = [prompt for prompt in self.reviews.prompts if self.args.swap or prompt.order == "forward"]
-        return existing.to_ask(wanted, redo_unparsable=self.args.redo_unparsable)
-
-    def _preview(self, existing: Existing) -> int:
-        from llava.eval.judge_costs import characters, estimate, preview
-
-        asked = self._to_ask(existing)
-        measured = [(characters(self._messages(p)), used) for p, used in existing.measured(self.reviews.prompts)]
-        what = estimate(self.settings, map(self._messages, asked), measured)
-        print(preview(self.settings, len(existing.usable), what))
-        return DONE
-
-    def _ask(self, log: JsonlLog) -> int:
-        from llava.eval.judge_costs import Spending
-        from llava.eval.judge_run import Job, Run, say_how_it_went
-        from llava.eval.review_log import tidy
-
-        existing = self._existing()
-        jobs = [
-            Job(f"question {prompt.identity}{' swapped' * (prompt.order == 'swapped')}", self._messages(prompt), prompt)
-            for prompt in self._to_ask(existing)
-        ]
-        spending = Spending(self.settings, existing.usage)
-
-        async def ask() -> RunReport:
-            async with self._model() as model:
-
-                def save(outcome: Outcome[Scores]) -> None:
-                    self._save(log, model.endpoint, outcome)
-
-                return await Run(model, spending, self._accept, save).ask_all(jobs)
-
-        if jobs:
-            report = asyncio.run(ask())
-            code = say_how_it_went(report, len(jobs), self.output, spending)
-            if code != DONE:
-                return code
-        tidy(self.output, existing)
-        self._say_end()
-        return DONE
-
-    def _model(self) -> ChatModel:
-        from llava.eval.chat_model import ChatModel
-        from llava.eval.review_scores import schema
-
-        return ChatModel(self.settings, schema(self.low, self.high))
-
-    def _messages(self, prompt: ReviewPrompt) -> list[dict[str, str]]:
-        return [{"role": "system", "content": self.reviews.system}, {"role": "user", "content": prompt.text}]
-
-    def _accept(self, reply: Reply) -> Scores:
-        from llava.eval.judge_run import Unusable
-        from llava.eval.review_scores import NoScores, parse_scores
-
-        try:
-            return parse_scores(reply.text, self.low, self.high)
-        except NoScores as error:
-            if reply.refusal:
-                raise Unusable("the judge refused") from None
-            cut = f"; it was cut off after {self.settings.max_tokens} tokens, see --max-tokens"
-            raise Unusable(f"{error}{cut if reply.finish_reason == 'length' else ''}") from None
-
-    def _save(self, log: JsonlLog, endpoint: str, outcome: Outcome[Scores]) -> None:
-        from llava.eval.review_log import review_record
-
-        log.append(
-            review_record(
-                outcome.job.subject,
-                outcome.value,
-                outcome.reason,
-                outcome.reply,
-                reviews=self.reviews,
-                settings=self.settings,
-                endpoint=endpoint,
-                tries=outcome.tries,
-                usage=outcome.usage,
+    run = ReviewRun(args, settings, reviews)
+    if args.dry_run and not run.output.exists():
+        return _preview(run)
+    with JsonlLog(run.output) as log:
+        if args.dry_run:
+            return _preview(run)
+        if args.batch:
+            return run_batch(run, log)
+        if batch_file(run.output).exists:
+            raise DataError(
+                f"{batch_file(run.output).path}: a batch of these reviews was submitted. Fetch it with --batch "
+                "collect, or remove this file to give it up."
             )
-        )
-
-    def _batch(self, log: JsonlLog) -> int:
-        from llava.eval.judge_batch import BatchFile
-
-        file = BatchFile(self.output.with_name(f"{self.output.name}.batch.json"))
-        existing = self._existing()
-
-        async def act() -> int:
-            async with self._model() as model:
-                if self.args.batch == "submit":
-                    return await self._submit(model, file, existing)
-                return await self._collect(model, file, existing, log)
-
-        return asyncio.run(act())
-
-    async def _submit(self, model: ChatModel, file: BatchFile, existing: Existing) -> int:
-        from llava.eval.judge_batch import Call, submit
-        from llava.eval.judge_costs import Spending
-
-        calls = [Call(_custom_id(prompt), self._messages(prompt)) for prompt in self._to_ask(existing)]
-        if not calls:
-            self._say_end()
-            return DONE
-        spending = Spending(self.settings, existing.usage)
-        if any(spending.reserve(call.messages) is None for call in calls):
-            raise InvalidRequest(
-                f"{len(calls)} calls could cost more than --max-cost {self.settings.max_cost:g}, if every reply were "
-                "as long as --max-tokens. --dry-run tells the likely cost; raise the one or lower the other."
-            )
-        ids = await submit(model, file, calls)
-        print(f"submitted {len(calls)} calls: batch {', '.join(ids)}\nnext: the same command with --batch collect")
-        return DONE
-
-    async def _collect(self, model: ChatModel, file: BatchFile, existing: Existing, log: JsonlLog) -> int:
-        from llava.eval.judge_batch import collect
-        from llava.eval.review_log import tidy
-
-        collected, waiting = await collect(model, file, self.output.parent)
-        prompts = {_custom_id(prompt): prompt for prompt in self.reviews.prompts}
-        failed: dict[str, str] = {}
-        for one in collected:
-            prompt = prompts.get(one.custom_id)
-            if prompt is None:
-                failed[one.custom_id] = f"the files have changed since; its reply is kept in {self.output.parent}"
-            elif one.reply is None:
-                failed[f"question {prompt.identity}"] = one.reason or "no reply"
-            elif prompt.key not in existing.usable:
-                self._save(log, model.endpoint, self._batch_outcome(prompt, one.reply))
-        file.write(model, waiting)
-        if failed:
-            reason = next(iter(failed.values()))
-            print(
-                f"error: no review from {len(failed)} of {len(collected)} calls ({some(failed)}); the first: {reason}. "
-                "Submit again, or ask without --batch, for what is missing.",
-                file=sys.stderr,
-            )
-            return FAILED
-        if waiting:
-            print(f"collected {len(collected)}; {len(waiting)} batches have not ended. Collect again later.")
-            return FAILED
-        tidy(self.output, existing)
-        self._say_end()
-        return DONE
-
-    def _batch_outcome(self, prompt: ReviewPrompt, reply: Reply) -> Outcome[Scores]:
-        from llava.eval.judge_costs import estimated_usage
-        from llava.eval.judge_run import Job, Outcome, Unusable
-
-        job = Job(prompt.identity, self._messages(prompt), prompt)
-        usage = reply.usage or estimated_usage(job.messages, reply.text)
-        try:
-            return Outcome(job, self._accept(reply), None, reply, 1, usage)
-        except Unusable as error:
-            return Outcome(job, None, str(error), reply, 1, usage)
-
-    def _say_end(self) -> None:
-        """What the file holds now."""
-        from llava.eval.review_log import read_existing
-
-        now = read_existing(self.output, self.reviews.prompts, self.settings, replace=False)
-        print(f"{self.output}: {len(now.usable)} reviews by {self.settings.judge_model}")
-        if now.flagged:
-            ids = list(dict.fromkeys(identity for identity, _ in now.flagged))
-            print(
-                f"note: without scores, so in no figure: {len(now.flagged)} (questions {some(ids)}); --redo-unparsable "
-                "asks them again",
-                file=sys.stderr,
-            )
-        print(f"next: python -m llava.eval.summarize_gpt_review -f {self.output}")
+        return _ask(run, log)
 
 
-def _custom_id(prompt: ReviewPrompt) -> str:
-    """Of a prompt in a batch: 64 characters at most, and never that of another question, order or prompt."""
-    digest = hashlib.sha256(f"{prompt.identity}\n{prompt.sha256}".encode()).hexdigest()[:24]
-    readable = re.sub(r"[^\w.-]", "_", prompt.identity, flags=re.ASCII)[:24]
-    return f"{readable}-{prompt.order}-{digest}"
+def _preview(run: ReviewRun) -> int:
+    from llava.eval.judge_costs import characters, estimate, preview
+
+    existing = run.existing()
+    measured = [(characters(run.messages(p)), used) for p, used in existing.measured(run.reviews.prompts)]
+    what = estimate(run.settings, map(run.messages, run.to_ask(existing)), measured)
+    print(preview(run.settings, len(existing.usable), what))
+    return DONE
+
+
+def _ask(run: ReviewRun, log: JsonlLog) -> int:
+    from llava.eval.judge_costs import Spending
+    from llava.eval.judge_run import Job, Outcome, Run, say_how_it_went
+    from llava.eval.review_log import tidy
+    from llava.eval.review_scores import Scores
+
+    existing = run.existing()
+    jobs = [Job(prompt.name, run.messages(prompt), prompt) for prompt in run.to_ask(existing)]
+    spending = Spending(run.settings, existing.usage)
+
+    async def ask() -> RunReport:
+        async with run.model() as model:
+
+            def save(outcome: Outcome[Scores]) -> None:
+                run.save(log, model.endpoint, outcome)
+
+            return await Run(model, spending, run.accept, save).ask_all(jobs)
+
+    if jobs:
+        code = say_how_it_went(asyncio.run(ask()), len(jobs), run.output, spending)
+        if code != DONE:
+            return code
+    tidy(run.output, existing)
+    run.say_end()
+    return DONE

@@ -84,6 +84,11 @@ class ReviewPrompt:
     """Of the system's and the user's message."""
 
     @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"question {self.identity}" + (" with the answers exchanged" if self.order == "swapped" else "")
+
+    @property
     def key(self) -> tuple[str, Order]:
         return self.identity, self.order
 

@@ -531,6 +531,10 @@ def test_a_batch_gives_the_reviews_that_single_calls_give(judge, files, output, 
     [uploaded] = judge.files.values()
     assert len({json.loads(line)["custom_id"] for line in uploaded.splitlines()}) == 18
 
+    code, _, err = review(arguments(files, output, swap=True))
+    assert code == 1
+    assert "a batch of these reviews was submitted. Fetch it with --batch collect" in err
+
     judge.batch_status = "in_progress"
     code, _, err = review(arguments(files, output, batch="collect", swap=True))
     assert code == 1
