@@ -17,7 +17,6 @@ from llava.eval.judge_settings import JudgeSettings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-    from openai.types.chat import ChatCompletion
 
 Messages = list[dict[str, str]]
 
@@ -38,6 +37,12 @@ class CallFailed(LlavaError):
     """One call without a reply, after all repeats; another one may succeed."""
 
     code, status = "judge_call_failed", 502
+
+
+class NoConnection(CallFailed):
+    """The service cannot be reached."""
+
+    code, status = "judge_unreachable", 502
 
 
 class CallRefused(CallFailed):
@@ -67,8 +72,8 @@ class Reply:
 
     text: str
     """Empty where the model refused or wrote nothing."""
-    snapshot: str
-    """The model's full name, as the service gives it."""
+    snapshot: str | None
+    """The model's full name, if the service gives it."""
     fingerprint: str | None
     finish_reason: str | None
     refusal: str | None
@@ -137,6 +142,8 @@ class ChatModel:
             return as_reply(await self.client.chat.completions.create(**body))
         except openai.OpenAIError as error:
             raise sorted_error(error, self.settings) from error
+        except ValueError as error:  # JSON that is none
+            raise CallFailed(f"a reply that is not of the protocol ({error})") from error
 
     def _can_do_without(self, error: CallRefused, body: dict[str, Any]) -> bool:
         """Whether the request has changed since, by this or by another call that was refused."""
@@ -149,24 +156,32 @@ class ChatModel:
         return False
 
 
-def as_reply(completion: ChatCompletion) -> Reply:
-    """The first choice of a completion.
+def as_reply(completion: Any) -> Reply:
+    """The first choice of a completion; the client does not check what services send.
 
     Raises:
-        CallFailed: there is none.
+        CallFailed: it is none, or has no choice.
     """
-    if not completion.choices:
-        raise CallFailed("the service sent a completion without choices")
-    choice = completion.choices[0]
-    usage = completion.usage and Usage(completion.usage.prompt_tokens, completion.usage.completion_tokens)
+    from openai.types.chat import ChatCompletion
+
+    if not isinstance(completion, ChatCompletion):
+        raise CallFailed(f"a reply that is not of the protocol: {str(completion)[:80]!r}")
+    message = completion.choices[0].message if completion.choices else None
+    if message is None:
+        raise CallFailed("a completion without choices")
     return Reply(
-        text=choice.message.content or "",
-        snapshot=completion.model,
+        text=message.content or "",
+        snapshot=completion.model or None,
         fingerprint=completion.system_fingerprint,
-        finish_reason=choice.finish_reason,
-        refusal=getattr(choice.message, "refusal", None),
-        usage=usage,
+        finish_reason=completion.choices[0].finish_reason,
+        refusal=message.refusal,
+        usage=_usage(completion.usage),
     )
+
+
+def _usage(usage: Any) -> Usage | None:
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    return Usage(counts[0], counts[1]) if all(isinstance(count, int) for count in counts) else None
 
 
 def sorted_error(error: Exception, settings: JudgeSettings) -> LlavaError:
@@ -178,7 +193,7 @@ def sorted_error(error: Exception, settings: JudgeSettings) -> LlavaError:
     if isinstance(error, openai.APITimeoutError):
         return CallFailed(f"no reply within {settings.timeout_s:g} s (--timeout)")
     if isinstance(error, openai.APIConnectionError):
-        return CallFailed(f"no connection to the service ({error.__cause__ or error})")
+        return NoConnection(f"no connection to the service ({error.__cause__ or error})")
     return CallFailed(f"a reply that is not of the protocol ({error})")
 
 
@@ -222,6 +237,10 @@ def _client(settings: JudgeSettings) -> AsyncOpenAI:
     key = os.environ.get("OPENAI_API_KEY") or None
     if key is None and base_url is None:
         raise InvalidRequest("OPENAI_API_KEY is not set: it holds the key for OpenAI, or give --base-url.")
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise InvalidRequest(
+            f"--base-url {base_url}: must begin with http:// or https://, such as http://host:8000/v1."
+        )
     return openai.AsyncOpenAI(
         base_url=base_url, api_key=key or "none", max_retries=settings.max_retries, timeout=settings.timeout_s
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llava.errors import DataError, TryAgain
-from llava.eval.chat_model import CallFailed, ChatModel, Messages, Reply, as_reply, sorted_error
+from llava.eval.chat_model import CallFailed, ChatModel, Messages, Reply, ServiceRefuses, as_reply, sorted_error
 from llava.json_files import read_json, read_jsonl, write_json, write_text
 
 ENDPOINT: Final = "/v1/chat/completions"
@@ -238,5 +238,7 @@ async def _guarded(model: ChatModel, call: Any) -> Any:
 
     try:
         return await call
+    except openai.NotFoundError as error:
+        raise ServiceRefuses(f"the service has no such batch, or no batch queue at all (HTTP 404: {error})") from error
     except openai.OpenAIError as error:
         raise sorted_error(error, model.settings) from error

@@ -17,7 +17,16 @@ from typing import Any, Final, Generic, TypeVar
 
 from llava.command_line import DONE, FAILED
 from llava.errors import LlavaError
-from llava.eval.chat_model import CallFailed, ChatModel, Messages, Reply, ServiceBusy, ServiceRefuses, Usage
+from llava.eval.chat_model import (
+    CallFailed,
+    ChatModel,
+    Messages,
+    NoConnection,
+    Reply,
+    ServiceBusy,
+    ServiceRefuses,
+    Usage,
+)
 from llava.eval.judge_costs import Spending, estimated_usage, money
 from llava.eval.records import some
 
@@ -188,6 +197,9 @@ class Run(Generic[T]):
     def _count_failure(self, job: Job, error: CallFailed) -> None:
         self.report.failed[job.name] = str(error)
         self._failures_in_a_row += 1
+        if isinstance(error, NoConnection) and not self.report.finished:
+            self.report.stopped = self.report.stopped or CallFailed(f"{error}. Check --base-url.")
+            self._stopping = True
         if self._failures_in_a_row >= _FAILURES_IN_A_ROW:
             self.report.stopped = self.report.stopped or CallFailed(
                 f"{_FAILURES_IN_A_ROW} calls in a row got no reply; the last: {error}."

@@ -16,6 +16,7 @@ from fastapi import Response
 
 from llava.command_line import run
 from llava.eval import eval_gpt_review, eval_gpt_review_bench, eval_gpt_review_visual
+from llava.serve.server import free_port
 from tests.conftest import REPOSITORY
 from tests.support.fake_judge import SNAPSHOT, FakeJudge, as_asked, at_once, error, in_lines, in_schema, judging
 from tests.support.reviews import arguments, change, make_question_set, read_lines
@@ -326,6 +327,44 @@ def test_a_service_that_is_down_is_given_up_after_three_calls(judge, files, outp
     assert len(judge.bodies) == 9
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda: Response("<html>Please log in</html>", media_type="text/html"), "not of the protocol: '<html>"),
+        (lambda: Response('{"choi', media_type="application/json"), "not of the protocol"),
+        (lambda: Response('{"object": "chat.completion"}', media_type="application/json"), "without choices"),
+        (lambda: Response('{"choices": [{"index": 0}]}', media_type="application/json"), "without choices"),
+    ],
+)
+def test_a_reply_that_is_no_completion_is_named(answer, said, judge, files, output, review):
+    judge.answer = lambda body, number: answer()
+    code, _, err = review(arguments(files, output))
+    assert code == 1
+    assert "3 calls in a row got no reply" in err
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (lambda: f"http://127.0.0.1:{free_port()}/v1", "no connection to the service"),
+        (lambda: "localhost:8000", "must begin with http:// or https://"),
+    ],
+)
+def test_an_address_where_nobody_answers_is_given_up_at_once(address, said, judge, files, output, review):
+    code, _, err = review(arguments(files, output, base_url=address(), max_retries=1))
+    assert code == 1
+    assert said in err
+    assert "in a row" not in err
+
+
+def test_a_service_that_does_not_say_what_it_used_is_estimated(judge, files, output, review):
+    judge.with_usage = False
+    assert review(arguments(files, output))[0] == 0
+    size = sum(len(message["content"]) for message in judge.bodies[0]["messages"])
+    assert read_lines(output)[0]["usage"]["prompt_tokens"] == -(-size // 4)
+
+
 def test_a_slow_reply_is_given_up_after_the_timeout(judge, files, output, review):
     judge.pace_s = 30
     code, _, err = review(arguments(files, output, timeout="0.2", max_retries=0))
@@ -585,6 +624,14 @@ def test_a_batch_that_failed_says_why(judge, files, output, review):
     code, _, err = review(arguments(files, output, batch="collect"))
     assert code == 1
     assert "the batch is failed: Line 1 is bad." in err
+
+
+def test_a_batch_that_the_service_does_not_know_is_said(judge, files, output, review):
+    assert review(arguments(files, output, batch="submit"))[0] == 0
+    judge.batches.clear()
+    code, _, err = review(arguments(files, output, batch="collect"))
+    assert code == 1
+    assert "the service has no such batch, or no batch queue at all" in err
 
 
 def test_nothing_to_collect_says_so(judge, files, output, review):

@@ -129,7 +129,7 @@ class FakeJudge:
 
         @app.get("/v1/batches/{name}")
         async def batch(name: str) -> Any:
-            return self._advance(self.batches[name])
+            return self._advance(self.batches[name]) if name in self.batches else error(404, "No such batch.")
 
         return app
 
