@@ -15,6 +15,14 @@ TOOLS = {
     "qa": ("llava.eval.model_qa", "answer questions without pictures"),
     "convert-science-qa": ("llava.eval.convert_science_qa", "ScienceQA as conversations"),
     "gqa": ("llava.eval.eval_gqa", "GQA: accuracy by type of question"),
+    "gpt-answers": ("llava.eval.qa_baseline_gpt35", "a hosted model's answers to text-only questions"),
+    "gpt-review": ("llava.eval.eval_gpt_review", "a judge compares two answers: text-only questions"),
+    "gpt-review-bench": ("llava.eval.eval_gpt_review_bench", "a judge compares two answers: LLaVA-Bench"),
+    "gpt-review-visual": (
+        "llava.eval.eval_gpt_review_visual",
+        "a judge compares two answers about a picture",
+    ),
+    "gpt-review-summary": ("llava.eval.summarize_gpt_review", "figures of reviews, with intervals"),
     "merge-answers": ("llava.eval.merge_answers", "the answers of several processes as one file"),
     "mm-vet": ("llava.eval.eval_mm_vet", "MM-Vet: the judge's grades by capability"),
     "mmbench": ("llava.eval.eval_mmbench", "MMBench: plain accuracy and circular evaluation"),
@@ -31,6 +39,7 @@ TOOLS = {
     "submit-vqav2": ("llava.eval.convert_vqav2", "VQAv2: a submission"),
     "textvqa": ("llava.eval.eval_textvqa", "TextVQA: soft accuracy"),
     "vqa-accuracy": ("llava.eval.eval_vqa", "VQA and VizWiz: soft accuracy by type of answer"),
+    "webpage-data": ("llava.eval.generate_webpage_data_from_table", "questions, answers and reviews as one JSON file"),
 }
 
 

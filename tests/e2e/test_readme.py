@@ -25,6 +25,8 @@ import pytest
 from llava.pocket import find
 from llava.serve.server import free_port
 from tests.support.browser import OpenedPage
+from tests.support.fake_judge import FakeJudge, judging
+from tests.support.reviews import make_question_set, read_lines
 from tests.support.science_qa import make_science_qa
 from tests.support.serving import Service
 from tests.support.vqa import PICTURES, write_questions
@@ -94,6 +96,19 @@ def blocks_in(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
 
 
+def review_places(folder: Path) -> dict[str, str]:
+    """The original's 90 questions, made up, and what a reader adds to them."""
+    files = make_question_set(folder / "qa90", pictures=30)
+    data = "playground/data/coco2014_val_qa_eval"
+    return {
+        f"{data}/qa90_questions.jsonl": str(files["questions"]),
+        f"{data}/qa90_gpt4_answer.jsonl": str(files["reference"]),
+        "llava/eval/table/caps_boxes_coco2014_val_80.jsonl": str(files["context"]),
+        "/path/to/answer-file-2.jsonl": str(files["ours"]),
+        "/path/to/reviews": str(folder / "reviews"),
+    }
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, str]:
     """What a reader replaces, by what the tests have: tiny checkpoints with their tower inside, small pictures."""
@@ -140,6 +155,7 @@ def places(tmp_path_factory) -> dict[str, str]:
         "/path/to/llava_instruct_150k.json": str(folder / "records.json"),
         "/path/to/cc3m_595k": str(DATA / "images"),
         "/path/to/coco/train2017": str(DATA / "images"),
+        **review_places(folder),
         "--master_port=25001": f"--master_port={free_port()}",  # other tests may run beside this one
     }
 
@@ -455,6 +471,54 @@ def test_the_originals_spelling_runs_in_its_folder_with_data_of_another(places, 
     assert done.returncode == 0, done.stderr
     assert "using" in done.stderr
     assert len(records_of(checkout / "a.jsonl")) == 6
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    """What the openai client reaches without a --base-url."""
+    judge = FakeJudge()
+    with judging(judge) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        monkeypatch.delenv("LLAVA_JUDGE_MODEL", raising=False)
+        yield judge
+
+
+def test_a_gpt_review_runs_as_printed_from_its_cost_to_its_figures(places, shell, judge):
+    preview, get_data, review, summary = commands_under("GPT-assisted evaluation")
+    done = shell(preview)
+    assert done.returncode == 0, done.stderr
+    assert "calls:   30 to make" in done.stdout
+    assert judge.bodies == []
+    done = shell(f"{get_data} --list")  # without a network
+    assert done.stdout.count("sha256") == 7
+    done = shell(review)
+    assert done.returncode == 0, done.stderr
+    assert "90 reviews by gpt-5.5-2026-04-23" in done.stdout
+    done = shell(summary)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^model +conv +detail +complex +all\nLLaVA-13B-v0 +[\d.]+ \(", done.stdout, flags=re.MULTILINE)
+
+
+def test_a_gpt_review_runs_as_the_original_printed_it(places, shell, judge, tmp_path: Path, monkeypatch):
+    """In llava/eval, with paths of two folders; who judges is said once, in the environment."""
+    monkeypatch.setenv("LLAVA_JUDGE_MODEL", "judge")
+    folder = REPOSITORY / "llava" / "eval"
+    done = shell(
+        'OPENAI_API_KEY="sk-***********************************" python eval_gpt_review_visual.py '
+        "--question playground/data/example_review/questions.jsonl "
+        "--context playground/data/example_review/captions_boxes.jsonl "
+        "--answer-list playground/data/example_review/reference_answers.jsonl "
+        "playground/data/example_review/answers_tiny.jsonl "
+        f"--rule table/rule.json --output {tmp_path}/review.json",
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(read_lines(tmp_path / "review.json")) == 30
+    done = shell(f"python {folder}/summarize_gpt_review.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reading review.json" in done.stderr
+    assert "review  " in done.stdout
 
 
 @pytest.mark.parametrize("block", blocks_in("json"), ids=lambda block: f"line {block.line}")

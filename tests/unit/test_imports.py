@@ -11,7 +11,7 @@ import pytest
 import llava
 from llava.__main__ import ALIASES, COMMANDS
 
-HEAVY = ("torch", "transformers", "gradio", "accelerate", "peft", "wandb", "numpy", "pandas", "matplotlib")
+HEAVY = ("torch", "transformers", "gradio", "accelerate", "peft", "wandb", "numpy", "pandas", "matplotlib", "openai")
 
 # Runs a module or file as `python` would, and prints which of HEAVY it loaded once it has exited.
 PROBE = f"""
@@ -33,9 +33,15 @@ COMMAND_MODULES = sorted({command.module for command in COMMANDS.values()} | {"l
 COMMAND_FILES = [
     "llava/train/train.py",
     "llava/train/train_mem.py",
+    "llava/eval/eval_gpt_review.py",
+    "llava/eval/eval_gpt_review_bench.py",
+    "llava/eval/eval_gpt_review_visual.py",
     "llava/eval/eval_science_qa.py",
     "llava/eval/eval_science_qa_gpt4.py",
     "llava/eval/eval_science_qa_gpt4_requery.py",
+    "llava/eval/generate_webpage_data_from_table.py",
+    "llava/eval/qa_baseline_gpt35.py",
+    "llava/eval/summarize_gpt_review.py",
     "scripts/convert_sqa_to_llava",
     "scripts/convert_sqa_to_llava.py",
     "scripts/extract_mm_projector.py",
