@@ -18,8 +18,3 @@ def printable(text: str) -> str:
 def well_formed(text: str) -> str:
     """The text with a replacement character for each half of a character, which no file or request can hold."""
     return _SURROGATE.sub("\ufffd", text.replace("\r\n", "\n"))
-
-
-def sentence(text: str) -> str:
-    """A message as a reader expects it, with a capital letter."""
-    return text[:1].upper() + text[1:]

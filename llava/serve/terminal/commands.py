@@ -17,9 +17,9 @@ from llava.errors import InvalidRequest, ModelNotFound
 from llava.serve.chat import Chat
 from llava.serve.chat_pictures import ChatPicture, read_picture
 from llava.serve.terminal import files
-from llava.serve.terminal.clean_text import sentence
 from llava.serve.terminal.session import Session
 from llava.serve.terminal.settings import changed, described
+from llava.serve.wording import sentence
 
 Completes = Literal["picture", "file", "setting", "model", "nothing"]
 
@@ -86,10 +86,11 @@ def as_command(line: str) -> str | None:
 
 def _dropped(text: str) -> str | None:
     if text.startswith("file://"):
-        text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
-    elif not text.startswith(("/", "'", '"')):
+        words = [urllib.parse.unquote(urllib.parse.urlsplit(text).path)]
+    elif text.startswith(("/", "'", '"')):
+        words = _words(text)
+    else:
         return None
-    words = _words(text)
     return shlex.quote(words[0]) if len(words) == 1 and Path(words[0]).is_file() else None
 
 

@@ -8,13 +8,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rich.console import Console
-
 from llava.command_line import DONE, FAILED
 from llava.serve.terminal.answering import Result, show_answer, write_answer
 from llava.serve.terminal.remedies import cut_by
 from llava.serve.terminal.session import Session
-from llava.serve.terminal.view import GrowingAnswer
+from llava.serve.terminal.view import GrowingAnswer, make_console
 
 Write = Callable[[Session], Awaitable[Result]]
 
@@ -65,7 +63,7 @@ async def write_plain(session: Session) -> Result:
 
 async def write_markdown(session: Session) -> Result:
     """For a terminal."""
-    growing = GrowingAnswer(Console())
+    growing = GrowingAnswer(make_console())
     return await show_answer(session.source, session.chat, session.model, session.settings, growing)
 
 

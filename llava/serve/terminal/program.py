@@ -20,7 +20,7 @@ from llava.serve.chat import AnswerSettings, Chat
 from llava.serve.chat_pictures import ChatPicture, read_picture
 from llava.serve.terminal import files, one_shot, sources
 from llava.serve.terminal.capabilities import choose_graphics
-from llava.serve.terminal.clean_text import sentence, well_formed
+from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.commands import no_model, open_picture
 from llava.serve.terminal.completion import ChatCompleter
 from llava.serve.terminal.conversation_loop import ConversationLoop
@@ -28,7 +28,8 @@ from llava.serve.terminal.history import default_file, open_history
 from llava.serve.terminal.prompt import Prompt
 from llava.serve.terminal.session import Session
 from llava.serve.terminal.settings import checked
-from llava.serve.terminal.view import View
+from llava.serve.terminal.view import View, make_console
+from llava.serve.wording import sentence
 
 _STDIN: Final = "-"
 _MAX_PICTURE_BYTES: Final = 64 * 1024 * 1024
@@ -165,7 +166,7 @@ async def _converse(
     history, problem = open_history(_history_file(args))
     async with _found(args, begin, source) as found:
         session = found.session
-        console = Console(highlight=False)
+        console = make_console()
         view = View(console, choose_graphics(console) if args.thumbnails == "auto" else args.thumbnails)
         for line in (_title(session), found.notice, _others(found), problem):
             if line:
@@ -190,7 +191,7 @@ def _history_file(args: argparse.Namespace) -> Path | None:
 def _title(session: Session) -> str:
     who = session.model or "no model"
     place = f" at {session.address}" if session.address else ""
-    return f"LLaVA {__version__} · {who}{place} · /image PATH adds a picture, /help tells the rest, Ctrl-D leaves"
+    return f"LLaVA {__version__} · {who}{place}\n/image PATH adds a picture, /help lists the commands, Ctrl-D leaves."
 
 
 def _others(found: Found) -> str:

@@ -60,7 +60,7 @@ def changed(settings: AnswerSettings, assignment: str) -> AnswerSettings:
     try:
         return checked(dataclasses.replace(settings, **{key: read(value.strip())}))
     except (ValueError, KeyError) as error:
-        raise InvalidRequest(f"{key}={value.strip()}: {expected} is expected.") from error
+        raise InvalidRequest(f"{key} cannot be {value.strip()!r}; it is {expected}.") from error
 
 
 def checked(settings: AnswerSettings) -> AnswerSettings:

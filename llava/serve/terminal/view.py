@@ -8,16 +8,23 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
+from rich.theme import Theme
 
 from llava.serve.chat import Chat, Figures, Turn
 from llava.serve.chat_pictures import ChatPicture
 from llava.serve.terminal.capabilities import cell_size
-from llava.serve.terminal.clean_text import printable, sentence
+from llava.serve.terminal.clean_text import printable
 from llava.serve.terminal.graphics import Graphics, show
 from llava.serve.terminal.markdown import Line, Lines, block_lines, blocks
+from llava.serve.wording import sentence
 
 _LINES_BELOW: Final = 2
 """Of the screen that the growing part of an answer leaves free; a taller one could not be drawn over."""
+
+
+def make_console() -> Console:
+    """Standard output, in colours that can be read on light and on dark."""
+    return Console(highlight=False, theme=Theme({"markdown.code": "bold cyan", "markdown.block_quote": "italic"}))
 
 
 class Answer:
@@ -68,8 +75,8 @@ class GrowingAnswer:
     def draw(self) -> None:
         """To be called several times a second."""
         for block in blocks(self._rest)[:-1]:
+            self._printed += len(block)  # before it is printed, as printing draws the rest anew
             self._answer.print(block)
-            self._printed += len(block)
         self._live.refresh()
 
     @property
@@ -94,6 +101,7 @@ class View:
 
     def answer(self) -> GrowingAnswer:
         """The place of the next answer, a context."""
+        self.space()
         return GrowingAnswer(self.console)
 
     def figures(self, figures: Figures, limit: str = "") -> None:
@@ -134,6 +142,7 @@ class View:
     def _question(self, turn: Turn) -> None:
         names = "".join(f"[{printable(picture.name) or 'picture'}] " for picture in turn.pictures)
         self.console.print(Text.assemble(("> ", "bold green"), (names, "cyan"), printable(turn.text)))
+        self.space()
 
     def _answer(self, turn: Turn) -> None:
         answer = Answer(self.console)
