@@ -301,7 +301,7 @@ def drawn(code: str) -> np.ndarray:
                 for y in range(6):
                     if bits >> y & 1:
                         pixels[top + y, x] = colour
-                x += 1
+                x += 1  # noqa: SIM113
     return pixels[:height]
 
 

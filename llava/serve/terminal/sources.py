@@ -7,7 +7,7 @@ import os
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from llava.errors import InvalidRequest, LlavaError, ModelNotFound, RemoteError
+from llava.errors import InvalidRequest, ModelNotFound, RemoteError
 from llava.serve.backend import ChatEvents
 from llava.serve.chat import AnswerSettings, Chat, ChatSource
 from llava.serve.chat_client import ChatServer
@@ -115,10 +115,16 @@ async def choose_model(source: ChatSource, wanted: str | None) -> tuple[str, lis
     """
     try:
         names = await source.models()
-    except LlavaError as error:
-        if wanted and isinstance(error, RemoteError) and error.status in _NO_LIST:
+    except RemoteError as error:
+        if error.status not in _NO_LIST:
+            raise
+        if wanted:
             return wanted, [wanted]
-        raise
+        raise RemoteError(
+            f"the server lists no models ({error}). Is it OpenAI-compatible? If it is, name one with --model.",
+            code=error.code,
+            status=error.status,
+        ) from error
     if wanted and names and wanted not in names:
         raise ModelNotFound(wanted, names)
     return wanted or (names[0] if names else ""), names
