@@ -31,9 +31,7 @@ def test_a_conversation_about_pictures_with_the_embedded_model(tmp_path: Path):
         assert "· tiny\n" in terminal.screen
 
         # Tab completes commands and paths; the picture is shown and waits.
-        terminal.type("/hel\t")
-        terminal.wait_for_prompt(r"/help$")
-        terminal.type("\r")
+        terminal.type("/hel\t\r")
         terminal.wait_for("list the pictures")
         terminal.wait_for_prompt()
         terminal.type("/image playground/pictures/sne\t")

@@ -67,6 +67,23 @@ def test_a_question_to_edit_is_there_and_goes_on_at_its_end(keyboard):
     assert typed(keyboard, " now?\r", prefill="What is it") == "What is it now?"
 
 
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (f"/hel{TAB}\r", "/help"),
+        (f"/im{TAB}s\r", "/images"),
+        (f"/image pi{TAB}ca{TAB}p{TAB}\r", "/image pictures/cat.png"),
+        (f"/set te{TAB}1\r", "/set temperature=1"),
+        (f"/model ll{TAB}1{TAB}\r", "/model llava-13b"),
+        (f"What{TAB}?\r", "What?"),
+    ],
+)
+def test_tab_inserts_what_is_certain_at_once(keyboard, folder, keys, text):
+    (folder / "pictures" / "cat.png").touch()
+    (folder / "pictures" / "cat.jpg").touch()
+    assert typed(keyboard, keys) == text
+
+
 @pytest.mark.parametrize(("key", "error"), [("\x03", KeyboardInterrupt), ("\x04", EOFError)])
 def test_ctrl_c_and_ctrl_d_are_told_apart(keyboard, key, error):
     with pytest.raises(error):
@@ -90,7 +107,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("/x", []),
         ("/image ca", ["mel.JPG", "t.png"]),
         ("/image cat.png ca", ["mel.JPG", "t.png"]),
-        ("/image pic", ["tures"]),
+        ("/image pic", ["tures/"]),
         ("/load ca", ["mel.JPG", "t.png", "ts.txt"]),
         ("/load ta", ["lk.json"]),
         ("/set t", ["temperature=", "top_p="]),

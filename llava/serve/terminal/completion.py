@@ -43,11 +43,17 @@ class ChatCompleter(Completer):
             paths = self._pictures if command.completes == "picture" else self._files
             # Several pictures may follow each other.
             last = argument.rpartition(" ")[2] if command.completes == "picture" else argument
-            yield from paths.get_completions(Document(last), complete_event)
+            yield from map(_into_folder, paths.get_completions(Document(last), complete_event))
         elif command.completes == "setting":
             yield from _beginning(argument.rpartition(" ")[2], [f"{name}=" for name in NAMES])
         elif command.completes == "model":
             yield from _beginning(argument, self._models())
+
+
+def _into_folder(completion: Completion) -> Completion:
+    """A folder with the slash that shows in the menu, so that Tab goes on inside of it."""
+    slash = "/" if completion.display_text.endswith("/") else ""
+    return Completion(completion.text + slash, completion.start_position, display=completion.display)
 
 
 def _commands(begin: str) -> Iterable[Completion]:

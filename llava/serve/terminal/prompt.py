@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import Completer
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, get_common_complete_suffix
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History
@@ -86,7 +87,7 @@ def _keys() -> KeyBindings:
 
     @keys.add("enter")
     def send(event: KeyPressEvent) -> None:
-        buffer: Any = event.current_buffer
+        buffer = event.current_buffer
         state = buffer.complete_state
         if state is not None and state.current_completion is not None:
             buffer.complete_state = None  # takes what the menu has chosen
@@ -96,8 +97,30 @@ def _keys() -> KeyBindings:
         else:
             buffer.validate_and_handle()
 
+    @keys.add("tab")
+    def complete(event: KeyPressEvent) -> None:
+        _complete(event.current_buffer)
+
     @keys.add("escape", "enter")
     def new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
     return keys
+
+
+def _complete(buffer: Buffer) -> None:
+    """As a shell does: what is certain is inserted at once, then Tab goes through the menu.
+
+    prompt_toolkit looks for completions in the background, and a Tab that comes meanwhile would be lost.
+    """
+    chosen = buffer.complete_state is not None and buffer.complete_state.current_completion is not None
+    offered = [] if chosen else list(buffer.completer.get_completions(buffer.document, CompleteEvent()))
+    common = get_common_complete_suffix(buffer.document, offered)
+    if len(offered) == 1:
+        buffer.apply_completion(offered[0])
+    elif common:
+        buffer.insert_text(common)
+    elif buffer.complete_state is not None:
+        buffer.complete_next()
+    elif offered:
+        buffer.start_completion()
