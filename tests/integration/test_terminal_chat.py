@@ -112,8 +112,9 @@ def test_retry_and_edit_ask_again(served):
     ]
 
 
-def test_ctrl_c_at_the_prompt_leaves_a_question_that_was_being_edited_as_it_was(served):
-    session, screen = chat(ChatServer(served[1]), "What?\n/edit\n\x03")
+@pytest.mark.parametrize("keys", ["\x03", "\x15\n"], ids=["Ctrl-C", "emptied"])
+def test_an_edit_that_is_given_up_leaves_the_question_as_it_was(served, keys):
+    session, screen = chat(ChatServer(served[1]), f"What?\n/edit\n{keys}")
     assert texts(session) == ["What?", "An engine answers."]
     assert "The question stays as it was." in screen
 
@@ -211,8 +212,7 @@ def test_a_worker_that_comes_later_is_found_by_the_next_question(served):
 
     session, screen = chat(Empty(url), "What?", model="", address=url)
     assert "No model is served yet. Start one with" in screen
-    assert texts(session) == []
-    session, _ = chat(ChatServer(url), "What?", model="", address=url)
+    session, _ = chat(ChatServer(url), "/retry", model="", address=url, chat=session.chat)
     assert (session.model, texts(session)) == ("engine-model", ["What?", "An engine answers."])
 
 

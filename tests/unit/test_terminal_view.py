@@ -214,6 +214,7 @@ def test_only_what_can_never_be_answered_is_taken_back():
     assert not is_at_fault(RemoteError("busy", status=429))
     assert not is_at_fault(None)
     assert "/retry" in remedy(WorkerLost("gone"), first=True, taken_back=False)
+    assert "/undo" in remedy(ContextTooLong(5000, 1024), first=False, taken_back=False)
     assert "/clear" in remedy(ContextTooLong(5000, 1024), first=False, taken_back=True)
     assert "/clear" not in remedy(ContextTooLong(5000, 1024), first=True, taken_back=True)
 

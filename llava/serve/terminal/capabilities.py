@@ -107,7 +107,8 @@ def quiet_keyboard(keyboard: IO[str] | None = None) -> Iterator[None]:
         yield
         return
     quiet = list(before)
-    quiet[3] &= ~termios.ECHO
+    # NOFLSH: Ctrl-C ends the answer, and not what was typed while it was written.
+    quiet[3] = quiet[3] & ~termios.ECHO | termios.NOFLSH
     termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
     try:
         yield

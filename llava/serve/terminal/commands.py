@@ -54,7 +54,7 @@ async def run_command(session: Session, line: str) -> Outcome:
     """Runs one line.
 
     Raises:
-        LlavaError: no such command, or it cannot be done; the session is as it was.
+        LlavaError: no such command, or it cannot be done; nothing has changed but that no question is edited any more.
         OSError: a file that cannot be read or written.
     """
     word, _, argument = line.strip().partition(" ")

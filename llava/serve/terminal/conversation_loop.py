@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llava.errors import LlavaError, NoWorker
-from llava.serve.chat import Chat
+from llava.serve.chat import Chat, Turn
 from llava.serve.chat_pictures import ChatPicture
 from llava.serve.terminal.answering import Result, show_answer
 from llava.serve.terminal.capabilities import quiet_keyboard
@@ -33,7 +33,8 @@ class ConversationLoop:
             except EOFError:
                 return
             except KeyboardInterrupt:
-                prefill = self._left_alone(prefill)
+                self._left_alone()
+                prefill = ""
                 continue
             outcome = await self._do(line)
             if outcome.leave:
@@ -46,13 +47,12 @@ class ConversationLoop:
         line = await self._prompt.read(pictures=len(session.waiting), label=label, prefill=prefill)
         return well_formed(line)
 
-    def _left_alone(self, prefill: str) -> str:
+    def _left_alone(self) -> None:
         if self._session.editing is not None:
             self._session.editing = None
             self._say("The question stays as it was.")
         else:
             self._say("Ctrl-D or /quit leaves.")
-        return ""
 
     def _say(self, text: str) -> None:
         self._view.note(text)
@@ -63,7 +63,9 @@ class ConversationLoop:
         try:
             if command is not None:
                 return await self._command(command)
-            if line.strip() or self._session.waiting or self._session.editing is not None:
+            if not line.strip() and self._session.editing is not None:
+                self._left_alone()
+            elif line.strip() or self._session.waiting:
                 await self._question(line)
         except Interrupted:
             self._say("Stopped.")
@@ -82,13 +84,11 @@ class ConversationLoop:
         if outcome.text:
             self._say(outcome.text)
         if outcome.ask:
-            await self._find_model()
             await self._answer(before=None)
         return outcome
 
     async def _question(self, text: str) -> None:
         session = self._session
-        await self._find_model()
         before = (session.chat, session.waiting)
         session.ask(text)
         await self._answer(before)
@@ -112,6 +112,12 @@ class ConversationLoop:
 
     async def _written(self) -> Result:
         session = self._session
+        try:
+            await self._find_model()
+        except Interrupted:
+            return Result(Turn("assistant", ""), stopped=True)
+        except LlavaError as error:
+            return Result(Turn("assistant", "", error=str(error)), error)
         with quiet_keyboard():
             return await show_answer(session.source, session.chat, session.model, session.settings, self._view.answer())
 

@@ -19,7 +19,7 @@ from llava.errors import InvalidRequest, NoWorker
 from llava.serve.chat import AnswerSettings, Chat
 from llava.serve.chat_pictures import ChatPicture, read_picture
 from llava.serve.terminal import files, one_shot, sources
-from llava.serve.terminal.capabilities import choose_graphics
+from llava.serve.terminal.capabilities import choose_graphics, quiet_keyboard
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.commands import no_model, open_picture
 from llava.serve.terminal.completion import ChatCompleter
@@ -30,6 +30,9 @@ from llava.serve.terminal.session import Session
 from llava.serve.terminal.settings import checked
 from llava.serve.terminal.view import View, make_console
 from llava.serve.wording import sentence
+
+Source = tuple[sources.ChatServer | sources.LocalModel, str]
+"""Who answers (a model of this process is loaded by then), and a line about it."""
 
 _STDIN: Final = "-"
 _MAX_PICTURE_BYTES: Final = 64 * 1024 * 1024
@@ -68,9 +71,13 @@ def run_chat(args: argparse.Namespace) -> int:
     begin = _begin(args)
     if asks_once:
         question = _question(args)
+        return asyncio.run(_ask_once(args, begin, _source(args), question))
+    console = make_console()
+    # Before the model is loaded: the terminal's reply must not be mixed with what is typed meanwhile.
+    view = View(console, choose_graphics(console) if args.thumbnails == "auto" else args.thumbnails)
+    with quiet_keyboard():
         source = _source(args)
-        return asyncio.run(_ask_once(args, begin, source, question))
-    return asyncio.run(_converse(args, begin, _source(args)))
+    return asyncio.run(_converse(args, begin, source, view))
 
 
 # Before a model is loaded
@@ -112,8 +119,7 @@ def _question(args: argparse.Namespace) -> str:
 # Who answers
 
 
-def _source(args: argparse.Namespace) -> tuple[sources.ChatServer | sources.LocalModel, str]:
-    """The server, or the model of this process, loaded; and a line about it."""
+def _source(args: argparse.Namespace) -> Source:
     if args.server:
         return sources.server(args), ""
     with Console(stderr=True).status("Loading the model"):
@@ -121,9 +127,7 @@ def _source(args: argparse.Namespace) -> tuple[sources.ChatServer | sources.Loca
 
 
 @asynccontextmanager
-async def _found(
-    args: argparse.Namespace, begin: Begin, source: tuple[sources.ChatServer | sources.LocalModel, str]
-) -> AsyncIterator[Found]:
+async def _found(args: argparse.Namespace, begin: Begin, source: Source) -> AsyncIterator[Found]:
     answering, notice = source
     try:
         if isinstance(answering, sources.LocalModel):
@@ -141,12 +145,7 @@ async def _found(
 # The two ways to chat
 
 
-async def _ask_once(
-    args: argparse.Namespace,
-    begin: Begin,
-    source: tuple[sources.ChatServer | sources.LocalModel, str],
-    question: str,
-) -> int:
+async def _ask_once(args: argparse.Namespace, begin: Begin, source: Source, question: str) -> int:
     async with _found(args, begin, source) as found:
         if found.notice:
             print(found.notice, file=sys.stderr)
@@ -160,14 +159,10 @@ async def _ask_once(
         return await one_shot.ask_once(found.session, question, write)
 
 
-async def _converse(
-    args: argparse.Namespace, begin: Begin, source: tuple[sources.ChatServer | sources.LocalModel, str]
-) -> int:
+async def _converse(args: argparse.Namespace, begin: Begin, source: Source, view: View) -> int:
     history, problem = open_history(_history_file(args))
     async with _found(args, begin, source) as found:
         session = found.session
-        console = make_console()
-        view = View(console, choose_graphics(console) if args.thumbnails == "auto" else args.thumbnails)
         for line in (_title(session), found.notice, _others(found), problem):
             if line:
                 view.note(line)

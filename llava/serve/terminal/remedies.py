@@ -27,7 +27,7 @@ def remedy(error: LlavaError, *, first: bool, taken_back: bool) -> str:
         taken_back: the question is no longer part of the conversation.
     """
     if not taken_back:
-        return "/retry asks again."
+        return "/edit changes the question, /undo takes it back." if is_at_fault(error) else "/retry asks again."
     back = "The question is taken back: Up brings its text, its pictures wait."
     if error.code == "context_length_exceeded" and not first:
         return f"{back} {_SHORTEN}"
