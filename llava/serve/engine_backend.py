@@ -60,6 +60,10 @@ class EngineBackend:
     pictures: PictureReader = field(default_factory=PictureReader)
     asked_limit: int | None = None
     """Answers at once; None takes the engine's own."""
+    conv_mode: str | None = None
+    """Template of conversations; None takes the checkpoint's own."""
+    warms_up: bool = True
+    """Whether `start` ends with a first question, which finds out whether the model can answer at all."""
 
     def __post_init__(self) -> None:
         self._model: LoadedModel | None = None
@@ -97,7 +101,8 @@ class EngineBackend:
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self.load)
-        await self._warm_up()
+        if self.warms_up:
+            await self._warm_up()
         self._warm = True
 
     async def close(self) -> None:
@@ -117,7 +122,7 @@ class EngineBackend:
 
     async def chat(self, request: ChatRequest) -> Ask:
         dialogue = read_dialogue(request.messages)
-        prompt = dialogue_prompt(dialogue, self._loaded.config, name=self.name)
+        prompt = dialogue_prompt(dialogue, self._loaded.config, name=self.name, conv_mode=self.conv_mode)
         pictures = await self.pictures.read([(picture.source, picture.name) for picture in dialogue.pictures])
         sampling = Sampling(
             temperature=1.0 if request.temperature is None else request.temperature,

@@ -114,7 +114,7 @@ def _parts(where: str, message: Message) -> tuple[str | Picture, ...]:
     return tuple(parts)
 
 
-def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "") -> Prompt:
+def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mode: str | None = None) -> Prompt:
     """The dialogue as a prompt that opens the assistant's turn, with one `<image>` a picture.
 
     Pictures go where the checkpoint's training had them (before the question, or behind it in v0); only where texts
@@ -123,13 +123,15 @@ def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "") -> Promp
     Args:
         config: the model's config; decides the template.
         name: the model's name, for checkpoints whose config cannot tell their template.
+        conv_mode: name of a template; None takes the checkpoint's own.
 
     Raises:
+        UnknownTemplate: no such `conv_mode`.
         ImageTokenMismatch: a text says `<image>` itself, and not once a picture.
         TemplateError: the template has no place for such a dialogue.
     """
     era = era_of(config)
-    conversation = template(default_template_for(config, name=name), era=era).copy()
+    conversation = template(conv_mode or default_template_for(config, name=name), era=era).copy()
     if conversation.sep_style is SeparatorStyle.PLAIN:
         raise TemplateError(
             f"the model's template {conversation.name!r} holds one text and no roles; such a checkpoint cannot chat."

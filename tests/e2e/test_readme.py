@@ -29,6 +29,7 @@ from tests.support.fake_judge import FakeJudge, judging
 from tests.support.reviews import make_question_set, read_lines
 from tests.support.science_qa import make_science_qa
 from tests.support.serving import Service
+from tests.support.terminal import Terminal
 from tests.support.vqa import PICTURES, write_questions
 from tests.support.vqa import records as records_of
 
@@ -317,6 +318,20 @@ def test_a_command_line_question_gets_an_answer_and_nothing_else_on_stdout(comma
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an answer"
     assert "Traceback" not in done.stderr
+
+
+def test_the_chat_commands_chat_on_a_terminal_and_answer_once(places, shell):
+    conversation, once = commands_under("Command line chat")
+    for place in sorted(places, key=len, reverse=True):
+        conversation = conversation.replace(place, places[place])
+    with Terminal(*shlex.split(conversation)[1:], "--no-history", "--max-new-tokens", "8") as terminal:
+        terminal.enter("What is in the picture?", prompt=r"^\[1 picture\] > $")
+        terminal.wait_for(r"cut at 8 tokens")
+        terminal.enter("/quit")
+        assert terminal.wait() == 0
+    done = shell(f"{once} --max-new-tokens 24")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["answer"].strip()
 
 
 OFFLINE_EXAMPLES = [block for block in blocks_in("python") if "localhost" not in block.text]

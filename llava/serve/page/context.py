@@ -22,7 +22,7 @@ from llava.serve.page.log import ConversationLog, LogFailed, Sender
 from llava.serve.page.models import ModelList
 from llava.serve.page.moderation import Moderator
 from llava.serve.page.settings import PageSettings
-from llava.serve.page.shown import sentence
+from llava.serve.wording import sentence
 
 logger = logging.getLogger("llava.serve.page")
 

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from llava.serve.chat import Chat, Turn
 from llava.serve.chat_pictures import ChatPicture
+from llava.serve.wording import sentence
 
 _THUMBNAIL_SIDE: Final = 512
 _HTML: Final = {
@@ -48,11 +49,6 @@ def turn_at(chat: Chat, message_index: int | Sequence[int]) -> int:
 def literal(text: str) -> str:
     """Markdown in which tags stand as they were written; the chatbot would drop them without a word."""
     return _outside_code(text, lambda part: _TAG.sub(r"\\<", part))
-
-
-def sentence(text: str) -> str:
-    """An error's message as a reader expects it, with a capital letter."""
-    return text[:1].upper() + text[1:]
 
 
 def as_typed(text: str) -> str:

@@ -1,0 +1,53 @@
+"""Conversations on disk: `/save`, `/load` and `/export`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from llava.errors import DataError, InvalidRequest
+from llava.json_files import write_text
+from llava.serve.chat import Chat
+from llava.serve.chat_file import FORMAT, MAX_FILE_BYTES, read_chat, to_json, to_markdown
+
+_HEAD_BYTES: Final = 4096
+_MARKDOWN: Final = (".md", ".markdown")
+
+
+def save(chat: Chat, path: Path) -> None:
+    """Writes a conversation: Markdown where the name ends in .md, else JSON. An older one of that name is replaced.
+
+    Raises:
+        InvalidRequest: there is nothing to write, or something else of that name.
+        OSError: it cannot be written.
+    """
+    if not chat.turns:
+        raise InvalidRequest("the conversation is empty; there is nothing to write.")
+    if path.is_file() and not _is_conversation(path):
+        raise InvalidRequest(f"{path}: is there already, and is no conversation. Choose another name.")
+    write_text(path, to_markdown(chat) if path.suffix.lower() in _MARKDOWN else to_json(chat))
+
+
+def load(path: Path) -> Chat:
+    """Reads what `save` or the web page wrote.
+
+    Raises:
+        DataError: it is no conversation; says where it stops being one.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    if path.is_file() and size > MAX_FILE_BYTES:  # before it is read
+        raise DataError(f"{path}: {size / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES >> 20}.")
+    return read_chat(path.read_bytes(), name=str(path))
+
+
+def new_name(suffix: str) -> Path:
+    """A name in the current folder that says when."""
+    return Path(time.strftime("llava-chat-%Y%m%d-%H%M%S") + suffix)
+
+
+def _is_conversation(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return not head.strip() or FORMAT.encode() in head

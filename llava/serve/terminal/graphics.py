@@ -1,0 +1,159 @@
+"""A picture in a terminal's own graphics: the protocols of kitty, of iTerm2, sixels, or half blocks of text."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from rich.color import Color
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+
+from llava.serve.terminal.markdown import Lines
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Graphics = Literal["kitty", "iterm", "sixel", "blocks", "none"]
+
+MAX_COLUMNS: Final = 32
+MAX_ROWS: Final = 10
+_CHUNK: Final = 4096
+"""Characters of one kitty command, at most."""
+_SIXEL_COLOURS: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The size of a character, in pixels."""
+
+    width: int = 10
+    height: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The place of a picture, in characters."""
+
+    columns: int
+    rows: int
+
+
+def box_for(size: tuple[int, int], cell: Cell, *, columns: int = MAX_COLUMNS, rows: int = MAX_ROWS) -> Box:
+    """The largest box of the picture's shape within these columns and rows, never larger than the picture itself.
+
+    Args:
+        size: (width, height) of the picture in pixels.
+    """
+    width, height = size
+    scale = min(columns * cell.width / width, rows * cell.height / height, 1)
+    return Box(
+        min(columns, max(1, round(width * scale / cell.width))), min(rows, max(1, round(height * scale / cell.height)))
+    )
+
+
+def show(console: Console, picture: Image.Image, graphics: Graphics, cell: Cell | None = None) -> None:
+    """Prints a thumbnail.
+
+    Args:
+        picture: of mode RGB.
+    """
+    if graphics == "none":
+        return
+    cell = cell or Cell()
+    box = box_for(picture.size, cell, columns=min(MAX_COLUMNS, console.width))
+    if graphics == "blocks":
+        console.print(half_blocks(picture, box))
+        return
+    pixels = (box.columns * cell.width, box.rows * cell.height)
+    code = {
+        "kitty": lambda: kitty(_smaller(picture, pixels), box),
+        "iterm": lambda: iterm(_smaller(picture, pixels), box),
+        "sixel": lambda: sixel(picture.resize(pixels)),
+    }[graphics]()
+    console.file.write(code + "\n")
+    console.file.flush()
+
+
+def kitty(picture: Image.Image, box: Box) -> str:
+    """Commands of kitty's graphics protocol: PNG in pieces, no answer wanted."""
+    data = base64.b64encode(_png(picture)).decode("ascii")
+    pieces = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
+    first = f"a=T,f=100,q=2,c={box.columns},r={box.rows},"
+    return "".join(
+        f"\x1b_G{first if index == 0 else ''}m={int(index < len(pieces) - 1)};{piece}\x1b\\"
+        for index, piece in enumerate(pieces)
+    )
+
+
+def iterm(picture: Image.Image, box: Box) -> str:
+    """iTerm2's command for an inline picture."""
+    data = _png(picture)
+    options = f"inline=1;size={len(data)};width={box.columns};height={box.rows};preserveAspectRatio=1"
+    return f"\x1b]1337;File={options}:{base64.b64encode(data).decode('ascii')}\x07"
+
+
+def sixel(picture: Image.Image) -> str:
+    """DEC's sixels: bands of six rows, in each band one line of characters a colour."""
+    quantized = picture.quantize(_SIXEL_COLOURS)
+    palette = quantized.getpalette() or []
+    width, height = quantized.size
+    pixels = quantized.tobytes()
+    used = sorted(set(pixels))
+    parts = [f'\x1bPq"1;1;{width};{height}']
+    parts += [
+        f"#{index};2;" + ";".join(str(v * 100 // 255) for v in palette[3 * index : 3 * index + 3]) for index in used
+    ]
+    for top in range(0, height, 6):
+        rows = [pixels[y * width : (y + 1) * width] for y in range(top, min(top + 6, height))]
+        lines = []
+        for colour in sorted(set().union(*rows)):
+            bits = (sum((row[x] == colour) << y for y, row in enumerate(rows)) for x in range(width))
+            lines.append(f"#{colour}{_run_lengths(bits)}")
+        parts.append("$".join(lines) + "-")
+    return "".join(parts) + "\x1b\\"
+
+
+def half_blocks(picture: Image.Image, box: Box) -> Lines:
+    """Text: each character shows two pixels, one above the other."""
+    small = picture.resize((box.columns, 2 * box.rows))
+    return Lines(
+        [
+            Segment("▀", Style(color=_colour(small, x, 2 * y), bgcolor=_colour(small, x, 2 * y + 1)))
+            for x in range(box.columns)
+        ]
+        for y in range(box.rows)
+    )
+
+
+def _colour(picture: Image.Image, x: int, y: int) -> Color:
+    red, green, blue = picture.getpixel((x, y))  # type: ignore[misc]
+    return Color.from_rgb(red, green, blue)
+
+
+def _run_lengths(bits: Iterable[int]) -> str:
+    """Sixel characters with repeats written as `!count`."""
+    runs: list[list[int]] = []
+    for value in bits:
+        if runs and runs[-1][0] == value:
+            runs[-1][1] += 1
+        else:
+            runs.append([value, 1])
+    return "".join(f"!{n}{chr(63 + v)}" if n > 3 else chr(63 + v) * n for v, n in runs)
+
+
+def _smaller(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """No more pixels than are shown travel, over a slow connection perhaps."""
+    small = picture.copy()
+    small.thumbnail(size)
+    return small
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,71 @@
+"""The lines that were typed, for Up and Down, kept in a file that only its owner reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+from llava.json_files import whole_file
+
+KEPT_LINES: Final = 1000
+_MAX_BYTES: Final = 4 * 1024 * 1024
+
+
+def default_file() -> Path:
+    """Where the history is unless a flag says otherwise."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "llava" / "chat_history"
+
+
+def open_history(file: Path | None) -> tuple[History, str]:
+    """A history in `file`, or one in memory (None, or a file that cannot be written), and what to say about it."""
+    if file is None:
+        return InMemoryHistory(), ""
+    try:
+        return PrivateHistory(file), ""
+    except OSError as error:
+        return InMemoryHistory(), f"{file}: {error.strerror}. Lines that are typed are forgotten at the end."
+
+
+class PrivateHistory(FileHistory):
+    """A file of mode 0600 with the last `KEPT_LINES` entries, made with its folder where it is missing.
+
+    A file that is lost or full meanwhile stops no conversation.
+    """
+
+    def __init__(self, file: Path):
+        """
+        Raises:
+            OSError: the file cannot be written.
+        """
+        super().__init__(str(file))
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))
+        file.chmod(0o600)
+        if file.stat().st_size > _MAX_BYTES:
+            self._shorten(file)
+
+    def load_history_strings(self) -> Iterable[str]:
+        try:
+            entries = list(super().load_history_strings())
+        except OSError:
+            return []
+        return entries[:KEPT_LINES]  # the newest come first
+
+    def store_string(self, string: str) -> None:
+        try:
+            super().store_string(string)
+        except OSError:
+            return
+
+    def _shorten(self, file: Path) -> None:
+        newest = list(self.load_history_strings())
+        with whole_file(file) as temporary:
+            temporary.touch(mode=0o600)
+            short = FileHistory(str(temporary))
+            for entry in reversed(newest):
+                short.store_string(entry)

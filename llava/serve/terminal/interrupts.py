@@ -1,0 +1,50 @@
+"""Ctrl-C ends what is under way, and not the program."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C; the work has ended and cleaned up behind itself."""
+
+
+async def interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work` until its end or Ctrl-C.
+
+    Raises:
+        Interrupted: it was Ctrl-C.
+    """
+    task = asyncio.ensure_future(work)
+    pressed = False
+
+    def stop() -> None:
+        nonlocal pressed
+        if not pressed:  # a second one would interrupt the clean-up, and leave the model writing
+            pressed = True
+            task.cancel()
+
+    with _on_interrupt(stop):
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not pressed:
+                raise
+            raise Interrupted from None
+
+
+@contextmanager
+def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,126 @@
+"""The line where questions and commands are typed: prompt_toolkit with our keys, completion and history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, get_common_complete_suffix
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import History
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
+from prompt_toolkit.styles import Style
+
+_STYLE: Final = Style.from_dict(
+    {
+        "prompt": "bold ansigreen",
+        "pictures": "ansicyan",
+        "bottom-toolbar": "noreverse ansibrightblack",
+        "bottom-toolbar.text": "noreverse ansibrightblack",
+    }
+)
+
+
+class Prompt:
+    """Reads one message or command after the other."""
+
+    def __init__(
+        self,
+        *,
+        completer: Completer,
+        history: History,
+        toolbar: Callable[[], str],
+        keyboard: Input | None = None,
+        screen: Output | None = None,
+    ):
+        """
+        Args:
+            toolbar: the small line at the bottom of the screen.
+            keyboard, screen: the terminal of this process, if None.
+        """
+        self._session: PromptSession[str] = PromptSession(
+            completer=completer,
+            complete_while_typing=Condition(self._is_naming_a_command),
+            history=history,
+            key_bindings=_keys(),
+            multiline=True,
+            prompt_continuation="  ",
+            bottom_toolbar=lambda: [("class:bottom-toolbar.text", toolbar())],
+            enable_suspend=True,
+            enable_open_in_editor=True,
+            tempfile_suffix=".md",
+            style=_STYLE,
+            mouse_support=False,
+            reserve_space_for_menu=6,
+            input=keyboard,
+            output=screen,
+        )
+
+    async def read(self, *, pictures: int = 0, label: str = "", prefill: str = "") -> str:
+        """What was typed.
+
+        Args:
+            pictures: how many wait to be sent, for the prompt.
+            label: stands before the prompt.
+            prefill: is there already, to be edited.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+            EOFError: Ctrl-D on an empty line.
+        """
+        waits = f"[{pictures} picture{'s' * (pictures != 1)}] " if pictures else ""
+        message: StyleAndTextTuples = [("class:pictures", label + waits), ("class:prompt", "> ")]
+        return await self._session.prompt_async(message, default=prefill)
+
+    def _is_naming_a_command(self) -> bool:
+        text = self._session.default_buffer.text
+        return text.startswith("/") and " " not in text
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        state = buffer.complete_state
+        if state is not None and state.current_completion is not None:
+            buffer.complete_state = None  # takes what the menu has chosen
+        elif buffer.document.current_line_before_cursor.endswith("\\") and buffer.document.is_cursor_at_the_end:
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("tab")
+    def complete(event: KeyPressEvent) -> None:
+        _complete(event.current_buffer)
+
+    @keys.add("escape", "enter")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _complete(buffer: Buffer) -> None:
+    """As a shell does: what is certain is inserted at once, then Tab goes through the menu.
+
+    prompt_toolkit looks for completions in the background, and a Tab that comes meanwhile would be lost.
+    """
+    chosen = buffer.complete_state is not None and buffer.complete_state.current_completion is not None
+    offered = [] if chosen else list(buffer.completer.get_completions(buffer.document, CompleteEvent()))
+    common = get_common_complete_suffix(buffer.document, offered)
+    if len(offered) == 1:
+        buffer.apply_completion(offered[0])
+    elif common:
+        buffer.insert_text(common)
+    elif buffer.complete_state is not None:
+        buffer.complete_next()
+    elif offered:
+        buffer.start_completion()

@@ -1,0 +1,153 @@
+"""What the chat prints on a terminal: answers as they grow, figures, notes, errors, pictures."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+from rich.theme import Theme
+
+from llava.serve.chat import Chat, Figures, Turn
+from llava.serve.chat_pictures import ChatPicture
+from llava.serve.terminal.capabilities import cell_size
+from llava.serve.terminal.clean_text import printable
+from llava.serve.terminal.graphics import Graphics, show
+from llava.serve.terminal.markdown import Line, Lines, block_lines, blocks
+from llava.serve.wording import sentence
+
+_LINES_BELOW: Final = 2
+"""Of the screen that the growing part of an answer leaves free; a taller one could not be drawn over."""
+
+
+def make_console() -> Console:
+    """Standard output, in colours that can be read on light and on dark."""
+    return Console(highlight=False, theme=Theme({"markdown.code": "bold cyan", "markdown.block_quote": "italic"}))
+
+
+class Answer:
+    """An answer being printed, block by block with an empty line between two."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._begun = False
+
+    def print(self, block: str) -> None:
+        if lines := self.lines(block):
+            self._console.print(Lines(lines))
+            self._begun = True
+
+    def lines(self, block: str) -> list[Line]:
+        """The block as it would be printed next."""
+        lines = block_lines(block, self._console)
+        return [[], *lines] if lines and self._begun else lines
+
+
+class GrowingAnswer:
+    """An answer being written. What is finished is printed once; only its last block is drawn again and again."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._answer = Answer(console)
+        self._text = ""
+        self._printed = 0
+        """Characters of the text that stand on the screen for good."""
+        self._live = Live(
+            self, console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._waiting = Spinner("dots", Text("thinking", style="dim"))
+
+    def __enter__(self) -> GrowingAnswer:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+        for block in blocks(self._rest):
+            self._answer.print(block)
+
+    def grow(self, text: str) -> None:
+        """Args: `text` is the whole answer so far."""
+        self._text = printable(text)
+
+    def draw(self) -> None:
+        """To be called several times a second."""
+        for block in blocks(self._rest)[:-1]:
+            self._printed += len(block)  # before it is printed, as printing draws the rest anew
+            self._answer.print(block)
+        self._live.refresh()
+
+    @property
+    def _rest(self) -> str:
+        return self._text[self._printed :]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self._text:
+            yield self._waiting
+            return
+        # All that is left is one block, as `draw` has just printed the others.
+        lines = self._answer.lines(self._rest)
+        yield Lines(lines[-max(1, console.height - _LINES_BELOW) :])
+
+
+class View:
+    """The terminal of a chat."""
+
+    def __init__(self, console: Console, graphics: Graphics = "none"):
+        self.console = console
+        self._graphics = graphics
+
+    def answer(self) -> GrowingAnswer:
+        """The place of the next answer, a context."""
+        self.space()
+        return GrowingAnswer(self.console)
+
+    def figures(self, figures: Figures, limit: str = "") -> None:
+        """What an answer cost, and what cut it."""
+        if text := str(figures):
+            self.note(text)
+        if limit:
+            self.console.print(Text(limit, style="yellow"))
+        self.space()
+
+    def note(self, text: str) -> None:
+        """Lines about the chat, not of it."""
+        self.console.print(Text(printable(text), style="dim"))
+
+    def error(self, message: str, remedy: str = "") -> None:
+        self.console.print(Text(sentence(printable(message)), style="red"))
+        if remedy:
+            self.note(remedy)
+        self.space()
+
+    def space(self) -> None:
+        """An empty line before the next prompt."""
+        self.console.print()
+
+    def picture(self, picture: ChatPicture) -> None:
+        """A thumbnail, where the terminal can show one."""
+        if self._graphics != "none":
+            show(self.console, picture.decode(), self._graphics, cell_size(self.console.file))
+
+    def conversation(self, chat: Chat) -> None:
+        """One that was loaded."""
+        for turn in chat.turns:
+            if turn.role == "user":
+                self._question(turn)
+            else:
+                self._answer(turn)
+
+    def _question(self, turn: Turn) -> None:
+        names = "".join(f"[{printable(picture.name) or 'picture'}] " for picture in turn.pictures)
+        self.console.print(Text.assemble(("> ", "bold green"), (names, "cyan"), printable(turn.text)))
+        self.space()
+
+    def _answer(self, turn: Turn) -> None:
+        answer = Answer(self.console)
+        for block in blocks(printable(turn.text)):
+            answer.print(block)
+        if turn.error:
+            self.error(turn.error)
+        self.figures(turn.figures)
