@@ -41,12 +41,7 @@ class Joined:
         Raises:
             DataError: it is missing or something else; names file, line and id.
         """
-        record = self.lines[identity].record
-        value = record.get(field)
-        if not isinstance(value, str):
-            found = f"is a JSON {json_type(value)}, expected a string" if field in record else "is missing"
-            raise DataError(f"{self.place(identity)}: {field!r} {found}.")
-        return value
+        return text_field(self.lines[identity].record, field, self.place(identity))
 
 
 def locate(path: str | Path, *, remedy: str = "Check the path.") -> Path:
@@ -113,6 +108,19 @@ def joined(lines: Iterable[Line], path: Path, *, key: str, unit: str = "line") -
     if not by_id:
         raise DataError(f"{path}: holds no records.")
     return Joined(path, by_id, list(duplicates), unit)
+
+
+def text_field(record: dict[str, Any], field: str, place: str) -> str:
+    """A field that must be text; it may be empty.
+
+    Raises:
+        DataError: it is missing or something else; `place` begins the message.
+    """
+    value = record.get(field)
+    if not isinstance(value, str):
+        found = f"is a JSON {json_type(value)}, expected a string" if field in record else "is missing"
+        raise DataError(f"{place}: {field!r} {found}.")
+    return value
 
 
 def normal_id(value: Any, place: str) -> str:

@@ -10,6 +10,7 @@ from llava.command_line import add_tools, run, run_tool
 TOOLS = {
     "convert-science-qa": ("llava.eval.convert_science_qa", "ScienceQA as conversations"),
     "merge-answers": ("llava.eval.merge_answers", "the answers of several processes as one file"),
+    "report": ("llava.eval.report.command", "runs side by side in one page, with every answer"),
     "science-qa": ("llava.eval.eval_science_qa", "ScienceQA: accuracy in the nine published columns"),
     "science-qa-gpt4": ("llava.eval.eval_science_qa_gpt4", "ScienceQA: GPT-4, complemented by a model"),
     "science-qa-gpt4-requery": ("llava.eval.eval_science_qa_gpt4_requery", "ScienceQA: GPT-4 as judge of both"),

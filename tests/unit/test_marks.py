@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava.errors import DataError
-from llava.eval.marks import MarkedAnswer, MarkSheet, marks_as_json, read_marks, unique_ids
+from llava.eval.marks import MarkedAnswer, MarkSheet, marks_as_json, read_marks
 
 MARK = {"question_id": 17, "score": 1, "text": "Yes."}
 
@@ -46,10 +46,6 @@ def test_marks_come_back_as_they_were_written(tmp_path):
 )
 def test_an_outcome_says_what_became_of_an_answer(mark, outcome):
     assert mark.outcome == outcome
-
-
-def test_several_questions_under_one_id_get_ids_of_their_own():
-    assert unique_ids(["a.png", "b.png", "a.png", "a.png"]) == ["a.png", "b.png", "a.png#2", "a.png#3"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,143 @@
+"""The tables of a report, as cells of text: what the page and the Markdown file both show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llava.eval.estimates import Estimate
+from llava.eval.report.comparison import OUTCOMES, Comparison
+from llava.eval.report.figures import Difference, Figures
+from llava.eval.report.run import PERCENT, Figure, Run
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    explanation: str = ""
+    num_text_columns: int = 1
+    """Columns of words, at the left; the others hold numbers."""
+
+
+def tables_of(comparison: Comparison, figures: Figures) -> list[Table]:
+    """All that have something to say, the most telling first."""
+    every = [
+        _results(comparison, figures),
+        _differences(comparison, figures),
+        _categories(comparison, figures),
+        _headlines(comparison.runs),
+    ]
+    return [table for table in every if table.rows]
+
+
+def measure(comparison: Comparison) -> str:
+    """What the score of a run is called."""
+    if comparison.scale == PERCENT:
+        return "score, %" if _has_partial_marks(comparison) else "accuracy, %"
+    return f"mean score, of {comparison.scale:g}"
+
+
+def interval(estimate: Estimate | Figure, *, signed: bool = False) -> str:
+    """`76.1 to 80.5`."""
+    if estimate.low is None or estimate.high is None:
+        return NONE
+    return f"{_number(estimate.low, signed)} to {_number(estimate.high, signed)}"
+
+
+def value(estimate: Estimate | Figure, *, signed: bool = False) -> str:
+    return NONE if estimate.value is None else _number(estimate.value, signed)
+
+
+def with_interval(estimate: Estimate | Figure, *, signed: bool = False) -> str:
+    """`78.4 (76.1 to 80.5)`."""
+    if estimate.value is None or estimate.low is None:
+        return value(estimate, signed=signed)
+    return f"{value(estimate, signed=signed)} ({interval(estimate, signed=signed)})"
+
+
+def _results(comparison: Comparison, figures: Figures) -> Table:
+    outcomes = [outcome for outcome in OUTCOMES if any(run.counts[outcome] for run in figures.runs)]
+    marked = comparison.is_marked
+    head = ["run", *([measure(comparison), "95 % interval", "marked"] if marked else []), *outcomes, "words an answer"]
+    rows = []
+    for run in figures.runs:
+        scores = [value(run.score), interval(run.score), f"{int(run.score.possible):,}"] if marked else []
+        words = NONE if run.num_words is None else f"{run.num_words:.1f}"
+        rows.append([run.name, *scores, *(f"{run.counts[outcome]:,}" for outcome in outcomes), words])
+    return Table("Results", head, rows, _CLUSTERED if marked and _shares_pictures(comparison) else "")
+
+
+_CLUSTERED = "Questions about one picture are not independent; the intervals take them together."
+
+
+def _differences(comparison: Comparison, figures: Figures) -> Table:
+    ratios = {(i, j): ratio for i, j, ratio in figures.ratios}
+    head = ["runs", "difference", "95 % interval", "", "first better", "second better", "same"]
+    rows = []
+    for one in figures.differences:
+        names = f"{comparison.runs[one.second].name} – {comparison.runs[one.first].name}"
+        cells = [value(one.value, signed=True), interval(one.value, signed=True), _verdict(one)]
+        counts = [f"{count:,}" for count in (one.first_better, one.second_better, one.same)]
+        ratio = ratios.get((one.first, one.second))
+        rows.append([names, *cells, *counts, *([with_interval(ratio)] if ratio else [])])
+    return Table(
+        "Differences",
+        [*head, *(["second in % of first"] if ratios else [])],
+        rows,
+        "Of the second run to the first, on the questions that both have a mark for, question by question.",
+    )
+
+
+def _verdict(one: Difference) -> str:
+    if one.value.value is None:
+        return "nothing in common"
+    return "clear" if one.is_clear else "within chance"
+
+
+def _categories(comparison: Comparison, figures: Figures) -> Table:
+    names = [run.name for run in comparison.runs if run.is_marked]
+    head = ["category", "questions", *names, *(f"{name} – {names[0]}" for name in names[1:])]
+    rows = [
+        [
+            one.name,
+            f"{one.num_questions:,}",
+            *(with_interval(score) for score in one.scores),
+            *(with_interval(difference, signed=True) for difference in one.differences),
+        ]
+        for one in (figures.categories if names else [])
+    ]
+    title = f"Categories: {measure(comparison)}"
+    return Table(title, head, rows, "With 95 % intervals. A question may belong to several categories.")
+
+
+def _headlines(runs: Sequence[Run]) -> Table:
+    names = list(dict.fromkeys(name for run in runs for name in run.figures))
+    with_figures = [run for run in runs if run.figures]
+    rows = []
+    for name in names:
+        found = [run.figures.get(name) for run in with_figures]
+        rows.append([name, *(NONE if figure is None else with_interval(figure) for figure in found)])
+    return Table(
+        "The benchmark's own figures",
+        ["figure", *(run.name for run in with_figures)],
+        rows,
+        "As its scorer computed them, with its intervals where it gives some.",
+    )
+
+
+def _has_partial_marks(comparison: Comparison) -> bool:
+    return any(cell.score not in (None, 0.0, 1.0) for row in comparison.cells for cell in row)
+
+
+def _shares_pictures(comparison: Comparison) -> bool:
+    names = [question.image for question in comparison.questions if question.image]
+    return len(set(names)) < len(names)
+
+
+def _number(number: float, signed: bool) -> str:
+    text = f"{number:+.2f}" if signed else f"{number:.2f}"
+    return text.replace("-", "−")
