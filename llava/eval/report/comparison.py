@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from llava.eval.marks import MarkedAnswer
 from llava.eval.records import Joined, joined, read_questions, some
 from llava.eval.report.run import PERCENT, Run
 from llava.eval.report.runs import told_apart
+from llava.json_files import read_jsonl
 
 RIGHT, PARTLY, WRONG = "right", "partly right", "wrong"
 BETTER, EVEN, WORSE = "better", "even", "worse"
@@ -71,7 +72,7 @@ class Comparison:
     @property
     def scale(self) -> float:
         """What the largest score is shown as."""
-        return self.runs[0].scale
+        return next((run.scale for run in self.runs if run.is_marked), PERCENT)
 
     @property
     def is_marked(self) -> bool:
@@ -128,15 +129,9 @@ def read_asked(path: Path) -> dict[str, Asked]:
     found = read_questions(path)
     if found.unit == "line":
         # Ids that several questions share are told apart as those of the answers are.
-        lines = told_apart(_all_lines(path), key="question_id", text="text")
+        lines = told_apart(read_jsonl(path), key="question_id", text="text")
         found = joined(lines, path, key="question_id")
     return {identity: _asked(line.record, found, identity) for identity, line in found.lines.items()}
-
-
-def _all_lines(path: Path) -> Any:
-    from llava.json_files import read_jsonl
-
-    return read_jsonl(path)
 
 
 def _asked(record: dict[str, Any], found: Joined, identity: str) -> Asked:
@@ -239,18 +234,16 @@ def _cell(mark: MarkedAnswer | None, question: Question, run: Run) -> Cell:
 
 def _against_each_other(runs: Sequence[Run], cells: list[list[Cell]]) -> list[list[Cell]]:
     """Scores of reviews are neither right nor wrong: the outcome is how a run does beside the best of the others."""
-    if runs[0].scale == PERCENT:
+    if all(run.scale == PERCENT for run in runs):
         return cells
     judged = []
-    for number, run in enumerate(runs):
-        rivals = [cells[other] for other in range(len(runs)) if runs[other].scale == run.scale and other != number]
-        judged.append([_beside(cell, [rival[q].score for rival in rivals]) for q, cell in enumerate(cells[number])])
+    for number, row in enumerate(cells):
+        rivals = [cells[other] for other in range(len(runs)) if other != number]
+        judged.append([_beside(cell, [rival[q].score for rival in rivals]) for q, cell in enumerate(row)])
     return judged
 
 
 def _beside(cell: Cell, others: Sequence[float | None]) -> Cell:
-    from dataclasses import replace
-
     known = [score for score in others if score is not None]
     if cell.score is None or not known:
         return cell

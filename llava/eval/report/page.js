@@ -159,7 +159,7 @@ function note(title, text) {
 function drawAnswer(run, number) {
   const answer = data.answers[run][number];
   const tone = data.tones[answer.outcome];
-  return element("section", { class: `answer ${tone}`, "aria-label": `${data.runs[run]}: ${answer.outcome}` },
+  return element("div", { class: `answer ${tone}` },
     element("h4", {}, data.runs[run], " ", element("span", { class: `badge ${tone}` }, answer.outcome)),
     facts(answer),
     answer.outcome === "missing" ? null : passage(answer.text, data.runTexts[run] ? "(an empty answer)" : "(its text was not given)"),
@@ -171,15 +171,15 @@ function drawQuestion(number) {
   const question = data.questions[number];
   const categories = question.categories.map((category) => data.categories[category]).join(" · ");
   const link = element("a", { href: `#question=${encodeURIComponent(question.id)}` }, ...marked(`Question ${question.id}`));
-  const asked = element("div", {}, passage(question.text, "(the question's text was not given)"));
-  if (question.target !== null) {
-    asked.append(element("p", {}, element("strong", {}, data.scale === 100 ? "Right: " : "Reference: ")), passage(question.target));
-  }
+  const target = question.target === null ? null : element("div", { class: "target" },
+    element("strong", { class: "text" }, data.scale === 100 ? "Right:" : "Reference:"), passage(question.target));
   return element("article", { class: "question", tabindex: "-1", "data-number": number },
     element("header", {}, element("h3", {}, link), categories ? element("span", { class: "quiet" }, categories) : null),
-    element("div", { class: "asked" }, drawPicture(question), asked),
-    element("div", { class: "answers" }, ...data.runs.map((_, run) => drawAnswer(run, number))),
-    note("What the judge wrote", question.note));
+    element("div", { class: "body" }, drawPicture(question), element("div", {},
+      passage(question.text, "(the question's text was not given)"),
+      target,
+      element("div", { class: "answers" }, ...data.runs.map((_, run) => drawAnswer(run, number))),
+      note("What the judge wrote", question.note))));
 }
 
 // The address holds the choices, so that a view can be kept and passed on.

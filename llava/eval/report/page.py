@@ -42,7 +42,7 @@ TONES: Final = {
     EVEN: "fair",
     WRONG: "bad",
     WORSE: "bad",
-    UNPARSABLE: "bad",
+    UNPARSABLE: "odd",
     MISSING: "none",
     NOT_MARKED: "none",
 }

@@ -62,7 +62,7 @@ def intervals(rows: Sequence[Row], *, title: str, zero: bool = False) -> str:
     for tick in ticks:
         kind = "zero" if zero and tick == 0 else "grid"
         SubElement(svg, "line", {"class": kind, "x1": x(tick), "x2": x(tick), "y1": "0", "y2": str(height)})
-        _write(svg, x(tick), height + _LINE - 4, f"{tick:g}", anchor="middle")
+        _write(svg, x(tick), height + _LINE - 4, f"{tick:g}".replace("-", "−"), anchor="middle")
     top = 0
     for row in rows:
         _write(svg, f"{_MARGIN}%", top + _LINE - 5, row.name)

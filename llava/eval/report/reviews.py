@@ -6,7 +6,7 @@ The reviews do not hold the answers. Files of answers that are given beside them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,18 @@ def holds_reviews(lines: Sequence[Line]) -> bool:
 
 
 def read_reviews(lines: Sequence[Line], path: Path, name: str | None) -> tuple[Run, Run]:
-    """The two sides of a file of reviews; where a pair was reviewed several times, the mean of its scores.
+    """The two sides of a file of reviews; a pair that was reviewed in both orders has the mean of its scores.
 
     Raises:
         DataError: a record that is no review; names file, line and id.
     """
-    by_question: dict[str, list[_Review]] = {}
+    by_question: dict[str, dict[str, _Review]] = {}
     for number, record in lines:
         review = _review(record, f"{path}: line {number}")
-        by_question.setdefault(review.question_id, []).append(review)
+        of_orders = by_question.setdefault(review.question_id, {})
+        # A review without scores may have been asked for again, further down.
+        if review.scores or review.order not in of_orders:
+            of_orders[review.order] = review
     first, second = (_side(side, by_question, path, name) for side in SIDES)
     return first, second
 
@@ -56,23 +59,45 @@ def lend_answers(runs: Sequence[Run]) -> list[Run]:
     return [_with_texts(run, lent.get(id(run))) for run in runs if id(run) not in lenders]
 
 
+@dataclass(frozen=True)
 class _Review:
     """One record."""
 
-    def __init__(self, record: dict[str, Any], question_id: str, place: str):
-        self.question_id = question_id
-        self.place = place
-        self.answer_ids = tuple(str(record.get(f"answer{side}_id", question_id)) for side in SIDES)
-        category = record.get("category")
-        self.categories = (category,) if isinstance(category, str) else ()
-        content = record.get("content", record.get("text"))
-        self.content = content if isinstance(content, str) else None
-        self.scores = _scores(record.get("tuple", record.get("score")), place)
+    question_id: str
+    place: str
+    order: str
+    """Which answer the judge saw first: `swapped` or not. The scores are in the order of the answers, not in its."""
+    answer_ids: tuple[str, ...]
+    models: tuple[str | None, ...]
+    categories: tuple[str, ...]
+    image: str | None
+    content: str | None
+    scores: tuple[float, float] | None
 
 
 def _review(record: dict[str, Any], place: str) -> _Review:
     identity = normal_id(record.get("question_id"), f"{place}: 'question_id'")
-    return _Review(record, identity, f"{place} (question {identity})")
+    place = f"{place} (question {identity})"
+    category = _text(record, "category")
+    order = _text(record, "order") or "given"
+    said = [_text(record, "content") or _text(record, "text"), _text(record, "unparsable")]
+    heading = ["The judge saw the second answer first."] if order == "swapped" else []
+    return _Review(
+        identity,
+        place,
+        order,
+        tuple(str(record.get(f"answer{side}_id", identity)) for side in SIDES),
+        tuple(_text(record, f"answer{side}_model") for side in SIDES),
+        (category,) if category else (),
+        _text(record, "image"),
+        "\n".join(heading + [text for text in said if text]) or None,
+        _scores(record.get("tuple", record.get("score")), place),
+    )
+
+
+def _text(record: dict[str, Any], field: str) -> str | None:
+    value = record.get(field)
+    return value if isinstance(value, str) and value else None
 
 
 def _scores(value: Any, place: str) -> tuple[float, float] | None:
@@ -88,9 +113,10 @@ def _scores(value: Any, place: str) -> tuple[float, float] | None:
     return float(value[0]), float(value[1])
 
 
-def _side(side: int, by_question: dict[str, list[_Review]], path: Path, name: str | None) -> Run:
+def _side(side: int, by_question: dict[str, dict[str, _Review]], path: Path, name: str | None) -> Run:
     marks, places, answer_ids = {}, {}, {}
-    for identity, reviews in by_question.items():
+    for identity, of_orders in by_question.items():
+        reviews = list(of_orders.values())
         scores = [review.scores[side - 1] for review in reviews if review.scores]
         mean = sum(scores) / len(scores) if scores else None
         marks[identity] = MarkedAnswer(
@@ -98,12 +124,14 @@ def _side(side: int, by_question: dict[str, list[_Review]], path: Path, name: st
             text="",
             score=None if mean is None else mean / POINTS,
             parsed=None if mean is None else f"{mean:g}",
+            image=reviews[-1].image,
             categories=reviews[-1].categories,
             note="\n\n".join(review.content for review in reviews if review.content) or None,
         )
         places[identity] = reviews[-1].place
         answer_ids[identity] = reviews[-1].answer_ids[side - 1]
     unparsable = sum(mark.score is None for mark in marks.values())
+    model = next((r.models[side - 1] for of_orders in by_question.values() for r in of_orders.values()), None)
     return Run(
         f"{name}, answer {side}" if name else "",
         path,
@@ -112,10 +140,11 @@ def _side(side: int, by_question: dict[str, list[_Review]], path: Path, name: st
         places,
         is_marked=True,
         benchmark="reviews",
-        model=f"answer {side}",
+        model=model,
+        side=f"answer {side}",
         scale=POINTS,
         answer_ids=answer_ids,
-        remarks=(f"{unparsable:,} reviews without scores, which count in no figure",) if unparsable else (),
+        remarks=(f"{unparsable:,} pairs that the judge gave no scores, counted in no figure",) if unparsable else (),
     )
 
 
@@ -145,7 +174,7 @@ def _with_texts(side: Run, answers: Run | None) -> Run:
     return replace(
         side,
         name=side.name or answers.name,
-        model=answers.model or answers.path.stem,
+        model=side.model or answers.model or answers.path.stem,
         content=f"{side.content}, of {answers.path.name}",
         marks=marks,
     )

@@ -40,3 +40,10 @@ class Run:
     answer_ids: Mapping[str, str] = field(default_factory=dict)
     """By question, the id of the answer, which reviews refer to."""
     remarks: tuple[str, ...] = ()
+    side: str | None = None
+    """Of reviews: `answer 1` or `answer 2`."""
+
+    @property
+    def short(self) -> str:
+        """What the run is called where nothing better is known: its file, and its side of a file of reviews."""
+        return f"{self.path.stem}, {self.side}" if self.side else self.path.stem

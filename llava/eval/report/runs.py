@@ -7,7 +7,7 @@ of `eval_science_qa`), or one side of a file of reviews (`llava.eval.report.revi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,11 +141,11 @@ def named(runs: Sequence[Run]) -> list[Run]:
     given = [run.name for run in runs if run.name]
     if twice := next((name for name in given if given.count(name) > 1), None):
         raise InvalidRequest(f"two runs are called {twice!r}. Give each a name of its own: NAME=FILE.")
-    wishes = [
-        lambda run: run.name or (Path(run.model).name if run.model else run.path.stem),
-        lambda run: run.name or run.path.stem,
-        lambda run: run.name or f"{run.path.parent.name}/{run.path.stem}",
-        lambda run: run.name or str(run.path),
+    wishes: list[Callable[[Run], str]] = [
+        lambda run: run.name or (Path(run.model).name if run.model else run.short),
+        lambda run: run.name or (f"{Path(run.model).name} ({run.short})" if run.model else run.short),
+        lambda run: run.name or f"{run.path.parent.name}/{run.short}",
+        lambda run: run.name or f"{run.path.parent}/{run.short}",
     ]
     for wish in wishes:
         names = [wish(run) for run in runs]
@@ -177,7 +177,7 @@ def _is_lines(text: str) -> bool:
         record = json.loads(first)
     except json.JSONDecodeError:  # a line that was cut off, or the beginning of an object over many lines
         return '"question_id"' in first and '"marks"' not in first
-    return isinstance(record, dict) and (bool(rest.strip()) or not {"marks", "correct", "outputs"} & set(record))
+    return isinstance(record, dict) and (bool(rest.strip()) or "question_id" in record)
 
 
 def _from_scorer(source: Source, content: dict[str, Any]) -> Run:

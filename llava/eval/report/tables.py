@@ -62,7 +62,7 @@ def with_interval(estimate: Estimate | Figure, *, signed: bool = False) -> str:
 def _results(comparison: Comparison, figures: Figures) -> Table:
     outcomes = [outcome for outcome in OUTCOMES if any(run.counts[outcome] for run in figures.runs)]
     marked = comparison.is_marked
-    head = ["run", *([measure(comparison), "95 % interval", "marked"] if marked else []), *outcomes, "words an answer"]
+    head = ["run", *([measure(comparison), "95 % interval", "counted"] if marked else []), *outcomes, "words an answer"]
     rows = []
     for run in figures.runs:
         scores = [value(run.score), interval(run.score), f"{int(run.score.possible):,}"] if marked else []
@@ -76,7 +76,7 @@ _CLUSTERED = "Questions about one picture are not independent; the intervals tak
 
 def _differences(comparison: Comparison, figures: Figures) -> Table:
     ratios = {(i, j): ratio for i, j, ratio in figures.ratios}
-    head = ["runs", "difference", "95 % interval", "", "first better", "second better", "same"]
+    head = ["runs", "difference", "95 % interval", "verdict", "first better", "second better", "same"]
     rows = []
     for one in figures.differences:
         names = f"{comparison.runs[one.second].name} – {comparison.runs[one.first].name}"
