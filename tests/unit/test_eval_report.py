@@ -281,9 +281,9 @@ def test_thumbnails_shrink_to_fit_and_what_does_not_fit_is_said(tmp_path, pictur
     small = page(tmp_path, *words, "--picture-megabytes", 0.02)
     assert [picture.width < 320 for picture in pictures_of(small)] == [True, True]
     assert sum(map(len, data_of(small)["pictures"])) <= 20_100
-    tiny = page(tmp_path, *words, "--picture-megabytes", 0.0018)
+    tiny = page(tmp_path, *words, "--picture-megabytes", 0.001)
     assert len(pictures_of(tiny)) == 1
-    assert "pictures left out: 1 (2.png): over the 0.0018 MB" in tiny
+    assert "pictures left out: 1 (2.png): over the 0.001 MB" in tiny
     assert "pictures left out: 1 (2.png)" in capsys.readouterr().err
 
 

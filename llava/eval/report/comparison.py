@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,10 @@ BETTER, EVEN, WORSE = "better", "even", "worse"
 UNPARSABLE, MISSING, NOT_MARKED = "unparsable", "missing", "not marked"
 OUTCOMES = (RIGHT, PARTLY, WRONG, BETTER, EVEN, WORSE, UNPARSABLE, MISSING, NOT_MARKED)
 """In the order in which they are shown; the three in the middle are those of reviews."""
+
+
+FEW_PICTURES = 10
+"""Errors that take the questions of a picture together are estimated from as many observations as there are pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,4 +272,8 @@ def _remarks(runs: Sequence[Run], questions: Sequence[Question], cells: Sequence
             remarks.append(
                 f"{run.name}: asked in other words at {len(changed):,} questions, shown there: {some(changed)}"
             )
+    pictures = Counter(question.image for question in questions if question.image)
+    independent = len(pictures) + sum(question.image is None for question in questions)
+    if pictures and max(pictures.values()) > 1 and independent < FEW_PICTURES and any(run.is_marked for run in runs):
+        remarks.append(f"the questions are about {independent} pictures: too few for the intervals to be trusted")
     return remarks
