@@ -183,13 +183,14 @@ def test_reviews_give_both_sides_their_means_and_the_published_ratio(tmp_path):
     told = figures(tmp_path, reviews, write_lines(tmp_path / "llava.jsonl", answers), references)
     assert [(one["name"], one["score"]["value"]) for one in told["runs"]] == [("gpt4", 8), ("llava", 7.5)]
     assert told["relative_scores"][0]["percent"]["value"] == pytest.approx(7.5 / 8 * 100)
+    assert told["categories"]["detail"]["percent_of_first"]["llava"]["value"] == pytest.approx(100)
     first, second, third = told["questions"]
     assert first["answers"]["llava"]["text"] == "Answer 1."
     assert first["answers"]["gpt4"]["text"] == "Reference 1."
     assert "The judge saw the second answer first." in first["note"]
     outcomes = [one["answers"]["llava"]["outcome"] for one in (first, second, third)]
     assert outcomes == ["worse", "even", "unparsable"]
-    assert any("1 pairs that the judge gave no scores" in remark for remark in told["remarks"])
+    assert any("no scores, which count in no figure: 1" in remark for remark in told["remarks"])
 
 
 def test_reviews_of_other_answers_are_refused(tmp_path, capsys):
@@ -281,10 +282,10 @@ def test_thumbnails_shrink_to_fit_and_what_does_not_fit_is_said(tmp_path, pictur
     small = page(tmp_path, *words, "--picture-megabytes", 0.02)
     assert [picture.width < 320 for picture in pictures_of(small)] == [True, True]
     assert sum(map(len, data_of(small)["pictures"])) <= 20_100
-    tiny = page(tmp_path, *words, "--picture-megabytes", 0.001)
-    assert len(pictures_of(tiny)) == 1
-    assert "pictures left out: 1 (2.png): over the 0.001 MB" in tiny
-    assert "pictures left out: 1 (2.png)" in capsys.readouterr().err
+    tiny = page(tmp_path, *words, "--picture-megabytes", 0.0003)
+    assert pictures_of(tiny) == []
+    assert "pictures left out: 2 (1.png, 2.png): over the 0.0003 MB" in tiny
+    assert "pictures left out: 2 (1.png, 2.png)" in capsys.readouterr().err
 
 
 def test_pictures_that_are_missing_damaged_or_outside_of_the_folder_are_counted_and_named(tmp_path, pictures):

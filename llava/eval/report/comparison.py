@@ -23,7 +23,7 @@ OUTCOMES = (RIGHT, PARTLY, WRONG, BETTER, EVEN, WORSE, UNPARSABLE, MISSING, NOT_
 
 
 FEW_PICTURES = 10
-"""Errors that take the questions of a picture together are estimated from as many observations as there are pictures."""
+"""Fewer are too few: where questions share pictures, errors are estimated from as many observations as pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,9 @@ class Comparison:
 
     @property
     def categories(self) -> list[str]:
-        return list(dict.fromkeys(name for question in self.questions for name in question.categories))
+        found = dict.fromkeys(name for question in self.questions for name in question.categories)
+        customary = [name for run in self.runs for name in run.categories if name in found]
+        return list(dict.fromkeys([*customary, *found]))
 
     @property
     def outcomes(self) -> list[str]:

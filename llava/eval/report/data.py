@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from llava.eval.estimates import Estimate
 from llava.eval.report.comparison import Comparison
 from llava.eval.report.figures import Difference, Figures
 
@@ -41,10 +42,9 @@ def as_json(
         "categories": {
             one.name: {
                 "questions": one.num_questions,
-                "scores": {name: score.as_json() for name, score in zip(marked, one.scores, strict=True)},
-                "differences_to_first": {
-                    name: value.as_json() for name, value in zip(marked[1:], one.differences, strict=True)
-                },
+                "scores": _by_name(marked, one.scores),
+                "differences_to_first": _by_name(marked[1:], one.differences),
+                "percent_of_first": _by_name(marked[1:], one.ratios),
             }
             for one in figures.categories
         },
@@ -59,6 +59,11 @@ def as_json(
             for number, question in enumerate(comparison.questions[:max_answers])
         ],
     }
+
+
+def _by_name(names: Sequence[str], estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """Empty where there are no such estimates."""
+    return {name: estimate.as_json() for name, estimate in zip(names, estimates, strict=False)}
 
 
 def _difference(one: Difference, names: Sequence[str]) -> dict[str, Any]:

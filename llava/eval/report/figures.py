@@ -57,6 +57,8 @@ class CategoryFigures:
     """By run."""
     differences: list[Estimate]
     """Of every further run to the first."""
+    ratios: list[Estimate]
+    """For reviews: the scores of every further run in percent of the first's."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def figures_of(comparison: Comparison) -> Figures:
         ],
         [_difference(one, other, comparison) for one, other in pairs],
         [_category(name, comparison, marked) for name in comparison.categories],
-        [] if scale == PERCENT else [(i, j, _relative(cells[i], cells[j], questions)) for i, j in pairs],
+        [] if scale == PERCENT else [(i, j, _relative(cells[i], cells[j], questions, everything)) for i, j in pairs],
     )
 
 
@@ -129,12 +131,14 @@ def _mean_difference(
     return Estimate("difference", ends[0], shifted.standard_error, ends[1], ends[2], shifted.gained, shifted.possible)
 
 
-def _relative(ours: Sequence[Cell], theirs: Sequence[Cell], questions: Sequence[Question]) -> Estimate:
+def _relative(
+    ours: Sequence[Cell], theirs: Sequence[Cell], questions: Sequence[Question], chosen: Iterable[int]
+) -> Estimate:
     """The second's scores in percent of the first's: the figure that is published for LLaVA."""
     # `ratio` is for shares, which end at 1: a tenth keeps any ratio of scores from 1 to 10 below.
     parts = [
         Part(theirs[n].score or 0.0, 10 * (ours[n].score or 0.0), questions[n].image)
-        for n in range(len(questions))
+        for n in chosen
         if _gain(ours[n], theirs[n]) is not None
     ]
     return ratio("relative score", parts, scale=1000.0)
@@ -148,6 +152,7 @@ def _category(name: str, comparison: Comparison, marked: Sequence[int]) -> Categ
         len(chosen),
         [_mean(cells[run], questions, chosen, scale) for run in marked],
         [_mean_difference(cells[marked[0]], cells[run], questions, chosen, scale) for run in marked[1:]],
+        [] if scale == PERCENT else [_relative(cells[marked[0]], cells[run], questions, chosen) for run in marked[1:]],
     )
 
 

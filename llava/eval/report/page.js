@@ -145,9 +145,10 @@ function drawPicture(question) {
 
 function facts(answer) {
   const said = [];
-  if (answer.parsed !== null) said.push(`understood: ${answer.parsed}`);
-  if (answer.score !== null && (data.scale !== 100 || (answer.score > 0 && answer.score < 1))) {
-    said.push(`score: ${+(answer.score * data.scale).toFixed(2)}`);
+  const isJudged = data.scale !== 100;
+  if (answer.parsed !== null && !isJudged) said.push(`understood: ${answer.parsed}`);
+  if (answer.score !== null && (isJudged || (answer.score > 0 && answer.score < 1))) {
+    said.push(`score: ${Number((answer.score * data.scale).toFixed(2))}`);
   }
   return said.length ? element("p", { class: "facts" }, ...marked(said.join(" · "))) : null;
 }

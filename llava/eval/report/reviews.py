@@ -39,7 +39,8 @@ def read_reviews(lines: Sequence[Line], path: Path, name: str | None) -> tuple[R
         # A review without scores may have been asked for again, further down.
         if review.scores or review.order not in of_orders:
             of_orders[review.order] = review
-    first, second = (_side(side, by_question, path, name) for side in SIDES)
+    benchmark = _benchmark(lines)
+    first, second = (_side(side, by_question, path, benchmark=benchmark, name=name) for side in SIDES)
     return first, second
 
 
@@ -113,7 +114,15 @@ def _scores(value: Any, place: str) -> tuple[float, float] | None:
     return float(value[0]), float(value[1])
 
 
-def _side(side: int, by_question: dict[str, dict[str, _Review]], path: Path, name: str | None) -> Run:
+def _benchmark(lines: Sequence[Line]) -> str:
+    """Reviews of one judge do not compare with those of another."""
+    judges = {_text(line.record, "judge_snapshot") or _text(line.record, "judge_model") for line in lines} - {None}
+    return f"reviews by {' and '.join(sorted(map(str, judges)))}" if judges else "reviews"
+
+
+def _side(
+    side: int, by_question: dict[str, dict[str, _Review]], path: Path, *, benchmark: str, name: str | None
+) -> Run:
     marks, places, answer_ids = {}, {}, {}
     for identity, of_orders in by_question.items():
         reviews = list(of_orders.values())
@@ -131,20 +140,21 @@ def _side(side: int, by_question: dict[str, dict[str, _Review]], path: Path, nam
         places[identity] = reviews[-1].place
         answer_ids[identity] = reviews[-1].answer_ids[side - 1]
     unparsable = sum(mark.score is None for mark in marks.values())
-    model = next((r.models[side - 1] for of_orders in by_question.values() for r in of_orders.values()), None)
+    model = next(iter(by_question[next(iter(by_question))].values())).models[side - 1]
+    unscored = f"pairs that the judge gave no scores, which count in no figure: {unparsable:,}"
     return Run(
         f"{name}, answer {side}" if name else "",
         path,
-        f"reviews, answer {side}",
+        f"{benchmark}, answer {side}",
         marks,
         places,
         is_marked=True,
-        benchmark="reviews",
+        benchmark=benchmark,
         model=model,
         side=f"answer {side}",
         scale=POINTS,
         answer_ids=answer_ids,
-        remarks=(f"{unparsable:,} pairs that the judge gave no scores, counted in no figure",) if unparsable else (),
+        remarks=(unscored,) if unparsable and side == SIDES[0] else (),
     )
 
 

@@ -40,6 +40,8 @@ class Run:
     answer_ids: Mapping[str, str] = field(default_factory=dict)
     """By question, the id of the answer, which reviews refer to."""
     remarks: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    """Their customary order, where there is one."""
     side: str | None = None
     """Of reviews: `answer 1` or `answer 2`."""
 

@@ -63,6 +63,7 @@ class ScienceQATest:
             places=places,
             is_marked=True,
             benchmark="ScienceQA",
+            categories=tuple(COLUMNS),
             remarks=run.remarks + remarks,
         )
 

@@ -100,13 +100,19 @@ def _verdict(one: Difference) -> str:
 
 def _categories(comparison: Comparison, figures: Figures) -> Table:
     names = [run.name for run in comparison.runs if run.is_marked]
-    head = ["category", "questions", *names, *(f"{name} – {names[0]}" for name in names[1:])]
+    is_judged = comparison.scale != PERCENT
+    beside = [f"{name} in % of {names[0]}" if is_judged else f"{name} – {names[0]}" for name in names[1:]]
+    head = ["category", "questions", *names, *beside]
     rows = [
         [
             one.name,
             f"{one.num_questions:,}",
             *(with_interval(score) for score in one.scores),
-            *(with_interval(difference, signed=True) for difference in one.differences),
+            *(
+                map(with_interval, one.ratios)
+                if is_judged
+                else (with_interval(difference, signed=True) for difference in one.differences)
+            ),
         ]
         for one in (figures.categories if names else [])
     ]
