@@ -111,7 +111,8 @@ def _wilson(gained: float, possible: float) -> tuple[float, float]:
     share, extra = gained / possible, _Z * _Z / possible
     middle = (share + extra / 2) / (1 + extra)
     half = _Z / (1 + extra) * math.sqrt(share * (1 - share) / possible + extra / (4 * possible))
-    return middle - half, middle + half
+    # Rounding must not take a figure out of its own interval.
+    return min(share, middle - half), max(share, middle + half)
 
 
 def _whole(value: float) -> float | int:

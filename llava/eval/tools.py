@@ -9,11 +9,24 @@ from llava.command_line import add_tools, run, run_tool
 
 TOOLS = {
     "convert-science-qa": ("llava.eval.convert_science_qa", "ScienceQA as conversations"),
+    "gqa": ("llava.eval.eval_gqa", "GQA: accuracy by type of question"),
     "merge-answers": ("llava.eval.merge_answers", "the answers of several processes as one file"),
+    "mm-vet": ("llava.eval.eval_mm_vet", "MM-Vet: the judge's grades by capability"),
+    "mmbench": ("llava.eval.eval_mmbench", "MMBench: plain accuracy and circular evaluation"),
+    "mme": ("llava.eval.eval_mme", "MME: perception and cognition"),
+    "pope": ("llava.eval.eval_pope", "POPE: objects that are not there"),
     "report": ("llava.eval.report.command", "runs side by side in one page, with every answer"),
     "science-qa": ("llava.eval.eval_science_qa", "ScienceQA: accuracy in the nine published columns"),
     "science-qa-gpt4": ("llava.eval.eval_science_qa_gpt4", "ScienceQA: GPT-4, complemented by a model"),
     "science-qa-gpt4-requery": ("llava.eval.eval_science_qa_gpt4_requery", "ScienceQA: GPT-4 as judge of both"),
+    "seed-bench": ("llava.eval.convert_seed_bench", "SEED-Bench: accuracy, and its submission"),
+    "submit-gqa": ("llava.eval.convert_gqa", "GQA: predictions for its own evaluation"),
+    "submit-mm-vet": ("llava.eval.convert_mm_vet", "MM-Vet: answers for its judge"),
+    "submit-mmbench": ("llava.eval.convert_mmbench", "MMBench: a workbook to submit"),
+    "submit-vizwiz": ("llava.eval.convert_vizwiz", "VizWiz: a submission"),
+    "submit-vqav2": ("llava.eval.convert_vqav2", "VQAv2: a submission"),
+    "textvqa": ("llava.eval.eval_textvqa", "TextVQA: soft accuracy"),
+    "vqa": ("llava.eval.eval_vqa", "VQA and VizWiz: soft accuracy by type of answer"),
 }
 
 
