@@ -46,8 +46,11 @@ def read_json(path: str | Path, *, remedy: str = "Check the path.") -> Any:
         ) from None
 
 
-def read_jsonl(path: str | Path, *, remedy: str = "Check the path.") -> list[Line]:
+def read_jsonl(path: str | Path, *, remedy: str = "Check the path.", still_growing: bool = False) -> list[Line]:
     """Reads a JSON Lines file: one object a line; empty lines count as lines and hold nothing.
+
+    Args:
+        still_growing: another process is writing the file, so what follows its last line end is not a line yet.
 
     Raises:
         DataError: as `read_json`, or a line that holds no object.
@@ -55,6 +58,8 @@ def read_jsonl(path: str | Path, *, remedy: str = "Check the path.") -> list[Lin
     text = read_text(path, remedy=remedy)
     # Only at line feeds: other characters that Python's splitlines knows may stand inside a JSON string.
     pieces = text.split("\n")
+    if still_growing:
+        pieces.pop()
     lines = []
     with without_garbage_collection():
         for number, piece in enumerate(pieces, start=1):

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -198,7 +198,7 @@ class Engine:
         finally:
             self._cancel(ticket)
 
-    async def stream(self, request: Request) -> AsyncIterator[Piece | Answer]:
+    async def stream(self, request: Request) -> AsyncGenerator[Piece | Answer, None]:
         """Answers one request: pieces of its text as they become certain, then the whole answer.
 
         Closing the iterator before its end cancels the request.

@@ -11,19 +11,11 @@ import sys
 from pathlib import Path
 
 from llava.command_line import run
+from llava.eval.model_arguments import add_answer_arguments, add_model_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model-name",
-        "--model-path",
-        dest="model_path",
-        metavar="MODEL",
-        help="model folder, hub id, or the name of an embedded model (default: the embedded model `tiny`)",
-    )
-    parser.add_argument(
-        "--model-base", metavar="MODEL", help="the language model, where --model-path holds a projector or LoRA only"
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--image-file",
         "-i",
@@ -36,20 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sep", default=None, metavar="CHARACTER", help="splits one --image-file into several pictures"
     )
     parser.add_argument("--query", "-q", required=True, metavar="TEXT", help="the question")
-    parser.add_argument("--vision-tower", metavar="FOLDER", help="the vision tower, in place of what the model says")
-    parser.add_argument("--mm-projector", metavar="FILE", help="projector to put before a plain LLaMA --model-name")
-    parser.add_argument("--conv-mode", metavar="TEMPLATE", help="prompt template (default: the checkpoint's own)")
-    parser.add_argument("--temperature", type=float, default=0.2, help="0 is greedy, at most 2 (default: 0.2)")
-    parser.add_argument("--top-p", "--top_p", type=float, default=None, help="nucleus sampling (default: off)")
-    parser.add_argument("--num-beams", "--num_beams", type=int, default=1, help="beam search (default: 1, none)")
-    parser.add_argument(
-        "--max-new-tokens", "--max_new_tokens", type=int, default=512, help="tokens to write at most (default: 512)"
-    )
+    add_answer_arguments(parser, max_new_tokens=512)
     parser.add_argument("--seed", type=int, default=None, help="makes sampling repeatable (default: not)")
-    parser.add_argument("--device", default=None, help="cuda, cuda:N, mps or cpu (default: the best there is)")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: chosen by device")
-    parser.add_argument("--load-8bit", action="store_true", help="quantise to 8 bits (CPU, or CUDA with extra `quant`)")
-    parser.add_argument("--load-4bit", action="store_true", help="quantise to 4 bits (CUDA, extra `quant`)")
     # Accepted and unused, as in the original.
     parser.add_argument("--num-chunks", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--chunk-idx", type=int, default=0, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Benchmarks: preparing their data, gathering answers, marking them."""
+"""Benchmarks: preparing their data, answering, gathering answers, marking them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import sys
 from llava.command_line import add_tools, run, run_tool
 
 TOOLS = {
+    "vqa": ("llava.eval.model_vqa", "answer questions about pictures"),
+    "vqa-loader": ("llava.eval.model_vqa_loader", "the same, briefly (POPE, MME, VQAv2, GQA, TextVQA)"),
+    "vqa-science": ("llava.eval.model_vqa_science", "answer ScienceQA"),
+    "vqa-mmbench": ("llava.eval.model_vqa_mmbench", "answer MMBench"),
+    "qa": ("llava.eval.model_qa", "answer questions without pictures"),
     "convert-science-qa": ("llava.eval.convert_science_qa", "ScienceQA as conversations"),
     "gqa": ("llava.eval.eval_gqa", "GQA: accuracy by type of question"),
     "merge-answers": ("llava.eval.merge_answers", "the answers of several processes as one file"),

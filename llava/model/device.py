@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from llava.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import torch
@@ -42,3 +44,25 @@ def choose_dtype(device: str, num_parameters: int, checkpoint_dtype: str | None 
     if wants_bf16 and (device.startswith("mps") or torch.cuda.is_bf16_supported()):
         return torch.bfloat16
     return torch.float16
+
+
+def placement(device: str | None, num_gpus: int | None) -> dict[str, Any]:
+    """Arguments of `load_pretrained_model` that put a model where the flags --device and --num-gpus say.
+
+    Args:
+        num_gpus: GPUs to spread the model over; None takes all.
+
+    Raises:
+        InvalidRequest: this machine has not so many.
+    """
+    if num_gpus is None or (device or "cuda") != "cuda":
+        return {"device": device}
+    import torch
+
+    there = torch.cuda.device_count()
+    if num_gpus < 1 or num_gpus > max(1, there):
+        raise InvalidRequest(f"--num-gpus {num_gpus}: this machine has {there} GPUs that PyTorch can use.")
+    if num_gpus == 1 or there == 0:
+        return {"device": "cuda:0" if there else device}
+    memory = {index: f"{torch.cuda.mem_get_info(index)[0] // 2**20}MiB" for index in range(num_gpus)}
+    return {"device": "cuda", "device_map": "auto", "max_memory": memory}

@@ -84,6 +84,7 @@ def _load(args: argparse.Namespace, folder: Path) -> Any:
     """Model and engine; takes minutes for a large model."""
     from llava.engine import Engine, Request
     from llava.model.builder import load_pretrained_model
+    from llava.model.device import placement
     from llava.serve.engine_backend import LoadedModel
 
     tokenizer, model, image_processor, context_length = load_pretrained_model(
@@ -94,27 +95,10 @@ def _load(args: argparse.Namespace, folder: Path) -> Any:
         use_flash_attn=args.use_flash_attn,
         dtype=args.dtype,
         vision_tower=args.vision_tower,
-        **_placement(args),
+        **placement(args.device, args.num_gpus),
     )
     engine = Engine(model, tokenizer, image_processor, context_length)
     return LoadedModel(engine, model.config, Request)
-
-
-def _placement(args: argparse.Namespace) -> dict[str, Any]:
-    """Device settings of the loader for --device and --num-gpus."""
-    from llava.errors import InvalidRequest
-
-    if args.num_gpus is None or (args.device or "cuda") != "cuda":
-        return {"device": args.device}
-    import torch
-
-    there = torch.cuda.device_count()
-    if args.num_gpus < 1 or args.num_gpus > max(1, there):
-        raise InvalidRequest(f"--num-gpus {args.num_gpus}: this machine has {there} GPUs that PyTorch can use.")
-    if args.num_gpus == 1 or there == 0:
-        return {"device": "cuda:0" if there else args.device}
-    memory = {index: f"{torch.cuda.mem_get_info(index)[0] // 2**20}MiB" for index in range(args.num_gpus)}
-    return {"device": "cuda", "device_map": "auto", "max_memory": memory}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ import pytest
 
 from llava.pocket import find
 from llava.serve.server import free_port
+from tests.support.science_qa import make_science_qa
 from tests.support.serving import Service
+from tests.support.vqa import PICTURES, write_questions
+from tests.support.vqa import records as records_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests" / "data"
@@ -108,7 +111,15 @@ def places(tmp_path_factory) -> dict[str, str]:
         for name in ("land", "port", "square", "wide")
     ]
     (folder / "records.json").write_text(json.dumps(records))
+    science_qa = make_science_qa(folder / "ScienceQA", 4)
+    splits = {name: ["1", "2", "3", "4"] for name in ("train", "val", "minival", "test", "minitest")}
+    (science_qa / "pid_splits.json").write_text(json.dumps(splits))
     return {
+        "/path/to/ScienceQA/data/scienceqa": str(science_qa),
+        "/path/to/LLaVA-13b-v0-science_qa": str(find("tiny")),
+        "/path/to/questions.jsonl": str(write_questions(folder)),
+        "/path/to/coco2014_val": str(PICTURES),
+        "/path/to/answers": str(folder / "answers"),
         "/path/to/LLaVA.git": str(REPOSITORY),
         "/path/to/LLaVA-13B-v0": str(folder / "llava-v0-tiny"),
         "/path/to/llava-v1.5-7b": str(folder / "llava-v1.5-tiny"),
@@ -152,6 +163,14 @@ def shell(places):
         )
 
     return run
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The repository's code in a folder whose `./checkpoints` is ours."""
+    for name in ("llava", "scripts"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    return tmp_path
 
 
 def test_the_sections_stand_in_the_order_that_readers_know():
@@ -322,6 +341,73 @@ def test_the_serving_commands_run_one_after_the_other_and_every_client_gets_an_a
         done = shell(f"python {script}")
         assert done.returncode == 0, done.stderr
         assert "sneaker" in done.stdout
+        done = shell(placed(answering_commands()["from-a-server"]))
+        assert done.returncode == 0, done.stderr
+        [served, *_] = records_of(Path(places["/path/to/answers"]) / "from-a-server.jsonl")
+        assert "sneaker" in served["text"]
+
+
+# Evaluation
+
+
+def answering_commands() -> dict[str, str]:
+    """By the name of the answers file."""
+    return {
+        Path(re.findall(r"--answers-file (\S+)", command)[0]).stem: command for command in commands_under("Answering")
+    }
+
+
+def test_questions_are_answered_by_one_process_as_by_two(places, shell):
+    commands = answering_commands()
+    assert list(commands) == ["LLaVA-13B-v0", "two-processes", "from-a-server"]
+    written = []
+    for name in ("LLaVA-13B-v0", "two-processes"):
+        limited = f"{commands[name]} --max-new-tokens 8 --dtype float32"
+        done = shell(limited.replace("/path/to/LLaVA-13B-v0", str(find("tiny"))))
+        assert done.returncode == 0, done.stderr
+        written.append((Path(places["/path/to/answers"]) / f"{name}.jsonl").read_bytes())
+    assert written[0] == written[1]
+    assert written[0].count(b"\n") == 6
+
+
+def test_scienceqa_is_converted_answered_and_marked_as_printed(shell, checkout: Path):
+    commands = commands_under("ScienceQA")
+    assert [re.findall(r"\w*sqa\w*|\w*science\w*", command)[0] for command in commands] == [
+        "convert_sqa_to_llava",
+        "sqa_eval_batch",
+        "sqa_eval_gather",
+        "model_vqa_science",
+        "eval_science_qa",
+    ]
+    outputs = []
+    for command in commands:
+        limit = {
+            "batch": " -- --answer-prompter --conv-mode simple --max-new-tokens 16",
+            "model": " --max-new-tokens 16",
+        }
+        ending = next(
+            (words for name, words in limit.items() if f"{name}.sh" in command or f"{name}_vqa" in command), ""
+        )
+        done = shell(command + ending, cwd=checkout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.append(done.stdout)
+    assert "Total: 4, Correct: " in outputs[2]
+    assert "Total: 4, Correct: " in outputs[4]
+    for file in ("test_llava-13b_result.json", "vqa/results/ScienceQA/test_llava-13b_result.json"):
+        assert json.loads((checkout / file).read_text())["count"] == 4
+
+
+def test_the_originals_spelling_runs_in_its_folder_with_data_of_another(places, shell, checkout: Path):
+    """`python model_vqa.py` with a path that begins at the repository; and a line that lacks its continuation."""
+    folder = REPOSITORY / "llava" / "eval"
+    words = "--image-folder playground/pictures --temperature 0 --max-new-tokens 8"
+    done = shell(
+        f"python model_vqa.py --question-file /path/to/questions.jsonl {words} --answers-file {checkout}/a.jsonl",
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "using" in done.stderr
+    assert len(records_of(checkout / "a.jsonl")) == 6
 
 
 @pytest.mark.parametrize("block", blocks_in("json"), ids=lambda block: f"line {block.line}")
@@ -350,14 +436,6 @@ def test_an_error_that_is_shown_is_the_error_that_comes(command, shown, shell):
 
 
 # Fine-tuning
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """The repository's code in a folder whose `./checkpoints` is ours."""
-    for name in ("llava", "scripts"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
-    return tmp_path
 
 
 @pytest.mark.slow
