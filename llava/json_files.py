@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,6 +129,20 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes what a command makes into its --output folder, and says so on standard error.
+
+    Raises:
+        InvalidRequest: `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InvalidRequest(f"--output {folder}: this is a file. Name a folder.")
+    for name, content in files.items():
+        with whole_file(folder / name) as temporary:
+            temporary.write_bytes(content)
+    print(f"wrote {', '.join(files)} in {folder}", file=sys.stderr)
 
 
 @contextmanager

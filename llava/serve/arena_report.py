@@ -110,7 +110,7 @@ def _selection(args: argparse.Namespace) -> Selection:
 
 def _write(ranking: Ranking, folder: Path, plot: str) -> None:
     """Makes everything before it writes anything, so that a folder holds no half of a report."""
-    from llava.json_files import whole_file
+    from llava.json_files import write_files
     from llava.serve.arena_plot import draw
     from llava.serve.arena_tables import as_json, as_markdown, pairs_csv, standings_csv
 
@@ -121,13 +121,7 @@ def _write(ranking: Ranking, folder: Path, plot: str) -> None:
         "report-pairs.csv": pairs_csv(ranking),
         "report.md": as_markdown(ranking, picture) + "\n",
     }
-    files = {name: text.encode() for name, text in texts.items()} | {picture: draw(ranking, plot)}
-    if folder.exists() and not folder.is_dir():
-        raise InvalidRequest(f"--output {folder}: this is a file. Name a folder.")
-    for name, content in files.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_bytes(content)
-    print(f"wrote {', '.join(files)} in {folder}", file=sys.stderr)
+    write_files(folder, {name: text.encode() for name, text in texts.items()} | {picture: draw(ranking, plot)})
 
 
 def _day(text: str) -> date:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Final
 
 from llava.serve.arena_battles import Selection
 from llava.serve.arena_ranking import Pair, Ranking, Standing
+from llava.tables import aligned, as_csv, escaped, markdown
 
 _METHODS: Final = {
     "bradley-terry": "Bradley-Terry by maximum likelihood",
@@ -21,10 +18,6 @@ _METHODS: Final = {
 _COUNTS: Final = ("battles", "wins", "ties", "both bad", "losses", "win share")
 _STANDING_HEAD: Final = ("rank", "model", "score", "95 % interval", *_COUNTS)
 _PAIR_HEAD: Final = ("model", "against", *_COUNTS)
-_MARKDOWN: Final = re.compile(r"([\\`*_\[\]<>|&~$!#])")
-_FORMULA: Final = ("=", "+", "-", "@")
-
-Rows = list[tuple[str, ...]]
 
 
 def as_text(ranking: Ranking) -> str:
@@ -32,8 +25,8 @@ def as_text(ranking: Ranking) -> str:
     parts = [_title(ranking), _method(ranking)]
     for name, standings, pairs in _named_groups(ranking):
         parts += [name] if name else []
-        parts.append(_aligned(_STANDING_HEAD, [_standing_cells(standing) for standing in standings], {1}))
-        parts.append(_aligned(_PAIR_HEAD, [_pair_cells(pair) for pair in pairs], {0, 1}))
+        parts.append(aligned(_STANDING_HEAD, [_standing_cells(standing) for standing in standings], {1}))
+        parts.append(aligned(_PAIR_HEAD, [_pair_cells(pair) for pair in pairs], {0, 1}))
     parts += ["\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in _sections(ranking)]
     return "\n\n".join(parts)
 
@@ -48,10 +41,10 @@ def as_markdown(ranking: Ranking, plot: str | None = None) -> str:
     parts += [f"![Scores with their intervals]({plot})"] if plot else []
     for name, standings, pairs in _named_groups(ranking):
         parts += [f"## {name}"] if name else []
-        parts.append(_piped(_STANDING_HEAD, [_standing_cells(standing) for standing in standings], {1}))
-        parts.append(_piped(_PAIR_HEAD, [_pair_cells(pair) for pair in pairs], {0, 1}))
+        parts.append(markdown(_STANDING_HEAD, [_standing_cells(standing) for standing in standings], {1}))
+        parts.append(markdown(_PAIR_HEAD, [_pair_cells(pair) for pair in pairs], {0, 1}))
     for name, lines in _sections(ranking):
-        parts += [f"## {name}", "\n".join(f"- {_escaped(line)}" for line in lines)]
+        parts += [f"## {name}", "\n".join(f"- {escaped(line)}" for line in lines)]
     return "\n\n".join(parts)
 
 
@@ -62,12 +55,12 @@ def as_json(ranking: Ranking) -> str:
 
 def standings_csv(ranking: Ranking) -> str:
     """A line a model; numbers unrounded, limits empty where there are none."""
-    return _csv(Standing, [asdict(standing) for standing in ranking.standings])
+    return as_csv([field.name for field in fields(Standing)], [asdict(standing) for standing in ranking.standings])
 
 
 def pairs_csv(ranking: Ranking) -> str:
     """A line a pair of models that met."""
-    return _csv(Pair, [asdict(pair) for pair in ranking.pairs])
+    return as_csv([field.name for field in fields(Pair)], [asdict(pair) for pair in ranking.pairs])
 
 
 def remarks(ranking: Ranking) -> list[str]:
@@ -176,40 +169,3 @@ def _day(tstamp: float) -> str:
 def _sections(ranking: Ranking) -> list[tuple[str, list[str]]]:
     sections = [("What was counted", _counted(ranking)), ("What to know", list(ranking.notes))]
     return [(name, lines) for name, lines in sections if lines]
-
-
-def _aligned(head: Sequence[str], rows: Rows, texts: set[int]) -> str:
-    widths = [max(len(row[column]) for row in [tuple(head), *rows]) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in texts else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [tuple(head), *rows]
-    )
-
-
-def _piped(head: Sequence[str], rows: Rows, texts: set[int]) -> str:
-    rule = ["---" if column in texts else "---:" for column in range(len(head))]
-    lines = [head, rule, *([_escaped(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text)
-
-
-def _csv(kind: type[Standing] | type[Pair], records: list[dict[str, Any]]) -> str:
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, [field.name for field in fields(kind)], lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({name: _csv_cell(value) for name, value in record.items()})
-    return lines.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    """A name that a spreadsheet would run as a formula gets a quote before it, which spreadsheets do not show."""
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value

@@ -1,0 +1,30 @@
+"""Has a model judge two answers to each question about pictures, which it knows by captions and boxes.
+
+    python -m llava.eval.eval_gpt_review_visual --judge-model NAME --question QUESTIONS.jsonl \\
+        --context CONTEXT.jsonl --answer-list REFERENCE.jsonl ANSWERS.jsonl --output REVIEWS.jsonl
+
+Any OpenAI-compatible service will do; the key is read from OPENAI_API_KEY. Started again, it asks only for what is
+missing. summarize_gpt_review makes figures of the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from llava.command_line import run
+from llava.eval.review_command import add_review_arguments, review
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_review_arguments(parser, context=True)
+
+
+def main(args: argparse.Namespace) -> int:
+    from llava.eval.review_prompts import Kind
+
+    return review(args, Kind("boxes"))
+
+
+if __name__ == "__main__":
+    sys.exit(run(add_arguments, main, description=__doc__))
