@@ -36,7 +36,7 @@ TOOLS = {
     "submit-vqav2": ("llava.eval.convert_vqav2", "VQAv2: a submission"),
     "textvqa": ("llava.eval.eval_textvqa", "TextVQA: soft accuracy"),
     "vqa": ("llava.eval.model_vqa", "answer questions about pictures"),
-    "vqa": ("llava.eval.eval_vqa", "VQA and VizWiz: soft accuracy by type of answer"),
+    "vqa-accuracy": ("llava.eval.eval_vqa", "VQA and VizWiz: soft accuracy by type of answer"),
     "vqa-loader": ("llava.eval.model_vqa_loader", "the same, briefly (POPE, MME, VQAv2, GQA, TextVQA)"),
     "vqa-mmbench": ("llava.eval.model_vqa_mmbench", "answer MMBench"),
     "vqa-science": ("llava.eval.model_vqa_science", "answer ScienceQA"),

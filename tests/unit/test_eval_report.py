@@ -182,15 +182,15 @@ def test_reviews_give_both_sides_their_means_and_the_published_ratio(tmp_path):
     answers = [answer(n, f"Answer {n}.", answer_id=f"b{n}", model_id="ckpt/llava") for n in (1, 2, 3)]
     told = figures(tmp_path, reviews, write_lines(tmp_path / "llava.jsonl", answers), references)
     assert [(one["name"], one["score"]["value"]) for one in told["runs"]] == [("gpt4", 8), ("llava", 7.5)]
-    assert told["relative_scores"][0]["percent"]["value"] == pytest.approx(7.5 / 8 * 100)
-    assert told["categories"]["detail"]["percent_of_first"]["llava"]["value"] == pytest.approx(100)
+    (relative,) = told["relative_scores"]
+    assert {name: of["value"] for name, of in relative["percent"].items()} == {"all": 93.8, "conv": 85.7, "detail": 100}
     first, second, third = told["questions"]
     assert first["answers"]["llava"]["text"] == "Answer 1."
     assert first["answers"]["gpt4"]["text"] == "Reference 1."
     assert "The judge saw the second answer first." in first["note"]
     outcomes = [one["answers"]["llava"]["outcome"] for one in (first, second, third)]
     assert outcomes == ["worse", "even", "unparsable"]
-    assert any("no scores, which count in no figure: 1" in remark for remark in told["remarks"])
+    assert any("reviews without scores, which count in no figure: 1 (3)" in remark for remark in told["remarks"])
 
 
 def test_reviews_of_other_answers_are_refused(tmp_path, capsys):
@@ -199,7 +199,8 @@ def test_reviews_of_other_answers_are_refused(tmp_path, capsys):
     assert report(reviews, write_lines(tmp_path / "a.jsonl", answers), "--output", tmp_path / "r.html") == 1
     message = capsys.readouterr().err
     assert (
-        f"{reviews}: line 2 (question 2): reviews the answer b2, which {tmp_path / 'a.jsonl'} does not hold" in message
+        f"{reviews}: the review of question 2 is about the answer b2, which {tmp_path / 'a.jsonl'} does not hold"
+        in message
     )
 
 
@@ -336,8 +337,14 @@ def test_files_that_do_not_fit_together_are_refused_with_file_line_and_id(tmp_pa
             "neither answers (JSON Lines), nor reviews, nor the output of a scorer; it has the fields",
         ),
         ('{\n "marks": [{"question_id": 1}]\n}', "mark 1 (question 1): 'score' is missing"),
-        ('{"question_id": 1, "answer2_id": 2, "tuple": [8]}\n', "line 1 (question 1): the scores are [8]"),
-        ('{"question_id": 1, "answer2_id": 2, "tuple": [8, 80]}\n', "expected from 0 to 10"),
+        (
+            '{"question_id": 1, "answer2_id": 2, "tuple": [8]}\n',
+            "line 1 (question 1): 'tuple' is [8], expected two numbers",
+        ),
+        (
+            '{"question_id": 1, "answer2_id": 2, "tuple": [8, 80]}\n',
+            "question 1: the scores are (8.0, 80.0), expected up to 10",
+        ),
         ('{"acc": 1, "outputs": {"1": "A"}, "results": {}}', "Give --base-dir"),
     ],
 )

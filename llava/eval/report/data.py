@@ -36,15 +36,19 @@ def as_json(
         ],
         "differences": [_difference(one, names) for one in figures.differences],
         "relative_scores": [
-            {"first": names[first], "second": names[second], "percent": ratio.as_json()}
-            for first, second, ratio in figures.ratios
+            {
+                "first": names[one.first],
+                "second": names[one.second],
+                "percent": {name: asdict(figure) for name, figure in one.by_category.items()},
+                "order_gap": asdict(one.order_gap) if one.order_gap else None,
+            }
+            for one in figures.relative
         ],
         "categories": {
             one.name: {
                 "questions": one.num_questions,
                 "scores": _by_name(marked, one.scores),
                 "differences_to_first": _by_name(marked[1:], one.differences),
-                "percent_of_first": _by_name(marked[1:], one.ratios),
             }
             for one in figures.categories
         },

@@ -13,9 +13,10 @@ from itertools import combinations
 
 from llava.eval.estimates import Estimate, Part, ratio
 from llava.eval.report.comparison import Cell, Comparison, Question
-from llava.eval.report.run import PERCENT
+from llava.eval.report.run import Figure
 
 ALL = "all"
+"""What figures of reviews call all categories together."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,18 @@ class CategoryFigures:
     """By run."""
     differences: list[Estimate]
     """Of every further run to the first."""
-    ratios: list[Estimate]
-    """For reviews: the scores of every further run in percent of the first's."""
+
+
+@dataclass(frozen=True)
+class Relative:
+    """The two sides of a file of reviews: the second's scores in percent of the first's."""
+
+    first: int
+    second: int
+    by_category: dict[str, Figure]
+    """As `summarize_gpt_review` has them, `ALL` among them."""
+    order_gap: Figure | None
+    """What it adds to be the answer that the judge sees first; None where it saw them in one order only."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,7 @@ class Figures:
     runs: list[RunFigures]
     differences: list[Difference]
     categories: list[CategoryFigures]
-    ratios: list[tuple[int, int, Estimate]]
-    """For reviews: of each pair of runs, the second's scores in percent of the first's."""
+    relative: list[Relative]
 
 
 def figures_of(comparison: Comparison) -> Figures:
@@ -83,7 +93,7 @@ def figures_of(comparison: Comparison) -> Figures:
         ],
         [_difference(one, other, comparison) for one, other in pairs],
         [_category(name, comparison, marked) for name in comparison.categories],
-        [] if scale == PERCENT else [(i, j, _relative(cells[i], cells[j], questions, everything)) for i, j in pairs],
+        [_relative(one, other, comparison) for one, other in pairs if _are_sides_of_one_file(comparison, one, other)],
     )
 
 
@@ -131,17 +141,25 @@ def _mean_difference(
     return Estimate("difference", ends[0], shifted.standard_error, ends[1], ends[2], shifted.gained, shifted.possible)
 
 
-def _relative(
-    ours: Sequence[Cell], theirs: Sequence[Cell], questions: Sequence[Question], chosen: Iterable[int]
-) -> Estimate:
-    """The second's scores in percent of the first's: the figure that is published for LLaVA."""
-    # `ratio` is for shares, which end at 1: a tenth keeps any ratio of scores from 1 to 10 below.
-    parts = [
-        Part(theirs[n].score or 0.0, 10 * (ours[n].score or 0.0), questions[n].image)
-        for n in chosen
-        if _gain(ours[n], theirs[n]) is not None
-    ]
-    return ratio("relative score", parts, scale=1000.0)
+def _are_sides_of_one_file(comparison: Comparison, first: int, second: int) -> bool:
+    one, other = comparison.runs[first], comparison.runs[second]
+    return one.reviews is not None and one.reviews is other.reviews and (one.side, other.side) == (1, 2)
+
+
+def _relative(first: int, second: int, comparison: Comparison) -> Relative:
+    from llava.eval.review_figures import Bootstrap, model_figures
+
+    reviews = comparison.runs[first].reviews
+    assert reviews is not None
+    pictures = {question.id: question.image for question in comparison.questions if question.image}
+    model = model_figures(reviews, reviews.name, Bootstrap(pictures=pictures))
+    gap = model.order_gap
+    return Relative(
+        first,
+        second,
+        {one.category: Figure(one.relative, one.low, one.high) for one in model.figures if one.relative is not None},
+        Figure(gap.gap, gap.low, gap.high) if gap else None,
+    )
 
 
 def _category(name: str, comparison: Comparison, marked: Sequence[int]) -> CategoryFigures:
@@ -152,7 +170,6 @@ def _category(name: str, comparison: Comparison, marked: Sequence[int]) -> Categ
         len(chosen),
         [_mean(cells[run], questions, chosen, scale) for run in marked],
         [_mean_difference(cells[marked[0]], cells[run], questions, chosen, scale) for run in marked[1:]],
-        [] if scale == PERCENT else [_relative(cells[marked[0]], cells[run], questions, chosen) for run in marked[1:]],
     )
 
 

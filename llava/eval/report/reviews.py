@@ -6,19 +6,17 @@ The reviews do not hold the answers. Files of answers that are given beside them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llava.errors import DataError
 from llava.eval.marks import MarkedAnswer
-from llava.eval.records import normal_id
+from llava.eval.records import some
 from llava.eval.report.run import POINTS, Run
+from llava.eval.reviews import Review, Reviews, read_reviews
 from llava.json_files import Line
 
 SIDES = (1, 2)
-_NO_SCORE = (-1, -1)
-"""What the original writes where it found no scores."""
 
 
 def holds_reviews(lines: Sequence[Line]) -> bool:
@@ -26,22 +24,21 @@ def holds_reviews(lines: Sequence[Line]) -> bool:
     return bool(lines) and "answer2_id" in lines[0].record
 
 
-def read_reviews(lines: Sequence[Line], path: Path, name: str | None) -> tuple[Run, Run]:
-    """The two sides of a file of reviews; a pair that was reviewed in both orders has the mean of its scores.
+def review_runs(path: Path, name: str | None) -> list[Run]:
+    """The two sides of a file of reviews; a question that was asked in both orders has the mean of its scores.
 
     Raises:
-        DataError: a record that is no review; names file, line and id.
+        DataError: a record that is no review, or scores beyond 10; names file, line and question.
     """
-    by_question: dict[str, dict[str, _Review]] = {}
-    for number, record in lines:
-        review = _review(record, f"{path}: line {number}")
-        of_orders = by_question.setdefault(review.question_id, {})
-        # A review without scores may have been asked for again, further down.
-        if review.scores or review.order not in of_orders:
-            of_orders[review.order] = review
-    benchmark = _benchmark(lines)
-    first, second = (_side(side, by_question, path, benchmark=benchmark, name=name) for side in SIDES)
-    return first, second
+    reviews = read_reviews(path)
+    by_question: dict[str, list[Review]] = {}
+    for review in reviews.reviews:
+        if review.scores and max(review.scores) > POINTS:
+            raise DataError(
+                f"{path}: question {review.question_id}: the scores are {review.scores}, expected up to 10."
+            )
+        by_question.setdefault(review.question_id, []).append(review)
+    return [_side(side, reviews, by_question, name) for side in SIDES]
 
 
 def lend_answers(runs: Sequence[Run]) -> list[Run]:
@@ -50,112 +47,70 @@ def lend_answers(runs: Sequence[Run]) -> list[Run]:
     Raises:
         DataError: an answer that a review is about is not in the file that has the others.
     """
-    sides = [run for run in runs if run.scale == POINTS]
     lent: dict[int, Run] = {}
     for answers in (run for run in runs if not run.is_marked):
-        side = next((side for side in sides if id(side) not in lent and _is_about(side, answers)), None)
-        if side is not None:
-            lent[id(side)] = answers
+        for side in (run for run in runs if run.side and id(run) not in lent):
+            if _is_about(side, answers) and answers not in [lent.get(id(other)) for other in _other_sides(side, runs)]:
+                lent[id(side)] = answers
     lenders = {id(run) for run in lent.values()}
-    return [_with_texts(run, lent.get(id(run))) for run in runs if id(run) not in lenders]
+    return [_with_texts(run, lent.get(id(run))) if run.side else run for run in runs if id(run) not in lenders]
 
 
-@dataclass(frozen=True)
-class _Review:
-    """One record."""
-
-    question_id: str
-    place: str
-    order: str
-    """Which answer the judge saw first: `swapped` or not. The scores are in the order of the answers, not in its."""
-    answer_ids: tuple[str, ...]
-    models: tuple[str | None, ...]
-    categories: tuple[str, ...]
-    image: str | None
-    content: str | None
-    scores: tuple[float, float] | None
+def _other_sides(side: Run, runs: Sequence[Run]) -> list[Run]:
+    """Those of the same file: a file of answers is one side of it, or none."""
+    return [run for run in runs if run.side and run.path == side.path and run is not side]
 
 
-def _review(record: dict[str, Any], place: str) -> _Review:
-    identity = normal_id(record.get("question_id"), f"{place}: 'question_id'")
-    place = f"{place} (question {identity})"
-    category = _text(record, "category")
-    order = _text(record, "order") or "given"
-    said = [_text(record, "content") or _text(record, "text"), _text(record, "unparsable")]
-    heading = ["The judge saw the second answer first."] if order == "swapped" else []
-    return _Review(
-        identity,
-        place,
-        order,
-        tuple(str(record.get(f"answer{side}_id", identity)) for side in SIDES),
-        tuple(_text(record, f"answer{side}_model") for side in SIDES),
-        (category,) if category else (),
-        _text(record, "image"),
-        "\n".join(heading + [text for text in said if text]) or None,
-        _scores(record.get("tuple", record.get("score")), place),
-    )
-
-
-def _text(record: dict[str, Any], field: str) -> str | None:
-    value = record.get(field)
-    return value if isinstance(value, str) and value else None
-
-
-def _scores(value: Any, place: str) -> tuple[float, float] | None:
-    """The pair, or None where the judge gave none."""
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2 or not all(type(score) in (int, float) for score in value):
-        raise DataError(f"{place}: the scores are {value!r}, expected two numbers in 'tuple' (or 'score').")
-    if tuple(value) == _NO_SCORE:
-        return None
-    if not all(0 <= score <= POINTS for score in value):
-        raise DataError(f"{place}: the scores are {value!r}, expected from 0 to {POINTS:g}.")
-    return float(value[0]), float(value[1])
-
-
-def _benchmark(lines: Sequence[Line]) -> str:
-    """Reviews of one judge do not compare with those of another."""
-    judges = {_text(line.record, "judge_snapshot") or _text(line.record, "judge_model") for line in lines} - {None}
-    return f"reviews by {' and '.join(sorted(map(str, judges)))}" if judges else "reviews"
-
-
-def _side(
-    side: int, by_question: dict[str, dict[str, _Review]], path: Path, *, benchmark: str, name: str | None
-) -> Run:
-    marks, places, answer_ids = {}, {}, {}
-    for identity, of_orders in by_question.items():
-        reviews = list(of_orders.values())
-        scores = [review.scores[side - 1] for review in reviews if review.scores]
-        mean = sum(scores) / len(scores) if scores else None
-        marks[identity] = MarkedAnswer(
-            identity,
-            text="",
-            score=None if mean is None else mean / POINTS,
-            parsed=None if mean is None else f"{mean:g}",
-            image=reviews[-1].image,
-            categories=reviews[-1].categories,
-            note="\n\n".join(review.content for review in reviews if review.content) or None,
-        )
-        places[identity] = reviews[-1].place
-        answer_ids[identity] = reviews[-1].answer_ids[side - 1]
-    unparsable = sum(mark.score is None for mark in marks.values())
-    model = next(iter(by_question[next(iter(by_question))].values())).models[side - 1]
-    unscored = f"pairs that the judge gave no scores, which count in no figure: {unparsable:,}"
+def _side(side: int, reviews: Reviews, by_question: dict[str, list[Review]], name: str | None) -> Run:
+    marks = {identity: _mark(identity, of_question, side) for identity, of_question in by_question.items()}
+    benchmark = f"reviews by {' and '.join(reviews.judges)}" if reviews.judges else "reviews"
     return Run(
         f"{name}, answer {side}" if name else "",
-        path,
+        reviews.path,
         f"{benchmark}, answer {side}",
         marks,
-        places,
+        {identity: f"{reviews.path}: the review of question {identity}" for identity in marks},
         is_marked=True,
         benchmark=benchmark,
-        model=model,
-        side=f"answer {side}",
+        model=reviews.reviews[0].answer_models[side - 1],
         scale=POINTS,
-        answer_ids=answer_ids,
-        remarks=(unscored,) if unparsable and side == SIDES[0] else (),
+        answer_ids={identity: of_question[-1].answer_ids[side - 1] for identity, of_question in by_question.items()},
+        remarks=_remarks(reviews) if side == SIDES[0] else (),
+        side=side,
+        reviews=reviews,
     )
+
+
+def _mark(identity: str, reviews: Sequence[Review], side: int) -> MarkedAnswer:
+    scores = [review.scores[side - 1] for review in reviews if review.scores]
+    mean = sum(scores) / len(scores) if scores else None
+    category = reviews[-1].category
+    return MarkedAnswer(
+        identity,
+        text="",
+        score=None if mean is None else mean / POINTS,
+        parsed=None if mean is None else f"{mean:g}",
+        image=reviews[-1].image,
+        categories=(category,) if category else (),
+        note="\n\n".join(map(_words, reviews)),
+    )
+
+
+def _words(review: Review) -> str:
+    """The judge's, in the order that it saw the answers."""
+    heading = ["The judge saw the second answer first."] if review.order == "swapped" else []
+    reason = [f"No scores: {review.reason}."] if review.reason else []
+    return "\n".join([*heading, *reason, review.content])
+
+
+def _remarks(reviews: Reviews) -> tuple[str, ...]:
+    unscored = list(dict.fromkeys(review.question_id for review in reviews.reviews if review.scores is None))
+    remarks = []
+    if unscored:
+        remarks.append(f"reviews without scores, which count in no figure: {len(unscored):,} ({some(unscored)})")
+    if reviews.repeated:
+        remarks.append(f"reviewed again, the last review counts: {len(reviews.repeated):,} ({some(reviews.repeated)})")
+    return tuple(remarks)
 
 
 def _is_about(side: Run, answers: Run) -> bool:
@@ -167,8 +122,6 @@ def _is_about(side: Run, answers: Run) -> bool:
 
 
 def _with_texts(side: Run, answers: Run | None) -> Run:
-    if side.scale != POINTS:
-        return side
     if answers is None:
         told = "the texts of these answers were not given: name the file of answers too"
         return replace(side, remarks=(*side.remarks, told))
@@ -177,7 +130,7 @@ def _with_texts(side: Run, answers: Run | None) -> Run:
         found = answers.marks.get(identity)
         if found is None or answers.answer_ids.get(identity, identity) != side.answer_ids[identity]:
             raise DataError(
-                f"{side.places[identity]}: reviews the answer {side.answer_ids[identity]}, which {answers.path} "
+                f"{side.places[identity]} is about the answer {side.answer_ids[identity]}, which {answers.path} "
                 "does not hold, though it holds others. Give the answers that were reviewed."
             )
         marks[identity] = replace(mark, text=found.text, question=found.question, image=mark.image or found.image)

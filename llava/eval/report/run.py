@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava.eval.marks import MarkedAnswer
+from llava.eval.reviews import Reviews
 
 PERCENT, POINTS = 100.0, 10.0
 """What the largest score is shown as: of right and wrong answers, of a judge's scores."""
@@ -42,10 +43,11 @@ class Run:
     remarks: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     """Their customary order, where there is one."""
-    side: str | None = None
-    """Of reviews: `answer 1` or `answer 2`."""
+    side: int | None = None
+    """Of reviews: 1 or 2, which of the two answers."""
+    reviews: Reviews | None = None
 
     @property
     def short(self) -> str:
         """What the run is called where nothing better is known: its file, and its side of a file of reviews."""
-        return f"{self.path.stem}, {self.side}" if self.side else self.path.stem
+        return f"{self.path.stem}, answer {self.side}" if self.side else self.path.stem

@@ -15,7 +15,7 @@ from typing import Any
 from llava.errors import DataError, InvalidRequest
 from llava.eval.marks import MarkedAnswer, holds_marks, parse_marks
 from llava.eval.records import joined, locate, some
-from llava.eval.report.reviews import holds_reviews, read_reviews
+from llava.eval.report.reviews import holds_reviews, review_runs
 from llava.eval.report.run import Figure, Run
 from llava.eval.report.science_qa import ScienceQATest, marks_of_analysis
 from llava.json_files import Line, json_type, read_json, read_jsonl, read_text
@@ -60,7 +60,7 @@ def read_runs(source: Source, science_qa: ScienceQATest | None) -> list[Run]:
     if content is None:
         lines = read_jsonl(source.path)
         if holds_reviews(lines):
-            return list(read_reviews(lines, source.path, source.name))
+            return review_runs(source.path, source.name)
         run = _from_answers(source, lines)
         return [science_qa.marked(run) if science_qa else run]
     if holds_marks(content):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llava.eval.estimates import Estimate
 from llava.eval.report.comparison import OUTCOMES, Comparison
-from llava.eval.report.figures import Difference, Figures
+from llava.eval.report.figures import ALL, CategoryFigures, Difference, Figures
 from llava.eval.report.run import PERCENT, Figure, Run
 
 NONE = "–"
@@ -29,6 +29,7 @@ def tables_of(comparison: Comparison, figures: Figures) -> list[Table]:
         _results(comparison, figures),
         _differences(comparison, figures),
         _categories(comparison, figures),
+        _order(comparison, figures),
         _headlines(comparison.runs),
     ]
     return [table for table in every if table.rows]
@@ -75,18 +76,18 @@ _CLUSTERED = "Questions about one picture are not independent; the intervals tak
 
 
 def _differences(comparison: Comparison, figures: Figures) -> Table:
-    ratios = {(i, j): ratio for i, j, ratio in figures.ratios}
+    relative = {(one.first, one.second): one.by_category.get(ALL) for one in figures.relative}
     head = ["runs", "difference", "95 % interval", "verdict", "first better", "second better", "same"]
     rows = []
     for one in figures.differences:
         names = f"{comparison.runs[one.second].name} – {comparison.runs[one.first].name}"
         cells = [value(one.value, signed=True), interval(one.value, signed=True), _verdict(one)]
         counts = [f"{count:,}" for count in (one.first_better, one.second_better, one.same)]
-        ratio = ratios.get((one.first, one.second))
-        rows.append([names, *cells, *counts, *([with_interval(ratio)] if ratio else [])])
+        ratio = relative.get((one.first, one.second))
+        rows.append([names, *cells, *counts, *([with_interval(ratio) if ratio else NONE] if relative else [])])
     return Table(
         "Differences",
-        [*head, *(["second in % of first"] if ratios else [])],
+        [*head, *(["second in % of first"] if relative else [])],
         rows,
         "Of the second run to the first, on the questions that both have a mark for, question by question.",
     )
@@ -100,24 +101,39 @@ def _verdict(one: Difference) -> str:
 
 def _categories(comparison: Comparison, figures: Figures) -> Table:
     names = [run.name for run in comparison.runs if run.is_marked]
-    is_judged = comparison.scale != PERCENT
-    beside = [f"{name} in % of {names[0]}" if is_judged else f"{name} – {names[0]}" for name in names[1:]]
+    every = [run.name for run in comparison.runs]
+    beside = [f"{every[one.second]} in % of {every[one.first]}" for one in figures.relative]
+    beside = beside or [f"{name} – {names[0]}" for name in names[1:]]
     head = ["category", "questions", *names, *beside]
     rows = [
         [
             one.name,
             f"{one.num_questions:,}",
             *(with_interval(score) for score in one.scores),
-            *(
-                map(with_interval, one.ratios)
-                if is_judged
-                else (with_interval(difference, signed=True) for difference in one.differences)
-            ),
+            *_beside(one, figures),
         ]
         for one in (figures.categories if names else [])
     ]
     title = f"Categories: {measure(comparison)}"
     return Table(title, head, rows, "With 95 % intervals. A question may belong to several categories.")
+
+
+def _beside(category: CategoryFigures, figures: Figures) -> list[str]:
+    if figures.relative:
+        found = [one.by_category.get(category.name) for one in figures.relative]
+        return [NONE if figure is None else with_interval(figure) for figure in found]
+    return [with_interval(difference, signed=True) for difference in category.differences]
+
+
+def _order(comparison: Comparison, figures: Figures) -> Table:
+    names = [run.name for run in comparison.runs]
+    rows = [
+        [f"{names[one.second]} in % of {names[one.first]}", value(gap, signed=True), interval(gap, signed=True)]
+        for one in figures.relative
+        if (gap := one.order_gap) is not None
+    ]
+    told = "How much the judge prefers what it sees first: the figure swapped less the figure as given."
+    return Table("Order of the answers", ["figure", "gap", "95 % interval"], rows, told)
 
 
 def _headlines(runs: Sequence[Run]) -> Table:
