@@ -12,7 +12,8 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 _FENCED: Final = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
-_PAIR: Final = re.compile(r"[\s*_`]*(\d+(?:\.\d+)?)(?:\s*[,;]\s*|\s+)(\d+(?:\.\d+)?)[\s*_`]*", re.ASCII)
+_NUMBER: Final = r"(\d+(?:\.\d+)?)"
+_PAIR: Final = re.compile(rf"[\s*_`([]*{_NUMBER}(?:\s*[,;]\s*|\s+){_NUMBER}[\s*_`)\]]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,10 +98,7 @@ def _overview(summary: Summary) -> tuple[list[str], list[list[str]]]:
     rows = []
     for model in summary.models:
         by_category = {figure.category: figure for figure in model.figures}
-        cells = [by_category.get(category) for category in categories]
-        rows.append(
-            [model.name, *("-" if f is None else f"{_number(f.relative)} {_bracketed(f)}".strip() for f in cells)]
-        )
+        rows.append([model.name, *(_cell(by_category.get(category)) for category in categories)])
     return ["model", *categories], rows
 
 
