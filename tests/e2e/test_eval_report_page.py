@@ -76,7 +76,10 @@ def open_tab(browser: Browser, address: str, **settings: object) -> Iterator[Ope
     tab.page.on("console", lambda line: tab.faults.append(line.text) if line.type in ("error", "warning") else None)
     tab.page.on("dialog", lambda dialog: tab.faults.append(dialog.message) or dialog.dismiss())
     tab.page.on(
-        "request", lambda asked: None if asked.url.startswith((address, "data:")) else tab.faults.append(asked.url)
+        "request",
+        lambda asked: (
+            None if asked.url.startswith((address.partition("#")[0], "data:")) else tab.faults.append(asked.url)
+        ),
     )
     tab.page.goto(address)
     yield tab
@@ -97,6 +100,11 @@ def test_answers_are_filtered_searched_and_shown_side_by_side_with_their_picture
     opened.page.get_by_label("Outcome of").select_option("1")  # the second run
     expect(opened.count).to_have_text("1 of 60 questions")
     assert opened.ids() == ["6"]
+
+    opened.page.get_by_role("row", name="A").get_by_role("link", name="15").first.click()
+    expect(opened.count).to_have_text("15 of 60 questions")
+    expect(opened.page.locator("#answers")).to_be_in_viewport()
+    assert opened.ids()[:3] == ["4", "8", "12"]
 
     opened.page.get_by_role("button", name="Show all again").click()
     opened.show("unparsable")

@@ -274,8 +274,13 @@ def _remarks(runs: Sequence[Run], questions: Sequence[Question], cells: Sequence
             remarks.append(
                 f"{run.name}: asked in other words at {len(changed):,} questions, shown there: {some(changed)}"
             )
+    if any(run.is_marked for run in runs) and has_few_pictures(questions):
+        remarks.append(f"questions about fewer than {FEW_PICTURES} pictures: too few for the intervals to be trusted")
+    return remarks
+
+
+def has_few_pictures(questions: Sequence[Question]) -> bool:
+    """Whether questions share pictures, and those are too few to tell from them what others would give."""
     pictures = Counter(question.image for question in questions if question.image)
     independent = len(pictures) + sum(question.image is None for question in questions)
-    if pictures and max(pictures.values()) > 1 and independent < FEW_PICTURES and any(run.is_marked for run in runs):
-        remarks.append(f"the questions are about {independent} pictures: too few for the intervals to be trusted")
-    return remarks
+    return bool(pictures) and max(pictures.values()) > 1 and independent < FEW_PICTURES

@@ -298,6 +298,10 @@ byId("clear").addEventListener("click", reset);
 byId("more").addEventListener("click", () => drawMore());
 new IntersectionObserver((entries) => { if (entries[0].isIntersecting) drawMore(); }, { rootMargin: "800px" }).observe(byId("more"));
 addEventListener("keydown", onKey);
-addEventListener("hashchange", restore);
+addEventListener("hashchange", () => {
+  if (location.hash === "#answers") return; // the link that skips the figures
+  restore();
+  if (!location.hash.startsWith("#question=")) byId("answers").scrollIntoView();
+});
 addEventListener("beforeprint", () => drawMore(PRINTED));
 restore();

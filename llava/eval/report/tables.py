@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
 
 from llava.eval.estimates import Estimate
-from llava.eval.report.comparison import OUTCOMES, Comparison
+from llava.eval.report.comparison import OUTCOMES, Comparison, has_few_pictures
 from llava.eval.report.figures import ALL, CategoryFigures, Difference, Figures
 from llava.eval.report.run import PERCENT, Figure, Run
 
@@ -19,8 +20,8 @@ class Table:
     head: list[str]
     rows: list[list[str]]
     explanation: str = ""
-    num_text_columns: int = 1
-    """Columns of words, at the left; the others hold numbers."""
+    views: dict[tuple[int, int], str] = field(default_factory=dict)
+    """By row and column, the view of the page's answers that a number counts, as its address has it."""
 
 
 def tables_of(comparison: Comparison, figures: Figures) -> list[Table]:
@@ -64,12 +65,14 @@ def _results(comparison: Comparison, figures: Figures) -> Table:
     outcomes = [outcome for outcome in OUTCOMES if any(run.counts[outcome] for run in figures.runs)]
     marked = comparison.is_marked
     head = ["run", *([measure(comparison), "95 % interval", "counted"] if marked else []), *outcomes, "words an answer"]
-    rows = []
-    for run in figures.runs:
+    rows, views = [], {}
+    for number, run in enumerate(figures.runs):
         scores = [value(run.score), interval(run.score), f"{int(run.score.possible):,}"] if marked else []
         words = NONE if run.num_words is None else f"{run.num_words:.1f}"
         rows.append([run.name, *scores, *(f"{run.counts[outcome]:,}" for outcome in outcomes), words])
-    return Table("Results", head, rows, _CLUSTERED if marked and _shares_pictures(comparison) else "")
+        for column, outcome in enumerate(outcomes, start=1 + len(scores)):
+            views[number, column] = urlencode({"show": outcome, "of": number})
+    return Table("Results", head, rows, _CLUSTERED if marked and _shares_pictures(comparison) else "", views)
 
 
 _CLUSTERED = "Questions about one picture are not independent; the intervals take them together."
@@ -78,11 +81,13 @@ _CLUSTERED = "Questions about one picture are not independent; the intervals tak
 def _differences(comparison: Comparison, figures: Figures) -> Table:
     relative = {(one.first, one.second): one.by_category.get(ALL) for one in figures.relative}
     head = ["runs", "difference", "95 % interval", "verdict", "first better", "second better", "same"]
-    rows = []
-    for one in figures.differences:
+    rows, views = [], {}
+    for number, one in enumerate(figures.differences):
         names = f"{comparison.runs[one.second].name} – {comparison.runs[one.first].name}"
-        cells = [value(one.value, signed=True), interval(one.value, signed=True), _verdict(one)]
+        cells = [value(one.value, signed=True), interval(one.value, signed=True), _verdict(one, comparison)]
         counts = [f"{count:,}" for count in (one.first_better, one.second_better, one.same)]
+        views[number, 4] = urlencode({"ahead": f"{one.first}>{one.second}"})
+        views[number, 5] = urlencode({"ahead": f"{one.second}>{one.first}"})
         ratio = relative.get((one.first, one.second))
         rows.append([names, *cells, *counts, *([with_interval(ratio) if ratio else NONE] if relative else [])])
     return Table(
@@ -90,12 +95,15 @@ def _differences(comparison: Comparison, figures: Figures) -> Table:
         [*head, *(["second in % of first"] if relative else [])],
         rows,
         "Of the second run to the first, on the questions that both have a mark for, question by question.",
+        views,
     )
 
 
-def _verdict(one: Difference) -> str:
+def _verdict(one: Difference, comparison: Comparison) -> str:
     if one.value.value is None:
         return "nothing in common"
+    if has_few_pictures(comparison.questions):
+        return "too few pictures"
     return "clear" if one.is_clear else "within chance"
 
 
