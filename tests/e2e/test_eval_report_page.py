@@ -75,12 +75,8 @@ def open_tab(browser: Browser, address: str, **settings: object) -> Iterator[Ope
     tab.page.on("pageerror", lambda error: tab.faults.append(str(error)))
     tab.page.on("console", lambda line: tab.faults.append(line.text) if line.type in ("error", "warning") else None)
     tab.page.on("dialog", lambda dialog: tab.faults.append(dialog.message) or dialog.dismiss())
-    tab.page.on(
-        "request",
-        lambda asked: (
-            None if asked.url.startswith((address.partition("#")[0], "data:")) else tab.faults.append(asked.url)
-        ),
-    )
+    own = (address.partition("#")[0], "data:")
+    tab.page.on("request", lambda asked: None if asked.url.startswith(own) else tab.faults.append(asked.url))
     tab.page.goto(address)
     yield tab
     assert tab.faults == []

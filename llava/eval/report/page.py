@@ -47,7 +47,7 @@ TONES: Final = {
     NOT_MARKED: "none",
 }
 _FOLDED_ROWS: Final = 12
-"""A longer table is folded where a plot says the same."""
+"""A longer table is folded."""
 _PLOTTED_ROWS: Final = 40
 
 
@@ -129,7 +129,7 @@ def _section(table: Table, comparison: Comparison, figures: Figures) -> dict[str
         "Results": _result_plots,
         "Differences": _difference_plots,
     }.get(table.title, _category_plots if table.title.startswith("Categories") else _no_plots)(comparison, figures)
-    return {"table": table, "plots": plots, "folded": bool(plots) and len(table.rows) > _FOLDED_ROWS}
+    return {"table": table, "plots": plots, "folded": len(table.rows) > _FOLDED_ROWS}
 
 
 def _no_plots(comparison: Comparison, figures: Figures) -> list[dict[str, str]]:
