@@ -101,7 +101,8 @@ def labelled(questions: Joined, folder: Path) -> list[Question]:
         for identity, line in questions.lines.items():
             if text_of(line.record, "category", questions.place(identity)) == category:
                 found.append(_labelled(questions, identity, category, open_labels, file))
-    if without := [identity for identity in questions.lines if identity not in {one.id for one in found}]:
+    known = {one.id for one in found}
+    if without := [identity for identity in questions.lines if identity not in known]:
         category = questions.lines[without[0]].record["category"]
         raise DataError(f"{questions.place(without[0])}: there is no {folder / f'{PREFIX}{category}.json'}.")
     return found

@@ -136,14 +136,12 @@ def mark(question: Question, answers: Answers) -> MarkedAnswer:
 
 def figures(marks: Sequence[MarkedAnswer]) -> list[Estimate]:
     """Accuracy of all questions, and of each type of answer and of question, in percent."""
-    categories = sorted({category for one in marks for category in one.categories})
-
-    def of(name: str, chosen: Sequence[MarkedAnswer]) -> Estimate:
-        return ratio(name, [Part(one.score or 0.0, group=one.image) for one in chosen])
-
-    return [of("accuracy", marks)] + [
-        of(category, [one for one in marks if category in one.categories]) for category in categories
-    ]
+    of_category: dict[str, list[Part]] = {}
+    parts = [Part(one.score or 0.0, group=one.image) for one in marks]
+    for one, part in zip(marks, parts, strict=True):
+        for category in one.categories:
+            of_category.setdefault(category, []).append(part)
+    return [ratio("accuracy", parts)] + [ratio(name, of_category[name]) for name in sorted(of_category)]
 
 
 if __name__ == "__main__":

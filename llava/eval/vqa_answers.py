@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 NUM_PEOPLE = 10
 """Answers that each question has in VQA, VizWiz and TextVQA."""
@@ -45,6 +46,8 @@ CONTRACTIONS = {broken: whole for whole in _SHORTENED.split() for broken in _wit
 }
 """What people type where they mean a contraction, one apostrophe missing. The last goes the other way: as published."""
 
+_REMEMBERED = 65_536
+"""Answers whose form is kept: of two million short ones, few are different."""
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32
 """The published code hands a flag of value 32 to the place of the largest number of replacements."""
@@ -52,12 +55,14 @@ _COMMA_BETWEEN_DIGITS = re.compile(r"\d,\d")
 _COMMAS_BETWEEN_DIGITS = re.compile(r"(?<=\d),+(?=\d)")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def vqa_form(answer: str) -> str:
     """An answer in the form of the VQA evaluation."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     return _plain_words(_without_punctuation(answer, _COMMA_BETWEEN_DIGITS))
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def server_form(answer: str) -> str:
     """An answer in the form of the evaluation server: without capitals, commas and question marks from the start."""
     answer = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
