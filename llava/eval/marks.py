@@ -20,7 +20,6 @@ Only `question_id`, `score` and `text` are required of a mark. The fields mean w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,7 +37,7 @@ class MarkedAnswer:
     """One question, the answer to it, and what that is worth."""
 
     question_id: str
-    """Unique in its file; where a benchmark's own ids are not, `unique_ids` makes them so."""
+    """Unique in its file; where a benchmark asks several questions under one id, with what tells them apart."""
     text: str | None
     """The answer as the model wrote it; None where there is none."""
     score: float | None
@@ -78,19 +77,6 @@ class MarkSheet:
     model: str | None = None
     figures: dict[str, float] = field(default_factory=dict)
     """The benchmark's own headline figures, by name, as its scorer computes and rounds them."""
-
-
-def unique_ids(ids: Iterable[str]) -> list[str]:
-    """Ids in their order, those that are there again with their count: `a, b, a` becomes `a, b, a#2`.
-
-    For benchmarks that ask several questions under one id (MME and TextVQA use the name of the picture).
-    """
-    seen: dict[str, int] = {}
-    unique = []
-    for identity in ids:
-        seen[identity] = seen.get(identity, 0) + 1
-        unique.append(identity if seen[identity] == 1 else f"{identity}#{seen[identity]}")
-    return unique
 
 
 def marks_as_json(sheet: MarkSheet) -> dict[str, Any]:

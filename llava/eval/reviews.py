@@ -38,6 +38,8 @@ class Review:
     judge: str | None
     """The snapshot if it is known, else the name that was asked for."""
     answer_models: tuple[str | None, str | None]
+    answer_ids: tuple[str, str]
+    """As the files of answers have them; the id of the question where an answer has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def _review(line: Line, path: Path) -> Review:
         image=_text(record, "image"),
         judge=_text(record, "judge_snapshot") or _text(record, "judge_model"),
         answer_models=(_text(record, "answer1_model"), _text(record, "answer2_model")),
+        answer_ids=(str(record.get("answer1_id", identity)), str(record.get("answer2_id", identity))),
     )
 
 

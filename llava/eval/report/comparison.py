@@ -1,0 +1,286 @@
+"""Lays runs side by side: the questions of all of them, in one order, and what each run answered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llava.errors import DataError, InvalidRequest
+from llava.eval.marks import MarkedAnswer
+from llava.eval.records import Joined, joined, read_questions, some
+from llava.eval.report.run import PERCENT, Run
+from llava.eval.report.runs import told_apart
+from llava.json_files import read_jsonl
+
+RIGHT, PARTLY, WRONG = "right", "partly right", "wrong"
+BETTER, EVEN, WORSE = "better", "even", "worse"
+UNPARSABLE, MISSING, NOT_MARKED = "unparsable", "missing", "not marked"
+OUTCOMES = (RIGHT, PARTLY, WRONG, BETTER, EVEN, WORSE, UNPARSABLE, MISSING, NOT_MARKED)
+"""In the order in which they are shown; the three in the middle are those of reviews."""
+
+
+FEW_PICTURES = 10
+"""Fewer are too few: where questions share pictures, errors are estimated from as many observations as pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as a question file has it."""
+
+    text: str | None
+    target: str | None
+    image: str | None
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    id: str
+    text: str | None
+    target: str | None
+    image: str | None
+    """Name of its picture."""
+    categories: tuple[str, ...]
+    note: str | None
+    """What is said about all of its answers at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one run has to say to one question."""
+
+    text: str | None
+    outcome: str
+    """One of OUTCOMES."""
+    score: float | None
+    """0 to 1; None counts in no figure."""
+    parsed: str | None
+    note: str | None
+    prompt: str | None
+    """What this run was asked, where that is not what the question shows."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The content of a report."""
+
+    benchmark: str
+    runs: list[Run]
+    questions: list[Question]
+    cells: list[list[Cell]]
+    """By run, then by question."""
+    remarks: list[str]
+
+    @property
+    def scale(self) -> float:
+        """What the largest score is shown as."""
+        return next((run.scale for run in self.runs if run.is_marked), PERCENT)
+
+    @property
+    def is_marked(self) -> bool:
+        return any(run.is_marked for run in self.runs)
+
+    @property
+    def categories(self) -> list[str]:
+        found = dict.fromkeys(name for question in self.questions for name in question.categories)
+        customary = [name for run in self.runs for name in run.categories if name in found]
+        return list(dict.fromkeys([*customary, *found]))
+
+    @property
+    def outcomes(self) -> list[str]:
+        """Those that there are."""
+        there = {cell.outcome for cells in self.cells for cell in cells}
+        return [outcome for outcome in OUTCOMES if outcome in there]
+
+    def disagrees(self, number: int) -> bool:
+        """Whether the runs understood different things at a question."""
+        cells = [cells[number] for cells in self.cells]
+        texts = {" ".join((cell.text or "").casefold().split()) for cell in cells}
+        if any(cell.outcome == NOT_MARKED for cell in cells):
+            return len(texts) > 1
+        return len({(cell.parsed, cell.score) for cell in cells}) > 1
+
+
+def compare(runs: Sequence[Run], asked: Mapping[str, Asked] | None = None, asked_in: Path | None = None) -> Comparison:
+    """Joins runs by question id.
+
+    Args:
+        runs: at least one, names all different.
+        asked: the questions of the question file `asked_in`; where it is given, it says which questions there are.
+
+    Raises:
+        InvalidRequest: runs of different benchmarks.
+        DataError: an answer to no question of the question file, runs without a common question, or runs that
+            contradict each other about a question; names file, line and id.
+    """
+    runs = list(runs)
+    _check_benchmarks(runs)
+    _check_ids(runs, asked, asked_in)
+    ids = list(asked) if asked is not None else _ids(runs)
+    questions = [_question(identity, runs, asked) for identity in ids]
+    cells = [[_cell(run.marks.get(question.id), question, run) for question in questions] for run in runs]
+    cells = _against_each_other(runs, cells)
+    benchmark = next((run.benchmark for run in runs if run.benchmark), "answers")
+    return Comparison(benchmark, runs, questions, cells, _remarks(runs, questions, cells))
+
+
+def read_asked(path: Path) -> dict[str, Asked]:
+    """Reads a question file: JSON Lines with `question_id` and `text`, or a JSON list with `id` and `conversations`.
+
+    Raises:
+        DataError: neither of them; names file and line (or record).
+    """
+    found = read_questions(path)
+    if found.unit == "line":
+        # Ids that several questions share are told apart as those of the answers are.
+        lines = told_apart(read_jsonl(path), key="question_id", text="text")
+        found = joined(lines, path, key="question_id")
+    return {identity: _asked(line.record, found, identity) for identity, line in found.lines.items()}
+
+
+def _asked(record: dict[str, Any], found: Joined, identity: str) -> Asked:
+    turns = record.get("conversations")
+    texts: list[str | None]
+    if isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns):
+        texts = [_text(turn.get("value")) for turn in turns[:2]]
+    elif isinstance(record.get("text"), str):
+        texts = [record["text"]]
+    else:
+        raise DataError(f"{found.place(identity)}: has neither 'text' nor 'conversations'. Is this a question file?")
+    image = record.get("image")
+    name = image[0] if isinstance(image, list) and image else image
+    category = record.get("category")
+    return Asked(
+        texts[0],
+        texts[1] if len(texts) > 1 else None,
+        name if isinstance(name, str) and not name.startswith("data:") else None,
+        (category,) if isinstance(category, str) else (),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _check_benchmarks(runs: Sequence[Run]) -> None:
+    marked = [run for run in runs if run.benchmark]
+    for run in marked[1:]:
+        if run.benchmark != marked[0].benchmark:
+            raise InvalidRequest(
+                f"{marked[0].path} is of {marked[0].benchmark}, {run.path} of {run.benchmark}. "
+                "Make a report for each benchmark."
+            )
+
+
+def _check_ids(runs: Sequence[Run], asked: Mapping[str, Asked] | None, asked_in: Path | None) -> None:
+    for run in runs:
+        if asked is not None and (unknown := [identity for identity in run.marks if identity not in asked]):
+            others = f" (nor are {len(unknown) - 1} others)" if len(unknown) > 1 else ""
+            raise DataError(
+                f"{run.places[unknown[0]]}: not a question of {asked_in}{others}. "
+                "Give the question file that was answered."
+            )
+    for run in runs[1:]:
+        if not runs[0].marks.keys() & run.marks.keys():
+            raise DataError(
+                f"{run.path} answers none of the questions of {runs[0].path}: the first are "
+                f"{some(list(run.marks), 3)}, and {some(list(runs[0].marks), 3)}. Give runs of the same questions."
+            )
+
+
+def _ids(runs: Sequence[Run]) -> list[str]:
+    """All questions, in the order of the run that has the most."""
+    longest = max(runs, key=lambda run: len(run.marks))
+    return list(dict.fromkeys([*longest.marks, *(identity for run in runs for identity in run.marks)]))
+
+
+def _question(identity: str, runs: Sequence[Run], asked: Mapping[str, Asked] | None) -> Question:
+    found = [(run, run.marks[identity]) for run in runs if identity in run.marks]
+    in_file = asked[identity] if asked is not None else None
+    marks = [mark for _, mark in found]
+    target = _agreed([(run, mark.target) for run, mark in found], identity)
+    notes = {mark.note for mark in marks}
+    of_all = notes.pop() if len(notes) == 1 and len(marks) == len(runs) > 1 else None
+    return Question(
+        identity,
+        _first([in_file.text if in_file else None, *(mark.question for mark in marks)]),
+        target or (in_file.target if in_file else None),
+        _first([*(mark.image for mark in marks), in_file.image if in_file else None]),
+        _first([*(mark.categories for mark in marks), in_file.categories if in_file else ()]) or (),
+        of_all,
+    )
+
+
+def _agreed(targets: list[tuple[Run, str | None]], identity: str) -> str | None:
+    """What would be right; the runs must not contradict each other."""
+    said = [(run, target) for run, target in targets if target is not None]
+    for run, target in said[1:]:
+        if target != said[0][1]:
+            raise DataError(
+                f"{run.places[identity]}: the right answer is {target!r}, but {said[0][1]!r} in {said[0][0].path}. "
+                "The two were marked with different versions of the benchmark."
+            )
+    return said[0][1] if said else None
+
+
+def _first(values: Sequence[Any]) -> Any:
+    return next((value for value in values if value), None)
+
+
+def _cell(mark: MarkedAnswer | None, question: Question, run: Run) -> Cell:
+    if mark is None:
+        return Cell(None, MISSING, None, None, None, None)
+    prompt = mark.question if mark.question and mark.question != question.text else None
+    outcome = mark.outcome if run.is_marked or mark.text is None else NOT_MARKED
+    note = None if question.note else mark.note
+    return Cell(mark.text, outcome, mark.score, mark.parsed, note, prompt)
+
+
+def _against_each_other(runs: Sequence[Run], cells: list[list[Cell]]) -> list[list[Cell]]:
+    """Scores of reviews are neither right nor wrong: the outcome is how a run does beside the best of the others."""
+    if all(run.scale == PERCENT for run in runs):
+        return cells
+    judged = []
+    for number, row in enumerate(cells):
+        rivals = [cells[other] for other in range(len(runs)) if other != number]
+        judged.append([_beside(cell, [rival[q].score for rival in rivals]) for q, cell in enumerate(row)])
+    return judged
+
+
+def _beside(cell: Cell, others: Sequence[float | None]) -> Cell:
+    known = [score for score in others if score is not None]
+    if cell.score is None or not known:
+        return cell
+    best = max(known)
+    return replace(cell, outcome=BETTER if cell.score > best else WORSE if cell.score < best else EVEN)
+
+
+def _remarks(runs: Sequence[Run], questions: Sequence[Question], cells: Sequence[Sequence[Cell]]) -> list[str]:
+    remarks = [f"{run.name}: {remark}" for run in runs for remark in run.remarks]
+    for run, row in zip(runs, cells, strict=True):
+        absent = [q.id for q in questions if q.id not in run.marks]
+        if absent:
+            remarks.append(f"{run.name}: no record of {len(absent):,} questions, which count nowhere: {some(absent)}")
+        unmarked = [q.id for q, cell in zip(questions, row, strict=True) if cell.outcome == NOT_MARKED]
+        if run.is_marked and unmarked:
+            remarks.append(f"{run.name}: {len(unmarked):,} answers without a mark, not counted: {some(unmarked)}")
+        elif unmarked:
+            remarks.append(f"{run.name}: answers without marks; there is nothing to count")
+        changed = [q.id for q, cell in zip(questions, row, strict=True) if cell.prompt]
+        if changed:
+            remarks.append(
+                f"{run.name}: asked in other words at {len(changed):,} questions, shown there: {some(changed)}"
+            )
+    if any(run.is_marked for run in runs) and has_few_pictures(questions):
+        remarks.append(f"questions about fewer than {FEW_PICTURES} pictures: too few for the intervals to be trusted")
+    return remarks
+
+
+def has_few_pictures(questions: Sequence[Question]) -> bool:
+    """Whether questions share pictures, and those are too few to tell from them what others would give."""
+    pictures = Counter(question.image for question in questions if question.image)
+    independent = len(pictures) + sum(question.image is None for question in questions)
+    return bool(pictures) and max(pictures.values()) > 1 and independent < FEW_PICTURES

@@ -1,0 +1,81 @@
+"""The report as JSON: every figure unrounded, every answer with its mark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llava.eval.estimates import Estimate
+from llava.eval.report.comparison import Comparison
+from llava.eval.report.figures import Difference, Figures
+
+
+def as_json(
+    comparison: Comparison, figures: Figures, *, title: str, read: Sequence[str], max_answers: int | None = None
+) -> dict[str, Any]:
+    """The object of the file; scores of answers from 0 to 1, figures on the scale that `scale` says."""
+    names = [run.name for run in comparison.runs]
+    marked = [run.name for run in comparison.runs if run.is_marked]
+    return {
+        "title": title,
+        "benchmark": comparison.benchmark,
+        "scale": comparison.scale,
+        "runs": [
+            {
+                "name": run.name,
+                "model": run.model,
+                "file": str(run.path),
+                "content": run.content,
+                "score": of_run.score.as_json(),
+                "outcomes": dict(of_run.counts),
+                "words_an_answer": of_run.num_words,
+                "figures": {name: asdict(figure) for name, figure in run.figures.items()},
+            }
+            for run, of_run in zip(comparison.runs, figures.runs, strict=True)
+        ],
+        "differences": [_difference(one, names) for one in figures.differences],
+        "relative_scores": [
+            {
+                "first": names[one.first],
+                "second": names[one.second],
+                "percent": {name: asdict(figure) for name, figure in one.by_category.items()},
+                "order_gap": asdict(one.order_gap) if one.order_gap else None,
+            }
+            for one in figures.relative
+        ],
+        "categories": {
+            one.name: {
+                "questions": one.num_questions,
+                "scores": _by_name(marked, one.scores),
+                "differences_to_first": _by_name(marked[1:], one.differences),
+            }
+            for one in figures.categories
+        },
+        "remarks": comparison.remarks,
+        "read": list(read),
+        "questions": [
+            {
+                **asdict(question),
+                "disagreeing": comparison.disagrees(number),
+                "answers": {name: asdict(row[number]) for name, row in zip(names, comparison.cells, strict=True)},
+            }
+            for number, question in enumerate(comparison.questions[:max_answers])
+        ],
+    }
+
+
+def _by_name(names: Sequence[str], estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """Empty where there are no such estimates."""
+    return {name: estimate.as_json() for name, estimate in zip(names, estimates, strict=False)}
+
+
+def _difference(one: Difference, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "first": names[one.first],
+        "second": names[one.second],
+        "difference": one.value.as_json(),
+        "first_better": one.first_better,
+        "second_better": one.second_better,
+        "same": one.same,
+    }

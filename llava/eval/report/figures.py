@@ -1,0 +1,178 @@
+"""The figures of a report: each run's, their differences, and the same in each category.
+
+Questions about one picture are one observation: they succeed and fail together. Two runs are compared on the questions
+that both have a mark for, question by question, which says far more than two intervals side by side.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from llava.eval.estimates import Estimate, Part, ratio
+from llava.eval.report.comparison import Cell, Comparison, Question
+from llava.eval.report.run import Figure
+
+ALL = "all"
+"""What figures of reviews call all categories together."""
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    name: str
+    score: Estimate
+    """Its mean score, on the scale of the report."""
+    counts: Counter[str]
+    """Answers by outcome."""
+    num_words: float | None
+    """Of an answer, on average."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two runs, on the questions that both have a mark for."""
+
+    first: int
+    second: int
+    """Indices of the runs."""
+    value: Estimate
+    """How much better the second is; negative where it is worse."""
+    first_better: int
+    second_better: int
+    same: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        low, high = self.value.low, self.value.high
+        return low is not None and high is not None and not low <= 0 <= high
+
+
+@dataclass(frozen=True)
+class CategoryFigures:
+    name: str
+    num_questions: int
+    scores: list[Estimate]
+    """By run."""
+    differences: list[Estimate]
+    """Of every further run to the first."""
+
+
+@dataclass(frozen=True)
+class Relative:
+    """The two sides of a file of reviews: the second's scores in percent of the first's."""
+
+    first: int
+    second: int
+    by_category: dict[str, Figure]
+    """As `summarize_gpt_review` has them, `ALL` among them."""
+    order_gap: Figure | None
+    """What it adds to be the answer that the judge sees first; None where it saw them in one order only."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    runs: list[RunFigures]
+    differences: list[Difference]
+    categories: list[CategoryFigures]
+    relative: list[Relative]
+
+
+def figures_of(comparison: Comparison) -> Figures:
+    """All figures of a report."""
+    questions, cells, scale = comparison.questions, comparison.cells, comparison.scale
+    everything = range(len(questions))
+    marked = [number for number, run in enumerate(comparison.runs) if run.is_marked]
+    pairs = list(combinations(marked, 2))
+    return Figures(
+        [
+            RunFigures(run.name, _mean(row, questions, everything, scale), Counter(c.outcome for c in row), _words(row))
+            for run, row in zip(comparison.runs, cells, strict=True)
+        ],
+        [_difference(one, other, comparison) for one, other in pairs],
+        [_category(name, comparison, marked) for name in comparison.categories],
+        [_relative(one, other, comparison) for one, other in pairs if _are_sides_of_one_file(comparison, one, other)],
+    )
+
+
+def _mean(row: Sequence[Cell], questions: Sequence[Question], chosen: Iterable[int], scale: float) -> Estimate:
+    parts = [
+        Part(score, group=questions[number].image) for number in chosen if (score := row[number].score) is not None
+    ]
+    return ratio("score", parts, scale=scale)
+
+
+def _difference(first: int, second: int, comparison: Comparison) -> Difference:
+    ours, theirs = comparison.cells[first], comparison.cells[second]
+    chosen = range(len(comparison.questions))
+    gains = [gain for number in chosen if (gain := _gain(ours[number], theirs[number])) is not None]
+    return Difference(
+        first,
+        second,
+        _mean_difference(ours, theirs, comparison.questions, chosen, comparison.scale),
+        sum(gain < 0 for gain in gains),
+        sum(gain > 0 for gain in gains),
+        sum(gain == 0 for gain in gains),
+    )
+
+
+def _gain(ours: Cell, theirs: Cell) -> float | None:
+    return None if ours.score is None or theirs.score is None else theirs.score - ours.score
+
+
+def _mean_difference(
+    ours: Sequence[Cell],
+    theirs: Sequence[Cell],
+    questions: Sequence[Question],
+    chosen: Iterable[int],
+    scale: float,
+) -> Estimate:
+    """The mean of the second's score less the first's."""
+    parts = [
+        Part((1 + gain) / 2, group=questions[number].image)
+        for number in chosen
+        if (gain := _gain(ours[number], theirs[number])) is not None
+    ]
+    # A difference lies between -1 and 1, what `ratio` estimates between 0 and 1.
+    shifted = ratio("difference", parts, scale=2 * scale)
+    ends = [None if end is None else end - scale for end in (shifted.value, shifted.low, shifted.high)]
+    return Estimate("difference", ends[0], shifted.standard_error, ends[1], ends[2], shifted.gained, shifted.possible)
+
+
+def _are_sides_of_one_file(comparison: Comparison, first: int, second: int) -> bool:
+    one, other = comparison.runs[first], comparison.runs[second]
+    return one.reviews is not None and one.reviews is other.reviews and (one.side, other.side) == (1, 2)
+
+
+def _relative(first: int, second: int, comparison: Comparison) -> Relative:
+    from llava.eval.review_figures import Bootstrap, model_figures
+
+    reviews = comparison.runs[first].reviews
+    assert reviews is not None
+    pictures = {question.id: question.image for question in comparison.questions if question.image}
+    model = model_figures(reviews, reviews.name, Bootstrap(pictures=pictures))
+    gap = model.order_gap
+    return Relative(
+        first,
+        second,
+        {one.category: Figure(one.relative, one.low, one.high) for one in model.figures if one.relative is not None},
+        Figure(gap.gap, gap.low, gap.high) if gap else None,
+    )
+
+
+def _category(name: str, comparison: Comparison, marked: Sequence[int]) -> CategoryFigures:
+    questions, cells, scale = comparison.questions, comparison.cells, comparison.scale
+    chosen = [number for number, question in enumerate(questions) if name in question.categories]
+    return CategoryFigures(
+        name,
+        len(chosen),
+        [_mean(cells[run], questions, chosen, scale) for run in marked],
+        [_mean_difference(cells[marked[0]], cells[run], questions, chosen, scale) for run in marked[1:]],
+    )
+
+
+def _words(row: Sequence[Cell]) -> float | None:
+    lengths = [len(cell.text.split()) for cell in row if cell.text]
+    return sum(lengths) / len(lengths) if lengths else None

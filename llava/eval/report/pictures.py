@@ -1,0 +1,119 @@
+"""The pictures of a report, as data URIs: small enough that the page stays within what the user allows."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+from llava.errors import ImageError
+from llava.eval.questions import PictureFolder
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SIDES: Final = (320, 224, 160, 112, 80)
+"""Longer side of a thumbnail, in pixels: the first with which all fit is taken."""
+_THUMBNAIL_QUALITY: Final = 75
+_FULL_QUALITY: Final = 92
+_BASE64: Final = 4 / 3
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What became of the pictures that the questions name."""
+
+    uris: dict[str, str]
+    """By name, those that are in the report."""
+    absent: dict[str, str]
+    """By name, why the others are not."""
+    side: int | None
+    """Of the thumbnails, in pixels; None for pictures in their own size."""
+
+
+Progress = Callable[[Sequence[str]], Any]
+"""Wraps the names while they are worked on."""
+
+
+def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, progress: Progress = iter) -> Pictures:
+    """Reads pictures of a folder and encodes them for a page.
+
+    Args:
+        names: relative to the folder, each once; COCO's with or without `COCO_val2014_`.
+        full: in their own size instead of thumbnails.
+        max_bytes: of all data URIs together. Thumbnails shrink until they fit; what then does not fit is left out, the
+            last first.
+    """
+    finder = PictureFolder(folder)
+    encoded: dict[str, bytes] = {}
+    absent: dict[str, str] = {}
+    for name in progress(names):
+        try:
+            encoded[name] = _encoded(_read(name, finder), full=full)
+        except (ImageError, LookupError) as error:
+            absent[name] = str(error.args[0])
+    side = None if full else SIDES[0]
+    for smaller in () if full else SIDES[1:]:
+        if _size(encoded) <= max_bytes:
+            break
+        side = smaller
+        encoded = {name: _shrunk(data, smaller) for name, data in encoded.items()}
+    kept = _within(encoded, max_bytes)
+    limit = f"over the {max_bytes / 1e6:g} MB that are allowed for pictures (--picture-megabytes)"
+    absent |= {name: limit for name in encoded if name not in kept}
+    kind = "jpeg" if full else "webp"
+    uris = {name: f"data:image/{kind};base64,{base64.b64encode(encoded[name]).decode()}" for name in kept}
+    return Pictures(uris, absent, side)
+
+
+def _read(name: str, finder: PictureFolder) -> Image.Image:
+    from llava.image_loading import load_image
+
+    # A question file may come from anywhere; a page that is passed on must hold nothing but the benchmark's pictures.
+    if ".." in PurePosixPath(name).parts or (Path(name).is_absolute() and finder.folder not in Path(name).parents):
+        raise LookupError(f"{name} is not inside of {finder.folder}")
+    path = finder.find(name)
+    if path is None:
+        raise LookupError(f"not in {finder.folder}")
+    return load_image(path)
+
+
+def _encoded(picture: Image.Image, *, full: bool) -> bytes:
+    if full:
+        return _saved(picture, "JPEG", _FULL_QUALITY)
+    return _thumbnail(picture, SIDES[0])
+
+
+def _shrunk(data: bytes, side: int) -> bytes:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=("WEBP",)) as picture:
+        return _thumbnail(picture.convert("RGB"), side)
+
+
+def _thumbnail(picture: Image.Image, side: int) -> bytes:
+    picture.thumbnail((side, side))
+    return _saved(picture, "WEBP", _THUMBNAIL_QUALITY)
+
+
+def _saved(picture: Image.Image, kind: str, quality: int) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, kind, quality=quality)
+    return content.getvalue()
+
+
+def _size(encoded: dict[str, bytes]) -> float:
+    return sum(map(len, encoded.values())) * _BASE64
+
+
+def _within(encoded: dict[str, bytes], max_bytes: int) -> list[str]:
+    kept, total = [], 0.0
+    for name, data in encoded.items():
+        total += len(data) * _BASE64
+        if total > max_bytes:
+            break
+        kept.append(name)
+    return kept

@@ -1,0 +1,125 @@
+"""ScienceQA for the report: answers marked by the scorer's own rule, and the scorer's list of right and wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llava.errors import DataError
+from llava.eval.marks import MarkedAnswer
+from llava.eval.records import normal_id, some
+from llava.eval.report.run import Run
+from llava.eval.science_qa import OPTIONS, Problem, ScienceQA, open_science_qa
+from llava.eval.science_qa_columns import COLUMNS
+from llava.eval.science_qa_marks import FAILED, Answers, Mark, mark
+from llava.json_files import json_type
+
+
+@dataclass(frozen=True)
+class ScienceQATest:
+    """The problems of a split, and the answers to them."""
+
+    base_dir: str
+    split: str
+
+    @cached_property
+    def data(self) -> ScienceQA:
+        return open_science_qa(self.base_dir)
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        return self.data.split(self.split)
+
+    @property
+    def pictures(self) -> Path:
+        """Where the authors' archive has the pictures of the split."""
+        return self.data.folder / "images" / self.split
+
+    def marked(self, run: Run) -> Run:
+        """The run with marks, by the rule of `eval_science_qa`: an answer that is missing or names no choice is wrong.
+
+        Raises:
+            DataError: the data set is not what it should be, or an answer is to no problem of the split.
+        """
+        prompts = {identity: one.question for identity, one in run.marks.items() if one.question is not None}
+        texts = {identity: one.text for identity, one in run.marks.items() if one.text is not None}
+        sheet = mark(self.data, self.problems, Answers(run.path, texts, prompts, []), OPTIONS)
+        if sheet.unknown:
+            raise DataError(
+                f"{run.places[sheet.unknown[0]]}: not a problem of split {self.split!r}, nor are "
+                f"{len(sheet.unknown) - 1} others of its answers. Give the --split that was asked."
+            )
+        marks = {one.problem.id: _as_mark(one, prompts) for one in sheet.marks}
+        missing = [identity for identity, one in marks.items() if one.text is None]
+        remarks = (f"{len(missing):,} without an answer, counted as wrong: {some(missing)}",) if missing else ()
+        places = {identity: f"{run.path}: question {identity}" for identity in marks} | run.places
+        return replace(
+            run,
+            content="answers, marked as ScienceQA",
+            marks=marks,
+            places=places,
+            is_marked=True,
+            benchmark="ScienceQA",
+            categories=tuple(COLUMNS),
+            remarks=run.remarks + remarks,
+        )
+
+
+def _as_mark(one: Mark, prompts: Mapping[str, str]) -> MarkedAnswer:
+    problem = one.problem
+    return MarkedAnswer(
+        question_id=problem.id,
+        text=one.text,
+        score=float(one.is_correct),
+        parsed=one.letter,
+        target=f"{OPTIONS[problem.answer]}. {problem.choices[problem.answer]}",
+        question=prompts.get(problem.id) or _asked(problem),
+        image=problem.image_path,
+        categories=tuple(name for name, belongs in COLUMNS.items() if name != "Avg" and belongs(problem)),
+    )
+
+
+def _asked(problem: Problem) -> str:
+    choices = [f"{letter}. {choice}" for letter, choice in zip(OPTIONS, problem.choices, strict=False)]
+    return "\n".join([problem.question, *([problem.hint] if problem.hint else []), *choices])
+
+
+def marks_of_analysis(content: dict[str, Any], path: Path) -> dict[str, MarkedAnswer]:
+    """What `eval_science_qa --output-file` wrote, in the order of the ids.
+
+    Raises:
+        DataError: an entry that is not the scorer's; names file, list and place in it.
+    """
+    marks = {}
+    for name, score in (("correct", 1.0), ("incorrect", 0.0)):
+        for number, entry in enumerate(content[name], start=1):
+            one = _analysed(entry, score, f"{path}: {name} {number}")
+            if one.question_id in marks:
+                raise DataError(f"{path}: {name} {number}: question {one.question_id} is there twice.")
+            marks[one.question_id] = one
+    if not marks:
+        raise DataError(f"{path}: holds no answers.")
+    ids = sorted(marks, key=lambda identity: (not identity.isdecimal(), int(identity) if identity.isdecimal() else 0))
+    return {identity: marks[identity] for identity in ids}
+
+
+def _analysed(entry: Any, score: float, place: str) -> MarkedAnswer:
+    if not isinstance(entry, dict):
+        raise DataError(f"{place}: is a JSON {json_type(entry)}, expected an object.")
+    identity = normal_id(entry.get("question_id"), f"{place}: 'question_id'")
+    for field in ("parsed_ans", "ground_truth", "question", "pred"):
+        if not isinstance(entry.get(field), str):
+            raise DataError(f"{place} (question {identity}): {field!r} is missing, or no string.")
+    parsed, text, question = entry["parsed_ans"], entry["pred"], entry["question"]
+    return MarkedAnswer(
+        question_id=identity,
+        text=None if text == FAILED else text,
+        score=score,
+        parsed=None if parsed == FAILED else parsed,
+        target=entry["ground_truth"],
+        question=None if question == "Unknown" else question,
+        categories=("with picture",) if entry.get("is_multimodal") else ("without picture",),
+    )
