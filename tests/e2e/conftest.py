@@ -30,6 +30,7 @@ def photograph(request: pytest.FixtureRequest) -> Callable[[OpenedPage, str], No
     def take(opened: OpenedPage, name: str) -> None:
         if folder is not None:
             opened.page.mouse.move(0, 0)
+            opened.page.evaluate("scrollTo(0, 0)")
             opened.page.screenshot(path=Path(folder) / f"web-{name}.png", animations="disabled")
 
     return take

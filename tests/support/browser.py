@@ -100,6 +100,7 @@ class OpenedPage:
         field = self.page.locator("input[type=number]:visible").last
         field.fill(str(num_tokens))
         field.press("Tab")
+        self.page.locator("button:visible", has_text="Settings").click()
 
     def press(self, name: str) -> None:
         self.button(name).click()

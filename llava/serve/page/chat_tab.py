@@ -347,7 +347,7 @@ def message_box(name: str, *, render: bool = True) -> gr.MultimodalTextbox:
     return gr.MultimodalTextbox(
         label="Message",
         show_label=False,
-        placeholder="Ask about a picture, then press Enter",
+        placeholder="Ask about a picture",
         file_types=["image"],
         file_count="multiple",
         sources=["upload"],
