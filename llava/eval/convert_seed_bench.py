@@ -78,7 +78,7 @@ def read_questions(path: str) -> list[Question]:
     for place, record in records_of(path, within="questions"):
         identity = normal_id(record.get("question_id"), f"{place}: 'question_id'")
         medium, answer = (text_of(record, name, place) for name in ("data_type", "answer"))
-        number = record.get("question_type_id")
+        number: Any = record.get("question_type_id")
         if number not in kinds:
             raise DataError(f"{place}: 'question_type_id' is {number!r}, which 'question_type' does not name.")
         text, picture = (record.get(name) for name in ("question", "data_id"))

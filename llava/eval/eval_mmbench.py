@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llava.command_line import run
@@ -115,13 +115,14 @@ def figures(rounds: Sequence[Round], marks: Sequence[MarkedAnswer]) -> list[Esti
         bases.setdefault(one.question.base, one.question)
         all_right[one.question.base] = all_right.get(one.question.base, True) and bool(marked.score)
 
-    def circular(name: str, belongs: Callable[[Question], bool]) -> Estimate:
-        return ratio(name, [Part(float(all_right[base])) for base, one in bases.items() if belongs(one)])
+    def circular(name: str, chosen: Iterable[str]) -> Estimate:
+        return ratio(name, [Part(float(all_right[base])) for base in chosen])
 
-    estimates = [ratio("accuracy", plain), circular("circular", lambda one: True)]
+    estimates = [ratio("accuracy", plain), circular("circular", bases)]
     for field in ("group", "category"):
         for value in sorted({getattr(one, field) for one in bases.values()} - {""}):
-            estimates.append(circular(f"circular {value}", lambda one, f=field, v=value: getattr(one, f) == v))
+            chosen = [base for base, one in bases.items() if getattr(one, field) == value]
+            estimates.append(circular(f"circular {value}", chosen))
     return estimates
 
 
