@@ -187,6 +187,12 @@ class _Run:
         """Answers in the file; None until it was read."""
 
     async def go(self) -> Outcome:
+        try:
+            return await self._go()
+        finally:
+            await self._answerer.close()
+
+    async def _go(self) -> Outcome:
         args, world = self._args, self._world
         name, model = await self._answerer.identify()
         settings = {"model_id": name, "metadata": {**model, **self._manner.as_record(), **self._told}}
@@ -196,12 +202,9 @@ class _Run:
             left = [question for question in mine if question.key not in done]
             outcome = Outcome(num_before=len(mine) - len(left))
             self.num_kept = outcome.num_before
-            try:
-                if left:
-                    await self._answerer.open()
-                    await self._answer(by_picture(left), outcome, file)
-            finally:
-                await self._answerer.close()
+            if left:
+                await self._answerer.open()
+                await self._answer(by_picture(left), outcome, file)
             file.finish(self._questions)
         return outcome
 

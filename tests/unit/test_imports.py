@@ -33,6 +33,8 @@ COMMAND_MODULES = sorted({command.module for command in COMMANDS.values()} | {"l
 COMMAND_FILES = [
     "llava/train/train.py",
     "llava/train/train_mem.py",
+    "llava/eval/model_vqa.py",
+    "llava/eval/model_vqa_science.py",
     "llava/eval/eval_science_qa.py",
     "llava/eval/eval_science_qa_gpt4.py",
     "llava/eval/eval_science_qa_gpt4_requery.py",
