@@ -24,7 +24,7 @@ from llava.errors import DataError, InvalidRequest, LlavaError
 from llava.eval.answerer import Answerer, Manner, Written
 from llava.eval.answers_file import AnswersFile
 from llava.eval.model_arguments import add_answer_arguments, add_model_arguments
-from llava.eval.questions import Question, by_picture, chunk, distinct, with_files
+from llava.eval.questions import Question, by_picture, chunk, distinct, note, with_files
 from llava.eval.records import locate, some
 from llava.generation import Sampling
 
@@ -143,13 +143,16 @@ def answer_all(
     """
     world = _World.of_environment()
     args.local_rank, args.is_first = world.local_rank, world.rank == 0
-    mine = chunk(distinct(questions), args.num_chunks, args.chunk_idx)
+    say = note if args.is_first else _nothing
+    mine = chunk(distinct(questions, say=say), args.num_chunks, args.chunk_idx)
     missing: list[tuple[Question, LlavaError]] = []
     folder = getattr(args, "image_folder", None)
     here = list(mine)
     if folder is not None:
         place = locate(folder or ".")
-        here = with_files(mine, place, lambda question, name: missing.append((question, _not_there(name, place))))
+        here = with_files(
+            mine, place, lambda question, name: missing.append((question, _not_there(name, place))), say=say
+        )
     if missing and not args.skip_unanswerable:
         raise DataError(
             f"{_listed(missing)} ({len(missing)} of {len(mine)} questions). Put the pictures there, check "
@@ -187,6 +190,12 @@ class _Run:
         """Answers in the file; None until it was read."""
 
     async def go(self) -> Outcome:
+        try:
+            return await self._go()
+        finally:
+            await self._answerer.close()
+
+    async def _go(self) -> Outcome:
         args, world = self._args, self._world
         name, model = await self._answerer.identify()
         settings = {"model_id": name, "metadata": {**model, **self._manner.as_record(), **self._told}}
@@ -196,12 +205,9 @@ class _Run:
             left = [question for question in mine if question.key not in done]
             outcome = Outcome(num_before=len(mine) - len(left))
             self.num_kept = outcome.num_before
-            try:
-                if left:
-                    await self._answerer.open()
-                    await self._answer(by_picture(left), outcome, file)
-            finally:
-                await self._answerer.close()
+            if left:
+                await self._answerer.open()
+                await self._answer(by_picture(left), outcome, file)
             file.finish(self._questions)
         return outcome
 
@@ -283,10 +289,10 @@ class _World:
 
     @classmethod
     def of_environment(cls) -> _World:
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size < 2:
+        rank, size = os.environ.get("RANK"), int(os.environ.get("WORLD_SIZE", "1"))
+        if rank is None or size < 2:
             return cls()
-        return cls(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
+        return cls(int(rank), size, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 # What a user sees
@@ -307,6 +313,10 @@ def _progress(num_before: int, num_left: int, world: _World) -> tqdm[Any]:
         file=sys.stderr,
         disable=world.rank > 0,
     )
+
+
+def _nothing(text: str) -> None:
+    """For all processes but the first: what the first says is true of all."""
 
 
 def _not_there(name: str, folder: Path) -> LlavaError:
@@ -332,12 +342,12 @@ def _report(args: argparse.Namespace, outcome: Outcome, num_questions: int, worl
     for found, what in ((outcome.empty, "answers are empty"), (outcome.cut, "answers were cut at --max-new-tokens")):
         if found:
             ids = some([question.key[0] for question in found])
-            print(f"note: {len(found)} {what}: questions {ids}", file=sys.stderr)
+            note(f"{len(found)} {what}: questions {ids}")
     if not outcome.failed:
         return 0
     count = f"{len(outcome.failed)} of {num_questions} questions"
     if args.skip_unanswerable:
-        print(f"note: left out: {count}: {_listed(outcome.failed)}", file=sys.stderr)
+        note(f"left out: {count}: {_listed(outcome.failed)}")
         return 0
     raise DataError(
         f"{count} have no answer: {_listed(outcome.failed)}. The other answers are kept: the same command asks what is "

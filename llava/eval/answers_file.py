@@ -10,14 +10,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava.errors import DataError, InvalidRequest
-from llava.eval.questions import Key, Question, key_of
+from llava.eval.questions import Key, Question, key_of, note
 from llava.eval.records import some
 from llava.json_files import Line, read_jsonl, write_jsonl
 
@@ -108,7 +107,7 @@ class AnswersFile:
             if kept.setdefault(key, line.record) is not line.record:
                 twice.append(key[0])
         if twice:
-            print(f"note: {self.path}: answered twice, the first answer kept: {some(twice)}", file=sys.stderr)
+            note(f"{self.path}: answered twice, the first answer kept: {some(twice)}")
         in_order = [kept[key] for key in sorted(kept, key=order.__getitem__)]
         if in_order != [line.record for line in lines]:
             write_jsonl(self.path, in_order)
@@ -152,10 +151,7 @@ class AnswersFile:
             json.loads(content[start:])
         except ValueError:
             os.ftruncate(file, start)
-            print(
-                f"note: {self.path}: its last line was cut off; that question is asked again",
-                file=sys.stderr,
-            )
+            note(f"{self.path}: its last line was cut off; that question is asked again")
         else:
             os.write(file, b"\n")
 

@@ -80,7 +80,7 @@ class LocalModel:
             dtype=args.dtype,
             vision_tower=args.vision_tower,
             mm_projector=args.mm_projector,
-            **placement(args.device or _own_gpu(args.local_rank), args.num_gpus),
+            **placement(_device(args.device, args.local_rank), args.num_gpus),
         )
         self._config = model.config
         settings = EngineSettings(BatchSettings(max_running=args.batch_size))
@@ -139,11 +139,11 @@ def own_template(config: Any, name: str) -> str:
     return default_template_for(config, name=name)
 
 
-def _own_gpu(local_rank: int | None) -> str | None:
-    """The GPU of one of several processes; None where it may take what it finds."""
-    if local_rank is None:
-        return None
+def _device(asked: str | None, local_rank: int | None) -> str | None:
+    """What --device says; one of several processes that names no one GPU takes its own."""
+    if local_rank is None or asked not in (None, "cuda"):
+        return asked
     import torch
 
     there = torch.cuda.device_count()
-    return f"cuda:{local_rank % there}" if there else None
+    return f"cuda:{local_rank % there}" if there else asked

@@ -55,7 +55,10 @@ def key_of(record: dict[str, Any], place: str) -> Key:
     if "question_id" not in record:
         raise DataError(f"{place} has no 'question_id'. Is this the right kind of file?")
     identity = normal_id(record["question_id"], f"{place}: 'question_id'")
-    return identity, int(record.get("round_id") or 0), text_field(record, "prompt", place)
+    turn = record.get("round_id", 0)
+    if not isinstance(turn, int):
+        raise DataError(f"{place}: 'round_id' is {turn!r}, expected a whole number.")
+    return identity, turn, text_field(record, "prompt", place)
 
 
 # Files
@@ -144,8 +147,13 @@ def _names(value: Any, place: str) -> tuple[str, ...]:
 # Which of them are asked
 
 
-def distinct(questions: Sequence[Question]) -> list[Question]:
-    """The questions, one that is repeated only once; repetitions, and ids that several share, are said on stderr.
+def note(text: str) -> None:
+    """Says something that a user should know, on standard error."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def distinct(questions: Sequence[Question], *, say: Callable[[str], None] = note) -> list[Question]:
+    """The questions, one that is repeated only once; `say` is told of repetitions and of ids that several share.
 
     Raises:
         DataError: two ask the same under one id about different pictures, so that their answers could not be told
@@ -163,10 +171,10 @@ def distinct(questions: Sequence[Question]) -> list[Question]:
         if other is not question:
             repeated.append(question.place.rpartition(": ")[2])
     if repeated:
-        print(f"note: asked before, answered once: {len(repeated)} ({some(repeated)})", file=sys.stderr)
+        say(f"asked before, answered once: {len(repeated)} ({some(repeated)})")
     shared = len(first) - len({key[:2] for key in first})
     if shared:
-        print(f"note: {shared} questions share an id with another; id and text tell them apart", file=sys.stderr)
+        say(f"{shared} questions share an id with another; id and text tell them apart")
     return list(first.values())
 
 
@@ -221,12 +229,17 @@ def _coco_names(name: str) -> Iterator[str]:
 
 
 def with_files(
-    questions: Iterable[Question], folder: Path, on_missing: Callable[[Question, str], None]
+    questions: Iterable[Question],
+    folder: Path,
+    on_missing: Callable[[Question, str], None],
+    *,
+    say: Callable[[str], None] = note,
 ) -> list[Question]:
     """The questions with files in the place of the names of their pictures, data URIs as they are.
 
     Args:
         on_missing: called with a question, which is left out, and the name of its picture that is not there.
+        say: told where pictures have other names than in the questions.
     """
     pictures = PictureFolder(folder)
     found = []
@@ -239,9 +252,8 @@ def with_files(
         else:
             on_missing(question, missing)
     if pictures.num_renamed:
-        print(
-            f"note: {pictures.num_renamed} pictures were found in {folder} under COCO's other name "
-            "(with or without COCO_val2014_)",
-            file=sys.stderr,
+        say(
+            f"{pictures.num_renamed} pictures were found in {folder} under COCO's other name "
+            "(with or without COCO_val2014_)"
         )
     return found

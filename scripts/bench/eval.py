@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from scripts.bench.serve import (
     REPOSITORY,
@@ -105,8 +106,7 @@ def _by_command(folder: Path) -> Measured:
         answers = Path(place) / "answers.jsonl"
         words = ["--model-name", folder, "--question-file", file, "--image-folder", place, "--answers-file", answers]
         settings = ["--device", "cpu", "--dtype", "float32", "--temperature", "0", "--max-new-tokens", NEW_TOKENS]
-        sys.modules["llava.eval.local_model"].LocalModel = Timed  # type: ignore[attr-defined]
-        with contextlib.redirect_stdout(io.StringIO()):
+        with mock.patch("llava.eval.local_model.LocalModel", Timed), contextlib.redirect_stdout(io.StringIO()):
             code = run(model_vqa.add_arguments, model_vqa.main, argv=[str(word) for word in [*words, *settings]])
         cpu, wall = time.process_time(), time.monotonic()
         if code:

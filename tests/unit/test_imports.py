@@ -36,6 +36,8 @@ COMMAND_FILES = [
     "llava/eval/eval_gpt_review.py",
     "llava/eval/eval_gpt_review_bench.py",
     "llava/eval/eval_gpt_review_visual.py",
+    "llava/eval/model_vqa.py",
+    "llava/eval/model_vqa_science.py",
     "llava/eval/eval_science_qa.py",
     "llava/eval/eval_science_qa_gpt4.py",
     "llava/eval/eval_science_qa_gpt4_requery.py",
