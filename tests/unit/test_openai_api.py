@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from llava.conversation import conv_templates, template
-from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError, UnsupportedParameter
+from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError, UnknownTemplate, UnsupportedParameter
 from llava.prompting import build_prompt
 from llava.serve.backend import Finished
 from llava.serve.openai_api import ChatRequest, Reply
@@ -230,6 +230,16 @@ def test_every_template_takes_a_system_message_pictures_and_several_turns(name):
     assert asked.text.index("First?") < asked.text.index("One.") < asked.text.index("Second?")
     assert asked.stop == template(name).stop_str
     assert template(name).system not in asked.text or not template(name).system
+
+
+def test_a_template_that_was_asked_for_goes_before_the_checkpoints_own():
+    messages = read_dialogue(request({"role": "user", "content": "Hi"}).messages)
+    own = dialogue_prompt(messages, LATER)
+    asked = dialogue_prompt(messages, LATER, conv_mode="mistral_instruct")
+    assert "[INST]" in asked.text
+    assert "[INST]" not in own.text
+    with pytest.raises(UnknownTemplate, match="mistral_instruct"):
+        dialogue_prompt(messages, LATER, conv_mode="mistral_instruc")
 
 
 def test_a_template_without_roles_cannot_chat():

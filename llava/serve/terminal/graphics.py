@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -25,6 +25,8 @@ MAX_ROWS: Final = 10
 _CHUNK: Final = 4096
 """Characters of one kitty command, at most."""
 _SIXEL_COLOURS: Final = 255
+_SIXEL_CHARACTERS: Final = bytes(63 + min(value, 63) for value in range(256))
+_REPEATS: Final = re.compile(r"(.)\1{3,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +111,11 @@ def sixel(picture: Image.Image) -> str:
         f"#{index};2;" + ";".join(str(v * 100 // 255) for v in palette[3 * index : 3 * index + 3]) for index in used
     ]
     for top in range(0, height, 6):
-        rows = [pixels[y * width : (y + 1) * width] for y in range(top, min(top + 6, height))]
-        lines = []
-        for colour in sorted(set().union(*rows)):
-            bits = (sum((row[x] == colour) << y for y, row in enumerate(rows)) for x in range(width))
-            lines.append(f"#{colour}{_run_lengths(bits)}")
-        parts.append("$".join(lines) + "-")
+        lines: dict[int, bytearray] = {}
+        for y in range(top, min(top + 6, height)):
+            for x, colour in enumerate(pixels[y * width : (y + 1) * width]):
+                lines.setdefault(colour, bytearray(width))[x] |= 1 << (y - top)
+        parts.append("$".join(f"#{colour}{_sixel_characters(line)}" for colour, line in lines.items()) + "-")
     return "".join(parts) + "\x1b\\"
 
 
@@ -135,15 +136,10 @@ def _colour(picture: Image.Image, x: int, y: int) -> Color:
     return Color.from_rgb(red, green, blue)
 
 
-def _run_lengths(bits: Iterable[int]) -> str:
-    """Sixel characters with repeats written as `!count`."""
-    runs: list[list[int]] = []
-    for value in bits:
-        if runs and runs[-1][0] == value:
-            runs[-1][1] += 1
-        else:
-            runs.append([value, 1])
-    return "".join(f"!{n}{chr(63 + v)}" if n > 3 else chr(63 + v) * n for v, n in runs)
+def _sixel_characters(line: bytearray) -> str:
+    """One character a column, repeats written as `!count`."""
+    characters = line.rstrip(b"\0").translate(_SIXEL_CHARACTERS).decode("ascii")
+    return _REPEATS.sub(lambda found: f"!{len(found[0])}{found[1]}", characters)
 
 
 def _smaller(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
