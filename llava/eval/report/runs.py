@@ -96,7 +96,7 @@ def _from_answers(source: Source, lines: Sequence[Line]) -> Run:
         if isinstance(answer_id, str):
             ids[identity] = answer_id
     twice = f"answered twice: {len(found.duplicates):,} ({some(found.duplicates)}); the last answer counts"
-    models = {line.record.get("model_id") for line in found.lines.values()} - {None}
+    models = {name for line in found.lines.values() if isinstance(name := line.record.get("model_id"), str) and name}
     return Run(
         source.name or "",
         source.path,
@@ -104,7 +104,7 @@ def _from_answers(source: Source, lines: Sequence[Line]) -> Run:
         marks,
         {identity: found.place(identity) for identity in found.lines},
         is_marked=False,
-        model=str(models.pop()) if len(models) == 1 else None,
+        model=models.pop() if len(models) == 1 else None,
         answer_ids=ids,
         remarks=(twice,) if found.duplicates else (),
     )
