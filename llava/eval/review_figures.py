@@ -152,7 +152,7 @@ def score(reviews: Sequence[Review], bootstrap: Bootstrap) -> Scored:
     for review in reviews:
         by_question.setdefault(review.question_id, []).append(review)
     firsts = [some[0] for some in by_question.values()]
-    means = [np.mean([review.scores for review in some], axis=0) for some in by_question.values()]
+    means = [np.mean([review.scores or () for review in some], axis=0) for some in by_question.values()]
     return Scored(
         ids=list(by_question),
         categories=[review.category for review in firsts],

@@ -107,7 +107,8 @@ def _chosen(args: argparse.Namespace) -> list[Reviews]:
 def _by_judge(reviews: Reviews, ignored: set[str], version: str | None) -> Iterator[Reviews]:
     from dataclasses import replace
 
-    judges = [judge for judge in reviews.judges if version is None or version in judge] or [None]
+    named = [judge for judge in reviews.judges if version is None or version in judge]
+    judges: list[str | None] = [*named] or [None]
     for judge in judges:
         kept = [
             review
