@@ -180,8 +180,8 @@ def as_reply(completion: Any) -> Reply:
 
 
 def _usage(usage: Any) -> Usage | None:
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    return Usage(counts[0], counts[1]) if all(isinstance(count, int) for count in counts) else None
+    read, written = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    return Usage(read, written) if isinstance(read, int) and isinstance(written, int) else None
 
 
 def sorted_error(error: Exception, settings: JudgeSettings) -> LlavaError:

@@ -154,8 +154,11 @@ class LlavaEngine(lmms):
                 order.append(number)
                 yield request
 
+        def answered(*_: object) -> None:
+            progress()
+
         order: list[int] = []
-        answers = self._engine.generate(servable(), on_answer=lambda *_: progress(), return_errors=True)
+        answers = self._engine.generate(servable(), on_answer=answered, return_errors=True)
         for number, answer in zip(order, answers, strict=True):
             if isinstance(answer, EngineFailed):
                 raise answer

@@ -63,7 +63,7 @@ def read_existing(path: Path, prompts: Sequence[ReviewPrompt], settings: JudgeSe
         DataError: it is no review file, or holds reviews that are not of this run; says which.
     """
     lines = read_jsonl(path) if path.exists() else []
-    wanted = {prompt.key: prompt for prompt in prompts}
+    wanted: dict[Key, ReviewPrompt] = {prompt.key: prompt for prompt in prompts}
     usable: dict[Key, dict[str, Any]] = {}
     flagged: dict[Key, dict[str, Any]] = {}
     other = []

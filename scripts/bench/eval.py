@@ -125,8 +125,8 @@ def report_scorer() -> None:
         base = make_science_qa(Path(place) / "data", NUM_SCIENCE)
         answers = [answer(number, right(number) + " Because." * 60) for number in range(1, NUM_SCIENCE + 1)]
         file = write_lines(Path(place) / "a.jsonl", answers)
-        marking = ["-m", "llava.eval.eval_science_qa", "--base-dir", base, "--result-file", file]
-        written = ["--output-file", Path(place) / "o.json", "--output-result", Path(place) / "r.json"]
+        marking: list[str | Path] = ["-m", "llava.eval.eval_science_qa", "--base-dir", base, "--result-file", file]
+        written: list[str | Path] = ["--output-file", Path(place) / "o.json", "--output-result", Path(place) / "r.json"]
         start_s = cpu_of("-m", "llava.eval.eval_science_qa", "--help")
         print(f"\neval_science_qa, CPU seconds of the whole command: {start_s:.2f} to start (--help), ", end="")
         print(f"{cpu_of(*marking):.2f} for {NUM_SCIENCE} answers, {cpu_of(*marking, *written):.2f} with both its files")

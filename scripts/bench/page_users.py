@@ -92,7 +92,8 @@ def _memory_mb(url: str) -> int | None:
 
     port = urlsplit(url).port
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        is_it = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        if is_it and connection.pid:
             return int(psutil.Process(connection.pid).memory_info().rss / 2**20)
     return None
 

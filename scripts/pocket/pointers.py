@@ -3,8 +3,8 @@
 To answer "What colour is the small star?" a model gathers the words that name the thing, finds the patch that shows
 it, and reads off what is asked. Each step is of use only once the others work, so a small model that is told nothing
 but the answers takes very long to begin. Here one head learns to look at the naming words, others at the patch that
-is named and at the patch that is told of. The loss is the cross-entropy of their attention; it fades as training goes
-on, and nothing of it is left in the model.
+is named and at the patch that is told of; where there is none, as in "Is there a star?", at the beginning of the text.
+The loss is the cross-entropy of their attention; it fades as training goes on, and nothing of it is left in the model.
 """
 
 from __future__ import annotations

@@ -24,23 +24,23 @@ ANOTHER = 0.12
 MOST_TURNS = 3
 SECOND_TURN = "second turn"
 SHARES = {
-    "shape": 0.6,
+    "shape": 0.5,
     "character": 0.7,
     "colour": 1.2,
-    "size": 1.2,
-    "position": 1.6,
-    "count": 1.6,
-    "what is there": 1.2,
-    "relation": 1.5,
-    "is there": 1.5,
-    "is it": 1.3,
-    "is it beside": 1.5,
+    "size": 1.5,
+    "position": 1.5,
+    "count": 1.8,
+    "what is there": 1.0,
+    "relation": 1.2,
+    "is there": 2.2,
+    "is it": 2.2,
+    "is it beside": 2.6,
     "background": 0.2,
     "what is in it": 0.5,
     "description": 0.8,
-    "can't tell": 1.0,
-    "drawing or photograph": 0.2,
-    SECOND_TURN: 1.0,
+    "can't tell": 1.6,
+    "drawing or photograph": 0.1,
+    SECOND_TURN: 0.8,
 }
 """How often each kind of question about a scene comes, compared with the others."""
 

@@ -47,16 +47,22 @@ BRIEFLY = ("Answer briefly.", "Short answer.", "Answer in a few words.")
 ONE_WORD = ("Answer with one word.", "Answer in one word.")
 
 
+NOWHERE = -1
+"""In place of a cell: nothing in the picture is what was named."""
+
+
 @dataclass(frozen=True)
 class Mention:
-    """One thing that an answer speaks of."""
+    """One thing that an answer speaks of, or of which it gives a verdict."""
 
     cell: int
-    """Where it is: 0 to 8 in reading order."""
+    """Where it is: 0 to 8 in reading order, or NOWHERE."""
     words: str = ""
     """With these the answer has done with it; empty where it speaks of nothing else."""
     called: str = ""
-    """What the question calls it (or, where the question names another, that one); empty where it names nothing."""
+    """The words of the question that lead there; empty where none do."""
+    named: int | None = None
+    """The cell of the thing that the question names, where the answer speaks of another."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,7 @@ class Question:
     brief: str = ""
     """The answer in a few words that hold the fact it rests on; empty where `short` says as much."""
     about: tuple[Mention, ...] = ()
-    """The things of the picture that the answer speaks of, in its order."""
-    named: int | None = None
-    """The cell of the thing that the question names, where the answer speaks of another."""
+    """What the answer speaks of, in its order."""
 
     @property
     def key(self) -> list[str]:
@@ -158,8 +162,8 @@ def unanswerable(rng: random.Random) -> Question:
 
 def absent(text: str, noun: str) -> Question:
     """A question about a thing that the picture does not show."""
-    sentence = f"I can't tell: there is no {noun} in the picture."
-    return Question("can't tell", text, "I can't tell", sentence, "cannot tell")
+    sentence, about = f"I can't tell: there is no {noun} in the picture.", (Mention(NOWHERE, called=noun),)
+    return Question("can't tell", text, "I can't tell", sentence, "cannot tell", about=about)
 
 
 def medium(rng: random.Random, answer: str) -> Question:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from scripts.pocket import questions, scenes
-from scripts.pocket.questions import Mention, Question, capital, listed, with_article
+from scripts.pocket.questions import NOWHERE, Mention, Question, capital, listed, with_article
 from scripts.pocket.scenes import Object, Scene
 
 FAMILIES = ("shape", "number", "letter")
@@ -223,7 +223,8 @@ def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
         f"What do you see {side} {reference}?",
     )
     text, sentence = rng.choice(forms), f"It is {with_article(thing)}."
-    return Question("relation", text, thing, sentence, "object", about=_only(other, reference), named=item.cell)
+    about = (Mention(other.cell, called=reference, named=item.cell),)
+    return Question("relation", text, thing, sentence, "object", about=about)
 
 
 def ask_exists(scene: Scene, rng: random.Random) -> Question:
@@ -241,7 +242,9 @@ def ask_exists(scene: Scene, rng: random.Random) -> Question:
     things = [f"{o.colour} {name(o)}" for o in scene.objects]
     fact = f"there is {listed([with_article(thing) for thing in things])}"
     text = text.format(with_article(noun))
-    return questions.yes_or_no("is there", text, yes, fact, ", ".join(things), _each(scene.objects))
+    found = [o for o in scene.objects if o.kind == kind and (o.colour == colour or not with_colour)]
+    verdict = Mention(found[0].cell if found else NOWHERE, called=noun)
+    return questions.yes_or_no("is there", text, yes, fact, ", ".join(things), (*_each(scene.objects), verdict))
 
 
 def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
@@ -255,7 +258,10 @@ def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
     values = list(scenes.COLOURS) if hidden == "colour" else list(scenes.SIZES)
     asked = true if rng.random() < 0.5 else rng.choice([v for v in values if v != true])
     text, fact = f"Is {reference} {asked}?", f"{reference} is {true}"
-    return questions.yes_or_no("is it", text, asked == true, fact, true, _only(item, reference))
+    fits = item.cell if asked == true else NOWHERE
+    verdict = Mention(item.cell, called=f"{reference} {asked}", named=fits)
+    about = (Mention(item.cell, true, reference), verdict)
+    return questions.yes_or_no("is it", text, asked == true, fact, true, about)
 
 
 def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
@@ -278,7 +284,11 @@ def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
         SIDES[side](item, other),
         fact,
         f"{item.position} and {other.position}",
-        (Mention(item.cell, item.position, reference), Mention(other.cell, other.position, other_reference)),
+        (
+            Mention(item.cell, item.position, reference),
+            Mention(other.cell, other.position, other_reference),
+            Mention(other.cell, called=f"{reference} {side} {other_reference}", named=item.cell),
+        ),
     )
 
 

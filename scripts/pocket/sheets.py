@@ -21,6 +21,7 @@ from llava.conversation import conv_templates
 from scripts.pocket import fashion, patches, scenes
 from scripts.pocket.patch_words import Words, photograph_table, scene_tables, scene_words
 from scripts.pocket.practice import Conversation, Turn
+from scripts.pocket.questions import NOWHERE
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ HEAD = f"{SYSTEM}\n\n"
 NUM_PATCHES = patches.GRID**2
 IGNORED = -100
 """Label of a token that is not learnt."""
-NOT_NAMING = {"the", "object", "at", "in"}
+NOT_NAMING = {"the", "object", "at", "in", "to", "of"}
 """Words of a thing's name that do not tell it from others."""
 
 
@@ -44,8 +45,8 @@ class Entry:
     learnt: list[bool] = field(default_factory=list)
     """For each token of `after`."""
     looked_up: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
-    """Place in `after` of a token that tells something of a thing; cell of the thing that the question names; cell of
-    the thing that is told of; places of the words that name it, counted over `before` and `after`."""
+    """Place in `after` of a token that tells something of a thing; cell of the thing that the question names, and of
+    the one that is told of (NOWHERE for none); places of the words that name it, counted over `before` and `after`."""
 
     @property
     def num_patches(self) -> int:
@@ -105,12 +106,12 @@ class Encoder:
         question = spot.turn.question
         end, place = 0, len(entry.after)
         for mention in question.about if question else ():
-            at = answer.find(mention.words, end) if mention.words else 0
-            if question is None or at < 0:  # a short answer leaves it out
+            at = answer.find(mention.words, end)
+            if at < 0:  # a short answer leaves it out
                 continue
             end = at + len(mention.words) if mention.words else len(answer)
             until = len(self._encode(text + answer[:end], start))
-            named = mention.cell if question.named is None else question.named
+            named = mention.cell if mention.named is None else mention.named
             names = self._names(entry, spot, mention.called)
             entry.looked_up += [(token, named, mention.cell, names) for token in range(place, until)]
             place = until
@@ -158,8 +159,8 @@ class Batch:
     shown: list[scenes.Scene | str] = field(default_factory=list)
     """What the runs of patches show, in reading order."""
     looks: list[tuple[int, int, int, int, list[int]]] = field(default_factory=list)
-    """Row, place of the token that predicts, place of the patch that is named, of the patch that is told of, and of
-    the words that name."""
+    """Row, place of the token that predicts, place of the patch that is named, of the patch that is told of (of the
+    first token, where there is none), and of the words that name."""
 
     def mask(self) -> torch.Tensor:
         """[count, 1, length, length], True where one token may look at another."""
@@ -230,4 +231,5 @@ def _write(batch: Batch, row: int, begin: int, number: int, position: int, entry
     batch.shown.append(entry.shown)
     for token, named, told, names in entry.looked_up:
         words = [begin + place + (entry.num_patches if place >= len(entry.before) else 0) for place in names]
-        batch.looks.append((row, after + token - 1, picture + named, picture + told, words))
+        at_named, at_told = (0 if cell == NOWHERE else picture + cell for cell in (named, told))
+        batch.looks.append((row, after + token - 1, at_named, at_told, words))

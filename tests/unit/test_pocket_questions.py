@@ -171,19 +171,27 @@ def test_what_an_answer_speaks_of_is_in_the_picture_where_it_says(kind):
     for scene, question in _questions(kind):
         things = {item.cell: item for item in scene.objects}
         for mention in question.about:
-            if kind == "what is there" and question.short == "nothing":
-                assert mention.cell not in things
-                continue
-            item = things[mention.cell]
-            if mention.words:
+            assert mention.called in question.text
+            if mention.cell not in things:
+                assert question.short in ("nothing", "no", "I can't tell")
+            elif mention.words:
                 assert mention.words in question.sentence
-                assert scene_questions.name(item) in mention.words or mention.words == item.position
-            if mention.called and question.named is None:
-                assert mention.called in question.text
-            if mention.called and question.named is not None:
-                named = things[question.named]
-                assert named in scene.objects
-                assert named.cell != mention.cell
+                item = things[mention.cell]
+                told = (scene_questions.name(item) in mention.words, mention.words in (item.position, item.colour))
+                assert any(told) or mention.words == item.size
+            if mention.named not in (None, questions.NOWHERE):
+                assert mention.named in things
+
+
+@pytest.mark.parametrize("kind", ["is there", "is it"])
+def test_a_verdict_looks_at_what_fits_and_nowhere_if_nothing_does(kind):
+    for scene, question in _questions(kind):
+        *_, verdict = question.about
+        named = verdict.cell if verdict.named is None else verdict.named
+        assert (named != questions.NOWHERE) == (question.short == "yes"), question
+        if kind == "is there" and question.short == "yes":
+            [item] = [item for item in scene.objects if item.cell == named]
+            assert verdict.called in (scene_questions.name(item), f"{item.colour} {scene_questions.name(item)}")
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
