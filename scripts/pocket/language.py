@@ -246,7 +246,7 @@ class Progress:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--vocabulary", type=int, default=1000, help="tokens (1000)")
-    parser.add_argument("--steps", type=int, default=4700, help="training steps (4700)")
+    parser.add_argument("--steps", type=int, default=4300, help="training steps (4300)")
     parser.add_argument("--sheets", type=int, default=8, help="sheets a step (8)")
     parser.add_argument("--length", type=int, default=256, help="of a sheet, in tokens (256)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (0.003)")

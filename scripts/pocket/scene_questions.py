@@ -68,9 +68,9 @@ def _said(text: str, *names: str) -> str:
     return next((name for name in names if name in text), "")
 
 
-def _each(items: Sequence[Object]) -> tuple[Mention, ...]:
+def _each(items: Sequence[Object], called: str = "") -> tuple[Mention, ...]:
     """For answers that list things as "red star"."""
-    return tuple(Mention(item.cell, f"{item.colour} {name(item)}") for item in items)
+    return tuple(Mention(item.cell, f"{item.colour} {name(item)}", called) for item in items)
 
 
 def _pick(scene: Scene, rng: random.Random, hidden: str, family: str | None = None) -> tuple[Object, str] | None:
@@ -176,7 +176,7 @@ def ask_count(scene: Scene, rng: random.Random) -> Question:
         f"{capital(fact)}, so {number} {noun if len(counted) == 1 else nouns}.",
         "number",
         f"{', '.join(things) or 'none'}, so {number}",
-        about=_each(counted),
+        about=_each(counted, "" if nouns == "objects" else nouns),
     )
 
 
@@ -264,8 +264,14 @@ def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
     return questions.yes_or_no("is it", text, asked == true, fact, true, about)
 
 
+COLUMNS, ROWS = ("left", "middle", "right"), ("top", "middle", "bottom")
+
+
 def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
-    """Whether one object lies on a side of another; only where it clearly does or clearly lies on the other side."""
+    """Whether one object lies on a side of another; only where it clearly does or clearly lies on the other side.
+
+    The answer compares columns, or rows.
+    """
     if len(scene.objects) < 2:
         return None
     item, other = rng.sample(scene.objects, 2)
@@ -277,16 +283,21 @@ def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
     sides = rng.choice(pair)
     side = rng.choice(sides)
     reference, other_reference = rng.choice(texts), rng.choice(other_texts)
-    fact = f"{reference} is {place(item.position)} and {other_reference} {place(other.position)}"
+    if "above" in sides:
+        where, other_where = ROWS[item.row], ROWS[other.row]
+    else:
+        where, other_where = COLUMNS[item.column], COLUMNS[other.column]
+    said, other_said = (f"{'in' if word == 'middle' else 'at'} the {word}" for word in (where, other_where))
+    fact = f"{reference} is {said} and {other_reference} {other_said}"
     return questions.yes_or_no(
         "is it beside",
         f"Is {reference} {side} {other_reference}?",
         SIDES[side](item, other),
         fact,
-        f"{item.position} and {other.position}",
+        f"{where} and {other_where}",
         (
-            Mention(item.cell, item.position, reference),
-            Mention(other.cell, other.position, other_reference),
+            Mention(item.cell, where, reference),
+            Mention(other.cell, other_where, other_reference),
             Mention(other.cell, called=f"{reference} {side} {other_reference}", named=item.cell),
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -177,10 +178,20 @@ def test_what_an_answer_speaks_of_is_in_the_picture_where_it_says(kind):
             elif mention.words:
                 assert mention.words in question.sentence
                 item = things[mention.cell]
-                told = (scene_questions.name(item) in mention.words, mention.words in (item.position, item.colour))
-                assert any(told) or mention.words == item.size
+                column, row = scene_questions.COLUMNS[item.column], scene_questions.ROWS[item.row]
+                told = (item.colour, item.size, column, row)
+                assert scene_questions.name(item) in mention.words or mention.words in told
             if mention.named not in (None, questions.NOWHERE):
                 assert mention.named in things
+
+
+def test_what_lies_beside_what_is_told_by_what_differs():
+    for _, question in _questions("is it beside"):
+        first, second, _ = question.about
+        assert first.words != second.words
+        axis = scene_questions.ROWS if re.search("above|below", question.text) else scene_questions.COLUMNS
+        before = axis.index(first.words) < axis.index(second.words)
+        assert (question.short == "yes") == (before == bool(re.search("left of|above", question.text)))
 
 
 @pytest.mark.parametrize("kind", ["is there", "is it"])
