@@ -7,24 +7,17 @@ evaluation); `option_char` of a record says which option then stood under A, B, 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError
 from llava.eval import answering
+from llava.eval.mmbench import LETTERS, is_empty, options_of, read_table
 from llava.eval.questions import LETTER_ONLY, Question
-from llava.eval.records import locate, normal_id
-from llava.json_files import read_text
+from llava.eval.records import locate
 
-OPTIONS = ("A", "B", "C", "D")
 _LETTER_ONLY = {"en": LETTER_ONLY, "cn": "请直接回答选项字母。"}
-_NOTHING = ("", "nan", "none")
-_MAX_FIELD_BYTES = 1 << 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,23 +48,26 @@ def read_mmbench(path: Path, *, all_rounds: bool, ending: str) -> list[Question]
     Raises:
         DataError: not such a file, or nothing in it; names file and row.
     """
-    rows = list(_rows(path))
-    pictures = {normal_id(row["index"], f"{path}: 'index'"): row["image"] for row in rows}
+    table = read_table(path)
+    absent = [name for name in ("question", "A", "image") if name not in table.columns]
+    if absent:
+        raise DataError(f"{path}: has no column {', '.join(absent)}. Is it a TSV file of MMBench?")
+    pictures = {row["index"]: row["image"] for row in table.rows}
     questions = []
-    for number, row in enumerate(rows, start=1):
-        place = f"{path}: row {number} (question {row['index'].strip()})"
-        options = _options(row)
+    for number, row in enumerate(table.rows, start=1):
+        place = f"{path}: row {number} (question {row['index']})"
+        options = list(options_of(row).values())
         if not options:
             raise DataError(f"{place} has no options.")
         picture = _picture(row["image"], pictures, place)
         for turn in range(len(options) if all_rounds else 1):
             moved = [*options[turn:], *options[:turn]]
-            letters = [*OPTIONS[turn : len(options)], *OPTIONS[:turn]]
+            letters = [*LETTERS[turn : len(options)], *LETTERS[:turn]]
             text = "\n".join(
                 [
-                    *([row["hint"]] if _is_there(row.get("hint")) else []),
+                    *([] if is_empty(row.get("hint")) else [row["hint"]]),
                     row["question"],
-                    *(f"{letter}. {option}" for letter, option in zip(OPTIONS, moved, strict=False)),
+                    *(f"{letter}. {option}" for letter, option in zip(LETTERS, moved, strict=False)),
                 ]
             )
             record = {
@@ -85,32 +81,6 @@ def read_mmbench(path: Path, *, all_rounds: bool, ending: str) -> list[Question]
     return questions
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    # A field holds a whole picture.
-    csv.field_size_limit(_MAX_FIELD_BYTES)
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t")
-    absent = {"index", "question", "A", "image"} - set(reader.fieldnames or ())
-    if absent:
-        raise DataError(f"{path}: has no column {', '.join(sorted(absent))}. Is it a TSV file of MMBench?")
-    number = 0
-    for number, row in enumerate(reader, start=1):
-        if any(row[name] is None for name in ("index", "question", "A", "image")):
-            raise DataError(f"{path}: row {number} has fewer fields than the first line has names. Was it cut off?")
-        yield row
-    if number == 0:
-        raise DataError(f"{path}: holds no questions.")
-
-
-def _options(row: dict[str, Any]) -> list[str]:
-    """Up to the first that is not there."""
-    options = []
-    for letter in OPTIONS:
-        if not _is_there(row.get(letter)):
-            break
-        options.append(row[letter])
-    return options
-
-
 def _picture(value: str, pictures: dict[str, str], place: str) -> str:
     """As a data URI; where the field holds a short number, it names the row that has the picture."""
     data = pictures.get(value.strip(), "") if len(value) < 64 else value
@@ -119,12 +89,8 @@ def _picture(value: str, pictures: dict[str, str], place: str) -> str:
     return f"data:image/jpeg;base64,{data.strip()}"
 
 
-def _is_there(value: str | None) -> bool:
-    return value is not None and value.strip().lower() not in _NOTHING
-
-
 def _number(text: str) -> int | str:
-    return int(text) if text.strip().isdecimal() else text.strip()
+    return int(text) if text.isdecimal() else text
 
 
 if __name__ == "__main__":

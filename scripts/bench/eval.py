@@ -10,7 +10,6 @@ compared, ratios may.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -33,6 +32,7 @@ from scripts.bench.serve import (
     OneByOne,
     Static,
     all_at_once,
+    arguments,
     in_a_process,
     made_model,
     picture,
@@ -163,18 +163,9 @@ def report_answering(folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder for the models")
-    parser.add_argument("--layers", type=int, default=8, help="of the Llama (8)")
-    parser.add_argument("--parts", default="answer,score", help="what to measure (answer,score)")
-    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.task:
-        print(json.dumps(TASKS[args.task](*args.arguments)))
+    args = arguments(__doc__, "answer,score", TASKS)
+    if args is None:
         return 0
-    if args.work is None:
-        parser.error("--work is needed")
     if "score" in args.parts:
         report_scorer()
     if "answer" in args.parts:

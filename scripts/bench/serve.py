@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -462,19 +462,27 @@ def report_http(folder: Path) -> None:
     print(f"({alone / served - 1:+.0%})")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc: str | None, parts: str, tasks: Mapping[str, Callable[..., Any]]) -> argparse.Namespace | None:
+    """What the command line says; None where this is the process of one task, which has then been done."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="folder for the models")
     parser.add_argument("--layers", type=int, default=8, help="of the Llama; SmolLM2-135M has 30 (8)")
-    parser.add_argument("--parts", default="batch,stream,http", help="what to measure (batch,stream,http)")
-    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    parser.add_argument("--parts", default=parts, help=f"what to measure ({parts})")
+    parser.add_argument("--task", choices=tasks, help=argparse.SUPPRESS)
     parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
-        print(json.dumps(TASKS[args.task](*args.arguments)))
-        return 0
+        print(json.dumps(tasks[args.task](*args.arguments)))
+        return None
     if args.work is None:
         parser.error("--work is needed")
+    return args
+
+
+def main() -> int:
+    args = arguments(__doc__, "batch,stream,http", TASKS)
+    if args is None:
+        return 0
     folder = made_model(args.work, args.layers)
     if "batch" in args.parts:
         report_batches(folder)

@@ -204,7 +204,7 @@ def test_a_picture_may_be_that_of_another_row_and_a_field_may_hold_lines(tmp_pat
     ("rows", "said"),
     [
         ([], "holds no questions"),
-        (["1\tWhich?\t\tx"], "row 1 has fewer fields"),
+        (["1\tWhich?\t\tx"], "has \\d fields, the header 8"),
         ([f"1\tWhich?\t\t\t\t\t\t{PICTURE}"], r"row 1 \(question 1\) has no options"),
         (["1\tWhich?\t\tx\ty\t\t\t9"], r"row 1 \(question 1\): 'image' is neither"),
     ],
@@ -216,5 +216,5 @@ def test_an_mmbench_file_that_is_wrong_is_told_with_its_row(tmp_path, rows, said
 
 def test_another_table_is_no_mmbench_file(tmp_path):
     (tmp_path / "m.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(DataError, match="has no column A, image, index, question"):
+    with pytest.raises(DataError, match="has no column 'index'"):
         read_mmbench(tmp_path / "m.tsv", all_rounds=False, ending="")
