@@ -44,7 +44,12 @@ IMPORT_NAMES = {
     "uvicorn": "uvicorn",
     "pydantic": "pydantic",
     "gradio": "gradio",
+    "rich": "rich",
+    "markdown-it-py": "markdown_it",
+    "prompt_toolkit": "prompt_toolkit",
     "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
+    "openpyxl": "openpyxl",
     "openai": "openai",
     "wandb": "wandb",
 }
