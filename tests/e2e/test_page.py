@@ -279,7 +279,10 @@ def test_a_model_that_is_not_served_is_said_and_another_one_chosen(browser, site
 
 
 def test_a_worker_that_dies_in_the_middle_leaves_the_partial_answer_and_a_sentence(browser, site, photograph):
-    with Worker(site.controller, *BABBLE[:-1], "doomed") as doomed, OpenedPage(browser, site.url) as opened:
+    with ExitStack() as stack:
+        doomed = stack.enter_context(Worker(site.controller, *BABBLE[:-1], "doomed"))
+        stack.callback(lambda: site.forget(doomed))
+        opened = stack.enter_context(OpenedPage(browser, site.url))
         doomed.wait_for("Uvicorn running on", timeout_s=240)
         opened.page.reload()
         wait_until(lambda: "doomed" in httpx.get(f"{site.controller}/v1/models").text)
@@ -298,7 +301,6 @@ def test_a_worker_that_dies_in_the_middle_leaves_the_partial_answer_and_a_senten
         opened.press("Regenerate")
         opened.is_writing()
         opened.press("Stop")
-    site.forget(doomed)
 
 
 @dataclass

@@ -92,6 +92,8 @@ def _keep_models(context: Context, page: gr.Blocks, dropdowns: list[gr.Dropdown]
     async def opened(request: gr.Request) -> list[Any]:
         served = await context.models.now(fresh=context.settings.model_list_mode == "reload")
         wanted = request.query_params.get("model")
+        if wanted and wanted not in served.names:  # its worker may have come a moment ago
+            served = await context.models.now(fresh=True)
         first, problem = choose(served, wanted)
         others = [
             served.names[min(i, len(served.names) - 1)] if served.names else None for i in range(len(dropdowns) - 1)
