@@ -96,7 +96,7 @@ def _stage1(args: argparse.Namespace) -> list[str]:
 def _stage2(args: argparse.Namespace) -> list[str]:
     """Projector and language model."""
     flags = ["--pretrain_mm_mlp_adapter", str(args.work / "stage1" / "mm_projector.bin")]
-    flags += ["--max_steps", "400", "--per_device_train_batch_size", str(BATCH // args.processes)]
+    flags += ["--max_steps", "1000", "--per_device_train_batch_size", str(BATCH // args.processes)]
     flags += ["--save_steps", "100", "--save_total_limit", "1"]
     return _train(args, "stage2.json", "stage2", *flags, "--learning_rate", "6e-4")
 

@@ -68,28 +68,29 @@ class Encoder:
         self.head = [self.model.bos_id(), *self.model.encode(HEAD)]
 
     def entry(self, conversation: Conversation) -> Entry:
-        """The tokens of a conversation, what of it is learnt, and where its answers look."""
-        first, *others = conversation.turns
-        told = f"### Human: {first.asked}\n### Assistant:"
+        """The tokens of a conversation, what of it is learnt (as in stage 2), and where its answers look."""
+        first, *_ = conversation.turns
+        # LLaVA's tokenizer drops the line break beside a picture.
         if conversation.shown is None:
-            entry, before, text = Entry(None, []), "", told
+            before, text = "", f"### Human: {first.asked}\n"
         elif conversation.picture_first:
-            entry, before, text = Entry(conversation.shown, []), "### Human: ", f"\n{first.asked}\n### Assistant:"
+            before, text = "### Human:", f"{first.asked}\n"
         else:
-            entry, before, text = Entry(conversation.shown, []), f"### Human: {first.asked}\n", "\n### Assistant:"
+            before, text = f"### Human: {first.asked}", ""
+        entry = Entry(conversation.shown, self._encode(before, HEAD) if before else [])
         start = HEAD if conversation.shown is None else ""
-        entry.before = self._encode(before, HEAD) if before else []
-        asked_before = first.asked if before and not conversation.picture_first else None
-        for turn in (first, *others):
+        for turn in conversation.turns:
             if turn is not first:
-                text += f" Human: {turn.asked}\n### Assistant:"
+                text += f" Human: {turn.asked}\n"
             self._extend(entry, start, text, is_learnt=False)
+            text += "### Assistant:"
+            self._extend(entry, start, text, is_learnt=True)
+            is_before = turn is first and turn.asked in before
             answer = f" {turn.answer}\n###"
-            spot = _Spot(turn, before if turn.asked == asked_before else text, start, turn.asked == asked_before)
-            self._look_up(entry, spot, start, text, answer)
+            self._look_up(entry, _Spot(turn, before if is_before else text, start, is_before), start, text, answer)
             text += answer
             self._extend(entry, start, text, is_learnt=True)
-        self._extend(entry, start, f"{text} ", is_learnt=False)
+        self._extend(entry, start, f"{text} ", is_learnt=True)
         return entry
 
     def _encode(self, text: str, start: str) -> list[int]:

@@ -2,8 +2,9 @@
 
 LLaVA reads the patches of the last layer but one. So that is where they learn to say what they show: each patch of a
 scene its object's kind, colour, size and place, the background and the number of objects; the patches of a photograph
-together the kind of clothing. The last layer's class token learns which things are present. The linear heads that
-ask are thrown away; they are linear because the projector is.
+together the kind of clothing. Each patch also learns to give all its answers as ones among zeros, by squared error,
+because least squares is what the projector starts from. The last layer's class token learns which things are present.
+The linear heads that ask are thrown away; they are linear because the projector is.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ PREPROCESSOR = {
     "do_convert_rgb": True,
 }
 WEIGHTS = {"kind": 1.0, "colour": 0.5, "size": 0.3, "cell": 0.1, "background": 0.1, "count": 0.3}
+ANSWERS = sum(patches.TARGETS.values())
+"""Of all questions about a patch."""
+READING_WEIGHT, KIND_WEIGHT = 2.0, 4.0
+"""Of the squared error, and in it of the kinds: each of so many is seldom right, so that little is lost without it."""
 PRESENCE = len(scenes.KINDS) + len(scenes.COLOURS) + len(fashion.CLASSES)
 LAST_LAYER_EVERY = 4
 """The last layer is no part of LLaVA's features; it learns on every fourth step only."""
@@ -66,7 +71,8 @@ def build_model() -> nn.ModuleDict:
     return nn.ModuleDict(
         {
             "tower": CLIPVisionModel(CLIPVisionConfig(**CONFIG)),
-            "patch": nn.Linear(width, sum(patches.TARGETS.values())),
+            "patch": nn.Linear(width, ANSWERS),
+            "reading": nn.Linear(width, ANSWERS + len(fashion.CLASSES)),
             "photograph": nn.Linear(width, len(fashion.CLASSES)),
             "presence": nn.Linear(width, PRESENCE),
         }
@@ -197,6 +203,43 @@ def photograph_loss(model: nn.ModuleDict, states: Tensor, labels: Tensor) -> Ten
     return 1.5 * together + 0.3 * alone + 0.3 * photograph
 
 
+def reading_loss(model: nn.ModuleDict, states: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """Squared error of all answers of each patch.
+
+    Args:
+        wanted: ones where an answer is right, [n, patches, ANSWERS + classes of clothing].
+        weight: of each patch, [n, patches].
+    """
+    error = (model["reading"](states[:, 1:]) - wanted).square()
+    each = error.sum(-1) + (KIND_WEIGHT - 1) * error[..., : patches.TARGETS["kind"]].sum(-1)
+    return READING_WEIGHT * (each * weight).sum() / weight.sum()
+
+
+def answers_of_scenes(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """[n, questions, patches] to ones and zeros [n, patches, ANSWERS + classes], and the patches' weights."""
+    import torch
+    from torch.nn import functional
+
+    parts = [
+        functional.one_hot(targets[:, place].clamp_min(0), count) * (targets[:, place] >= 0)[..., None]
+        for place, count in enumerate(patches.TARGETS.values())
+    ]
+    none = torch.zeros(*parts[0].shape[:2], len(fashion.CLASSES))
+    is_empty = targets[:, list(patches.TARGETS).index("kind")] == patches.BACKGROUND_KIND
+    return torch.cat([*parts, none], dim=-1).float(), torch.where(is_empty, 0.3, 1.0)
+
+
+def answers_of_photographs(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Class numbers [n] to the same: each patch says that this is a photograph, and of what."""
+    import torch
+
+    num_patches = patches.GRID**2
+    wanted = torch.zeros(len(labels), ANSWERS + len(fashion.CLASSES))
+    wanted[:, patches.PHOTOGRAPH_KIND] = 1
+    wanted[torch.arange(len(labels)), ANSWERS + labels] = 1
+    return wanted[:, None].expand(-1, num_patches, -1), torch.full((len(labels), num_patches), 0.2)
+
+
 def presence_loss(model: nn.ModuleDict, states: Tensor, present: Tensor) -> Tensor:
     """The last layer's class token says which kinds, colours and clothes are in the picture."""
     from torch.nn import functional
@@ -282,12 +325,17 @@ def export(model: nn.ModuleDict, folder: Path) -> None:
 
 def one_step(model: nn.ModuleDict, batches: Batches, step: int, args: argparse.Namespace) -> Tensor:
     """Loss of one step."""
+    import torch
+
     pixels, targets = batches.draw_scenes(step, args.scene_batch)
     seen = features(model["tower"], pixels)
     loss = scene_loss(model, seen, targets)
     pixels, labels = batches.draw_photographs(step, args.photograph_batch)
     photographed = features(model["tower"], pixels)
     loss = loss + photograph_loss(model, photographed, labels)
+    read = zip(answers_of_scenes(targets), answers_of_photographs(labels), strict=True)
+    wanted, weight = (torch.cat(part) for part in read)
+    loss = loss + reading_loss(model, torch.cat([seen, photographed]), wanted, weight)
     if step % LAST_LAYER_EVERY == 0:
         last = presence_loss(model, seen, present_in_scenes(targets))
         loss = loss + last + presence_loss(model, photographed, present_in_photographs(labels))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 import torch
 
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.conversation import conv_templates
-from scripts.pocket import language, pointers, practice, scene_questions, scenes, sheets
+from llava.model.tokenizer import add_special_tokens, load_tokenizer
+from llava.train.conversation_data import PictureTokens, encode, segments_of, training_template
+from llava.train.records import load_records
+from scripts.pocket import language, pointers, practice, records, scene_questions, scenes, sheets
 from scripts.pocket.patch_words import Words
 
 
@@ -53,14 +58,45 @@ def test_the_text_is_what_stage_two_trains_on(tokenizer, decode):
     assert encoder.head + entry.after == [encoder.model.bos_id(), *encoder.model.encode(expected)]
 
 
+@pytest.mark.parametrize("picture_first", [False, True])
+def test_a_sample_of_stage_two_has_the_same_tokens_and_labels(tokenizer, tmp_path, picture_first):
+    """But for <im_start> and <im_end> around its patches, and for learning that a first question comes."""
+    turns = [practice.Turn("What is it?", "A star."), practice.Turn("And its colour?", "It is red.")]
+    encoder = sheets.Encoder(tokenizer)
+    entry = encoder.entry(practice.Conversation(tuple(turns), scenes.sample(1), picture_first))
+
+    rng = next(random.Random(n) for n in range(99) if (random.Random(n).random() < 0.5) == picture_first)
+    row = records.record("r", "scene.png", [(turn.asked, turn.answer) for turn in turns], rng)
+    (tmp_path / "records.json").write_text(json.dumps([row]))
+    [record] = load_records(tmp_path / "records.json")
+    llavas = load_tokenizer(tokenizer.parent)
+    add_special_tokens(llavas, [DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN])
+    segments = segments_of(record, training_template("v0"), pictures_first=False)
+    encoded = encode(
+        segments, llavas, PictureTokens(as_patches=True, start_end=True), picture_lengths=[sheets.NUM_PATCHES]
+    )
+
+    around = llavas.convert_tokens_to_ids([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN])
+    patch = llavas.convert_tokens_to_ids(DEFAULT_IMAGE_PATCH_TOKEN)
+    sample = [
+        (None if token == patch else token, label)
+        for token, label in zip(encoded.input_ids, encoded.labels, strict=True)
+        if token not in around
+    ]
+    sample[len(encoder.head)] = (sample[len(encoder.head)][0], sheets.IGNORED)
+    labels = [token if learnt else sheets.IGNORED for token, learnt in zip(entry.after, entry.learnt, strict=True)]
+    not_learnt = [(token, sheets.IGNORED) for token in (*encoder.head, *entry.before, *[None] * sheets.NUM_PATCHES)]
+    assert sample == [*not_learnt, *zip(entry.after, labels, strict=True)]
+
+
 def test_a_picture_stands_where_the_prompt_of_llava_puts_it(tokenizer, decode):
     encoder = sheets.Encoder(tokenizer)
     turn = practice.Turn("What is it?", "A star.")
     behind = encoder.entry(practice.Conversation((turn,), scenes.sample(1)))
-    assert decode(behind.before) == "### Human: What is it?\n"
+    assert decode(behind.before) == "### Human: What is it?"
     assert decode(behind.after).strip() == "### Assistant: A star.\n###"
     first = encoder.entry(practice.Conversation((turn,), scenes.sample(1), picture_first=True))
-    assert decode(first.before).strip() == "### Human:"
+    assert decode(first.before) == "### Human:"
     assert decode(first.after).strip() == "What is it?\n### Assistant: A star.\n###"
 
 
@@ -70,9 +106,11 @@ def test_answers_are_learnt_and_nothing_else(batch, decode):
         learnt = batch.labels[row, places] != sheets.IGNORED
         assert batch.labels[row, places][learnt].equal(batch.ids[row, places][learnt])
         assert not (batch.is_patch[row, places] & learnt).any()
-        texts = decode(batch.ids[row, places][learnt]).split("###")
-        assert texts.pop().strip() == ""
-        assert all(text.strip() and "Human" not in text and "Assistant" not in text for text in texts)
+        # As stage 2 has it, the heading of an answer is learnt, too.
+        nothing, *texts = decode(batch.ids[row, places][learnt]).replace("###", " ").split(" Assistant:")
+        assert nothing.strip() == ""
+        assert texts
+        assert all(text.strip() and "Human" not in text and "?" not in text for text in texts)
         answers += len(texts)
     assert answers > 10
     assert (batch.labels[batch.entry < 1] == sheets.IGNORED).all()
