@@ -25,7 +25,7 @@ def test_the_embedded_model_lacks_nothing():
     assert info.missing == []
     assert (info.era, info.template, info.context_tokens) == ("v0", "v0_train", 1024)
     assert info.dtype == "bfloat16"
-    assert info.projector.startswith("linear, 128 to ")
+    assert info.projector == "linear, 192 to 192"
     assert info.vision_tower.startswith("vision_tower/ in the folder")
     assert not info.is_delta
 
