@@ -1,16 +1,13 @@
 """A file of answers that grows while they are made, and that a later run goes on with.
 
-Each answer is one line, written by one call, so that a killed process loses none that was finished; at the end the
-lines are put into the order of the questions. Several processes of one run may write into one file. A line says with
-which model and settings it was made: answers of different runs never mix.
+A killed process loses no answer that was finished; at the end the lines are put into the order of the questions.
+Several processes of one run may write into one file. A line says with which model and settings it was made: answers
+of different runs never mix.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,7 @@ from llava.errors import DataError, InvalidRequest
 from llava.eval.questions import Key, Question, key_of, note
 from llava.eval.records import some
 from llava.json_files import Line, read_jsonl, write_jsonl
-
-_WAIT_S = 30.0
-"""How long a process of a larger run waits for another one to put the file in order."""
+from llava.jsonl_log import JsonlLog
 
 
 class AnswersFile:
@@ -37,25 +32,22 @@ class AnswersFile:
 
         Raises:
             InvalidRequest: `path` is a folder, or `overwrite` and `shared` at once.
-            DataError: another process writes into the file.
+            DataError: another run writes into the file.
         """
         self.path = Path(path).expanduser()
         self._settings = settings
         self._shared = shared
-        if self.path.is_dir():
-            raise InvalidRequest(f"{path}: is a folder. Give the name of the file to write.")
         if shared and overwrite:
             raise InvalidRequest("--overwrite is for a single process. Remove the file, then start them.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._open()
+        self._log = JsonlLog(self.path, shared=shared)
         if overwrite:
-            os.ftruncate(self._file, 0)
+            self._log.clear()
 
     def __enter__(self) -> AnswersFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        os.close(self._file)
+        self._log.close()
 
     def answered(self, questions: Collection[Question]) -> set[Key]:
         """The questions that have an answer.
@@ -82,21 +74,11 @@ class AnswersFile:
         Raises:
             OSError: it cannot be written; names the file. What was there before is unharmed.
         """
-        line = (json.dumps({**record, **self._settings}) + "\n").encode("ascii")
-        size = os.fstat(self._file).st_size
-        written = 0
-        try:
-            while written < len(line):
-                written += os.write(self._file, line[written:])
-        except OSError as error:
-            if written and not self._shared:
-                os.ftruncate(self._file, size)
-            reason = f"cannot be written: {error.strerror}. The answers before this one are in it"
-            raise OSError(error.errno or errno.EIO, reason, str(self.path)) from error
+        self._log.append({**record, **self._settings})
 
     def finish(self, questions: Sequence[Question]) -> None:
         """Puts the answers into the order of the questions; of several processes, the last one does."""
-        if self._shared and not _lock(self._file, exclusive=True):
+        if self._shared and not self._log.take_over():
             return
         order = {question.key: number for number, question in enumerate(questions)}
         lines = self._lines()
@@ -111,49 +93,6 @@ class AnswersFile:
         in_order = [kept[key] for key in sorted(kept, key=order.__getitem__)]
         if in_order != [line.record for line in lines]:
             write_jsonl(self.path, in_order)
-
-    def _open(self) -> int:
-        deadline = time.monotonic() + (_WAIT_S if self._shared else 0)
-        while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            # Whoever comes first looks at how an earlier run ended; then those of one run write side by side.
-            if _lock(file, exclusive=True):
-                if self._is_current(file):
-                    self._mend(file)
-                    if self._shared:
-                        _lock(file, exclusive=False)
-                    return file
-            elif self._shared and _lock(file, exclusive=False) and self._is_current(file):
-                return file
-            elif time.monotonic() >= deadline:
-                os.close(file)
-                raise DataError(
-                    f"{self.path}: another process is writing answers into it. Let it finish, or give another "
-                    "--answers-file."
-                )
-            os.close(file)
-            time.sleep(0.05)
-
-    def _is_current(self, file: int) -> bool:
-        """Whether the path still leads to the open file: another process may have replaced it, in order."""
-        try:
-            return os.path.samestat(os.fstat(file), self.path.stat())
-        except FileNotFoundError:
-            return False
-
-    def _mend(self, file: int) -> None:
-        """Removes what is left of a line whose writing was interrupted."""
-        content = self.path.read_bytes()
-        start = content.rfind(b"\n") + 1
-        if start == len(content):
-            return
-        try:
-            json.loads(content[start:])
-        except ValueError:
-            os.ftruncate(file, start)
-            note(f"{self.path}: its last line was cut off; that question is asked again")
-        else:
-            os.write(file, b"\n")
 
     def _lines(self) -> list[Line]:
         return read_jsonl(self.path, still_growing=self._shared)
@@ -179,16 +118,3 @@ _OTHER_FILE = "Give another --answers-file, or --overwrite to answer everything 
 
 def _setting(name: str, settings: dict[str, Any]) -> str:
     return f"{name} {json.dumps(settings[name])}" if name in settings else f"no {name}"
-
-
-def _lock(file: int, *, exclusive: bool) -> bool:
-    """Takes a lock that ends with the process; always true where the system has none."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

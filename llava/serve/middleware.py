@@ -135,6 +135,7 @@ class Logged:
                 raise
             await answer_error(error, scope, receive, counted_send, self.doors.frame_paths)
         except Exception:
+            # As broad as can be, for nothing stands outside: whatever went wrong, a client gets an answer.
             # The traceback stays here: it may hold what a user sent.
             logger.exception("unexpected error in request %s", request_id())
             if status:

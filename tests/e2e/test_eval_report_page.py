@@ -11,14 +11,11 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from llava.command_line import run
 from llava.eval.report import command
-from tests.support.browser import chromium, violations
+from tests.support.browser import violations
 from tests.support.pictures import noise
 from tests.support.runs import HOSTILE, mark, write_marks
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here (Debian: apt-get install chromium)"),
-]
+pytestmark = pytest.mark.browser
 
 AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 QUESTIONS = 60

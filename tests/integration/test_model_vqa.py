@@ -108,7 +108,7 @@ def test_what_is_missing_is_answered_and_the_file_is_as_if_nothing_had_happened(
     assert answer(tmp_path) == 0
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
     captured = capsys.readouterr()
-    assert "its last line was cut off" in captured.err
+    assert "the last record was cut off" in captured.err
     assert "6 answers, 2 of them from an earlier run" in captured.out
 
 

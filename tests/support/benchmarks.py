@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llava.command_line import run
+from llava.eval.marks import read_marks
 from tests.support.science_qa import write_lines
 
-__all__ = ["answers", "evaluate", "write_json", "write_lines"]
+__all__ = ["answers", "evaluate", "odd", "said", "values", "write_json", "write_lines"]
 
 
 def evaluate(module: str, *words: object, **flags: object) -> int:
@@ -32,3 +33,17 @@ def write_json(path: Path, value: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
     return path
+
+
+def said(path: Path) -> dict:
+    """What a scorer wrote, its marks checked by their reader."""
+    read_marks(path)
+    return json.loads(path.read_text())
+
+
+def values(path: Path) -> dict[str, float]:
+    return {name: round(one, 2) for name, one in said(path)["figures"].items()}
+
+
+def odd(path: Path) -> dict[str, list[str]]:
+    return {name: said(path)[name] for name in ("missing", "duplicate", "unknown", "unparsable")}

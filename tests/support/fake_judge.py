@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 
 from tests.support.serving import InThread
 
+MODEL = "judge-2026"
 SNAPSHOT = "judge-2026-01-01"
 
 
@@ -174,6 +175,19 @@ class FakeJudge:
             if lines:
                 batch[name] = f"{batch['id']}-{name}"
                 self.files[batch[name]] = "".join(lines).encode()
+
+
+def answering(judge: FakeJudge, *answers) -> None:
+    """The first calls get these, one each; the rest what is asked for."""
+    waiting = list(answers)
+
+    def answer(body, number):
+        if waiting:
+            first = waiting.pop(0)
+            return first if isinstance(first, str | Response) else first(body)
+        return as_asked(body)
+
+    judge.answer = answer
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def test_what_an_interrupted_write_left_is_removed_and_a_whole_answer_kept(tmp_p
         assert len(file.answered(QUESTIONS)) == num_answered
         file.append(answer_to(3))
     assert ids_in(path)[-1] == 3
-    assert ("its last line was cut off" in capsys.readouterr().err) == noted
+    assert ("the last record was cut off" in capsys.readouterr().err) == noted
 
 
 def other(**metadata: object) -> dict:
@@ -134,9 +134,9 @@ def test_a_folder_is_not_a_file(tmp_path):
 
 def test_two_runs_never_write_into_one_file(tmp_path):
     path = tmp_path / "a.jsonl"
-    with AnswersFile(path, SETTINGS), pytest.raises(DataError, match="another process is writing"):
+    with AnswersFile(path, SETTINGS), pytest.raises(DataError, match="another run is writing"):
         AnswersFile(path, SETTINGS)
-    with AnswersFile(path, SETTINGS, shared=True), pytest.raises(DataError, match="another process is writing"):
+    with AnswersFile(path, SETTINGS, shared=True), pytest.raises(DataError, match="another run is writing"):
         AnswersFile(path, SETTINGS)
 
 
@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_the_answers_before_it_whole(tmp_path, repository):
     done = subprocess.run(
         [sys.executable, "-c", FILLS_THE_DISK, path], cwd=repository, capture_output=True, text=True, check=False
     )
-    assert "cannot be written: File too large. The answers before this one are in it" in done.stderr
+    assert "cannot be written: File too large. The records before this one are in it" in done.stderr
     assert ids_in(path) == [1, 2]
     write(path, 3)
     assert ids_in(path) == [1, 2, 3]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from llava.errors import DataError, InvalidRequest
-from llava.json_files import read_jsonl
+from llava.json_files import read_jsonl, write_jsonl
 from llava.jsonl_log import JsonlLog
 
 WHOLE = b'{"id": 1}\n{"id": 2}\n'
@@ -49,3 +51,34 @@ def test_one_process_at_a_time_and_a_folder_is_no_file(tmp_path):
         JsonlLog(tmp_path / "log.jsonl")
     with pytest.raises(InvalidRequest, match="is a folder"):
         JsonlLog(tmp_path)
+
+
+def test_processes_of_one_run_share_a_file_and_the_last_one_is_told_so(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with JsonlLog(path, shared=True) as one, JsonlLog(path, shared=True) as other:
+        one.append({"id": 1})
+        other.append({"id": 2})
+        with pytest.raises(DataError, match="another run is writing this file"):
+            JsonlLog(path)
+        assert not one.take_over()
+        other.append({"id": 3})
+        assert other.take_over()
+    assert ids(path) == [1, 2, 3]
+
+
+def test_a_file_that_was_replaced_while_it_was_opened_is_opened_anew(tmp_path, monkeypatch):
+    """As by a run that puts its records in order and ends just then: what is added goes into the new file."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"id": 2}\n{"id": 1}\n')
+    real = Path.open
+
+    def open_and_lose(self, *args, **kwargs):
+        file = real(self, *args, **kwargs)
+        monkeypatch.undo()
+        write_jsonl(path, [{"id": 1}, {"id": 2}])
+        return file
+
+    monkeypatch.setattr(Path, "open", open_and_lose)
+    with JsonlLog(path) as log:
+        log.append({"id": 3})
+    assert ids(path) == [1, 2, 3]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
@@ -183,11 +183,11 @@ def test_addresses_stand_in_the_log_only_where_they_were_asked_for(tmp_path):
         assert json.loads(file.read_text())["ip"] == expected
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_log_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(InvalidRequest, match="--log-dir"):
-        ConversationLog(tmp_path / "log")
+# In /proc nobody makes a file or a folder, not even root.
+@pytest.mark.parametrize("folder", ["/proc", "/proc/log"], ids=["takes no files", "cannot be made"])
+def test_a_log_folder_that_cannot_be_written_is_refused_at_the_start(folder):
+    with pytest.raises(InvalidRequest, match=f"--log-dir {folder}: cannot be written"):
+        ConversationLog(Path(folder))
 
 
 def test_a_file_in_the_place_of_the_log_folder_is_refused_at_the_start(tmp_path):

@@ -30,7 +30,7 @@ class Served:
         return list(self._names)
 
     def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> ChatEvents:
-        raise NotImplementedError
+        raise AssertionError(f"{model} was asked for an answer; no command may ask for one")
 
 
 def picture(name: str) -> ChatPicture:
