@@ -16,7 +16,7 @@ from typing import Any
 from llava.errors import DataError
 from llava.eval.estimates import Estimate, table
 from llava.eval.marks import MarkedAnswer, MarkSheet, marks_as_json
-from llava.eval.records import Joined, joined, locate, read_answers, some
+from llava.eval.records import Joined, id_of, joined, locate, read_answers, some
 from llava.json_files import Line, json_type, read_json, read_jsonl, read_text, write_json
 
 WRONG = "counted as wrong"
@@ -93,13 +93,11 @@ def read_answers_by(path: str | Path, **fields: str) -> Joined:
         DataError: not JSON Lines, no records, or a record without id; names file and line.
     """
     path = locate(path, remedy="Give the answers of the generator.")
-    lines = []
-    for line in read_jsonl(path):
-        if "question_id" not in line.record:
-            raise DataError(f"{path}: line {line.number} has no 'question_id'. Is this the right kind of file?")
-        identity = compound(line.record["question_id"], *(line.record.get(one, fields[one]) for one in fields))
-        lines.append(line._replace(record=line.record | {"question_id": identity}))
-    return joined(lines, path, key="question_id")
+
+    def identity(record: dict[str, Any], place: str) -> str:
+        return compound(id_of(record, "question_id", place), *(record.get(one, fields[one]) for one in fields))
+
+    return joined(read_jsonl(path), path, key=identity)
 
 
 def compound(*parts: object) -> str:
