@@ -60,6 +60,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_conversion(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that turns answers into a file of another form."""
+    parser.add_argument("--src", required=True, metavar="FILE", help="answers, JSON Lines")
+    parser.add_argument("--dst", required=True, metavar="FILE", help="the file to write, JSON; its folder is made")
+
+
 def read_predictions(path: str | Path, *, key: str, field: str) -> Joined:
     """Answers in either of two forms: JSON Lines of `question_id` and `text`, or a submission, a JSON list.
 

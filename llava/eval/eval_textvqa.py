@@ -19,7 +19,7 @@ from llava.eval.benchmark import Answers, Result, add_output, answers_to, compou
 from llava.eval.estimates import Part, ratio
 from llava.eval.marks import MarkedAnswer
 from llava.eval.records import Joined, joined, locate
-from llava.eval.vqa_answers import NUM_PEOPLE, server_accuracy, server_form
+from llava.eval.vqa_answers import NUM_PEOPLE, mark_by_people, server_accuracy, server_form
 from llava.json_files import read_jsonl
 
 
@@ -138,13 +138,12 @@ def question_in(prompt: str, place: str) -> str:
 
 def mark(question: Question, answers: Answers) -> MarkedAnswer:
     """What the answer to a question is worth."""
-    text = answers.texts.get(question.id)
-    return MarkedAnswer(
-        question_id=question.id,
-        text=text,
-        score=0.0 if text is None else server_accuracy(text, question.people),
-        parsed=None if text is None else server_form(text),
-        target=", ".join(dict.fromkeys(question.people)),
+    return mark_by_people(
+        question.id,
+        answers.texts.get(question.id),
+        question.people,
+        accuracy=server_accuracy,
+        form=server_form,
         question=question.text,
         image=question.image,
     )
