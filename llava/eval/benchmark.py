@@ -16,7 +16,7 @@ from typing import Any
 from llava.errors import DataError
 from llava.eval.estimates import Estimate, table
 from llava.eval.marks import MarkedAnswer, MarkSheet, marks_as_json
-from llava.eval.records import Joined, joined, locate, read_answers, some
+from llava.eval.records import Joined, id_of, joined, locate, read_answers, some
 from llava.json_files import Line, json_type, read_json, read_jsonl, read_text, write_json
 
 WRONG = "counted as wrong"
@@ -60,6 +60,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_conversion(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that turns answers into a file of another form."""
+    parser.add_argument("--src", required=True, metavar="FILE", help="answers, JSON Lines")
+    parser.add_argument("--dst", required=True, metavar="FILE", help="the file to write, JSON; its folder is made")
+
+
 def read_predictions(path: str | Path, *, key: str, field: str) -> Joined:
     """Answers in either of two forms: JSON Lines of `question_id` and `text`, or a submission, a JSON list.
 
@@ -93,13 +99,11 @@ def read_answers_by(path: str | Path, **fields: str) -> Joined:
         DataError: not JSON Lines, no records, or a record without id; names file and line.
     """
     path = locate(path, remedy="Give the answers of the generator.")
-    lines = []
-    for line in read_jsonl(path):
-        if "question_id" not in line.record:
-            raise DataError(f"{path}: line {line.number} has no 'question_id'. Is this the right kind of file?")
-        identity = compound(line.record["question_id"], *(line.record.get(one, fields[one]) for one in fields))
-        lines.append(line._replace(record=line.record | {"question_id": identity}))
-    return joined(lines, path, key="question_id")
+
+    def identity(record: dict[str, Any], place: str) -> str:
+        return compound(id_of(record, "question_id", place), *(record.get(one, fields[one]) for one in fields))
+
+    return joined(read_jsonl(path), path, key=identity)
 
 
 def compound(*parts: object) -> str:

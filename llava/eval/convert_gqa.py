@@ -6,14 +6,13 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval.benchmark import warn_of_duplicates
+from llava.eval.benchmark import add_conversion, warn_of_duplicates
 from llava.eval.records import locate, read_answers
 from llava.json_files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--src", required=True, metavar="FILE", help="answers, JSON Lines")
-    parser.add_argument("--dst", required=True, metavar="FILE", help="the file to write, JSON; its folder is made")
+    add_conversion(parser)
 
 
 def main(args: argparse.Namespace) -> int:

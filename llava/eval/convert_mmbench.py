@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llava.command_line import run
 from llava.eval.benchmark import answers_to, compound, read_answers_by, warn
-from llava.eval.mmbench import Table, is_empty, read_table
+from llava.eval.mmbench import Table, add_table, is_empty, read_table
 from llava.json_files import whole_file
 
 _LEFT_OUT = ("hint", "category", "source", "image", "comment", "l2-category")
@@ -27,12 +27,7 @@ _NOT_IN_CELLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--annotation-file",
-        required=True,
-        metavar="FILE",
-        help="the benchmark's table, such as mmbench_dev_20230712.tsv",
-    )
+    add_table(parser)
     parser.add_argument("--result-dir", required=True, metavar="DIR", help="folder of the answers")
     parser.add_argument("--upload-dir", required=True, metavar="DIR", help="folder to write to; it is made")
     parser.add_argument("--experiment", required=True, metavar="NAME", help="name of the answers' file, without .jsonl")

@@ -17,17 +17,12 @@ from llava.errors import DataError
 from llava.eval.benchmark import Result, add_output, answers_to, compound, read_answers_by, tell
 from llava.eval.estimates import Estimate, Part, ratio
 from llava.eval.marks import MarkedAnswer
-from llava.eval.mmbench import Question, named_option, questions, read_table
+from llava.eval.mmbench import Question, add_table, named_option, questions, read_table
 from llava.eval.records import Joined
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--annotation-file",
-        required=True,
-        metavar="FILE",
-        help="the benchmark's table, such as mmbench_dev_20230712.tsv",
-    )
+    add_table(parser)
     parser.add_argument("--result-file", required=True, metavar="FILE", help="answers of model_vqa_mmbench, JSON Lines")
     add_output(parser)
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError, InvalidRequest
@@ -145,14 +146,12 @@ def read_results(path: Path) -> Joined:
     Raises:
         DataError: a record without question_id or prompt; names file and line.
     """
-    lines = []
-    for line in read_jsonl(path):
-        place = f"{path}: line {line.number}"
-        name = PurePosixPath(text_of(line.record, "question_id", place))
-        prompt = text_of(line.record, "prompt", place)
-        identity = Question(name.parts[0], name.name.split(".")[0], prompt, "").id
-        lines.append(line._replace(record=line.record | {"question_id": identity}))
-    return joined(lines, path, key="question_id")
+
+    def identity(record: dict[str, Any], place: str) -> str:
+        name = PurePosixPath(text_of(record, "question_id", place))
+        return Question(name.parts[0], name.name.split(".")[0], text_of(record, "prompt", place), "").id
+
+    return joined(read_jsonl(path), path, key=identity)
 
 
 def read_tool_files(folder: Path) -> tuple[list[Question], Joined]:

@@ -11,14 +11,15 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError, InvalidRequest
-from llava.eval.benchmark import Answers, Result, add_output, answers_to, records_of, tell, text_of
+from llava.eval.benchmark import Answers, Result, add_output, answers_to, compound, records_of, tell, text_of
 from llava.eval.estimates import Part, ratio
 from llava.eval.marks import MarkedAnswer
 from llava.eval.records import Joined, joined, locate
-from llava.eval.vqa_answers import NUM_PEOPLE, server_accuracy, server_form
+from llava.eval.vqa_answers import NUM_PEOPLE, mark_by_people, server_accuracy, server_form
 from llava.json_files import read_jsonl
 
 
@@ -100,16 +101,15 @@ def read_results(path: Path, questions: list[Question]) -> Joined:
     waiting: dict[tuple[str, str], list[str]] = {}
     for question in questions:
         waiting.setdefault(question.key, []).append(question.id)
-    lines = []
-    for line in read_jsonl(path):
-        place = f"{path}: line {line.number}"
-        image = text_of(line.record, "question_id", place)
-        asked = question_in(text_of(line.record, "prompt", place), place)
-        ids = waiting.get((image, asked), [f"{image} | {asked}"])
+
+    def identity(record: dict[str, Any], place: str) -> str:
+        image = text_of(record, "question_id", place)
+        asked = question_in(text_of(record, "prompt", place), place)
+        ids = waiting.get((image, asked), [compound(image, asked)])
         # A question that is there twice is answered twice; what is beyond that is a repetition of the last.
-        identity = ids.pop(0) if len(ids) > 1 else ids[0]
-        lines.append(line._replace(record=line.record | {"question_id": identity}))
-    return joined(lines, path, key="question_id")
+        return ids.pop(0) if len(ids) > 1 else ids[0]
+
+    return joined(read_jsonl(path), path, key=identity)
 
 
 def question_in(prompt: str, place: str) -> str:
@@ -138,13 +138,12 @@ def question_in(prompt: str, place: str) -> str:
 
 def mark(question: Question, answers: Answers) -> MarkedAnswer:
     """What the answer to a question is worth."""
-    text = answers.texts.get(question.id)
-    return MarkedAnswer(
-        question_id=question.id,
-        text=text,
-        score=0.0 if text is None else server_accuracy(text, question.people),
-        parsed=None if text is None else server_form(text),
-        target=", ".join(dict.fromkeys(question.people)),
+    return mark_by_people(
+        question.id,
+        answers.texts.get(question.id),
+        question.people,
+        accuracy=server_accuracy,
+        form=server_form,
         question=question.text,
         image=question.image,
     )

@@ -20,7 +20,7 @@ from llava.eval.benchmark import Answers, Result, add_output, answers_to, read_p
 from llava.eval.estimates import Estimate, Part, ratio
 from llava.eval.marks import MarkedAnswer
 from llava.eval.records import Joined, joined, locate, read_answers
-from llava.eval.vqa_answers import NUM_PEOPLE, vqa_accuracy, vqa_form
+from llava.eval.vqa_answers import NUM_PEOPLE, mark_by_people, vqa_accuracy, vqa_form
 from llava.json_files import json_type, read_json
 
 
@@ -117,13 +117,12 @@ def _by_picture(args: argparse.Namespace) -> Joined:
 
 def mark(question: Question, answers: Answers) -> MarkedAnswer:
     """What the answer to a question is worth."""
-    text = answers.texts.get(question.id)
-    return MarkedAnswer(
-        question_id=question.id,
-        text=text,
-        score=0.0 if text is None else vqa_accuracy(text, question.people),
-        parsed=None if text is None else vqa_form(text),
-        target=", ".join(dict.fromkeys(question.people)),
+    return mark_by_people(
+        question.id,
+        answers.texts.get(question.id),
+        question.people,
+        accuracy=vqa_accuracy,
+        form=vqa_form,
         question=question.text,
         image=question.picture,
         categories=tuple(

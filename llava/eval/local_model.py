@@ -7,7 +7,6 @@ import sys
 from contextlib import aclosing
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import ContextTooLong, EngineFailed, LlavaError, ShuttingDown
@@ -15,9 +14,7 @@ from llava.eval.answerer import LETTER_TOKENS, Manner, Written
 from llava.eval.provenance import fingerprint
 from llava.eval.questions import Question
 from llava.image_loading import load_image
-from llava.mm_utils import get_model_name_from_path
-from llava.model.checkpoint import resolve_folder
-from llava.pocket import resolve
+from llava.model.loading import find_model, load
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,16 +45,12 @@ class LocalModel:
 
     async def identify(self) -> tuple[str, dict[str, Any]]:
         args = self._args
-        path, notice = resolve(args.model_path)
-        self._folder = resolve_folder(path)
+        self._folder, name, notice = find_model(args.model_path)
         if notice and args.is_first:
             print(notice, file=sys.stderr)
         from llava.model.flavours import read_flavour
 
         self._config = read_flavour(self._folder).config
-        name = get_model_name_from_path(
-            path if Path(path).expanduser() != self._folder else str(self._folder.absolute())
-        )
         self._template = self._manner.conv_mode or own_template(self._config, name)
         settings = {
             "checkpoint": fingerprint(self._folder, args.model_base, args.vision_tower, args.mm_projector),
@@ -68,20 +61,10 @@ class LocalModel:
 
     async def open(self) -> None:
         from llava.engine import BatchSettings, Engine, EngineSettings
-        from llava.model.builder import load_pretrained_model
-        from llava.model.device import placement
 
         args = self._args
-        tokenizer, model, image_processor, context_length = load_pretrained_model(
-            self._folder,
-            args.model_base,
-            load_8bit=args.load_8bit,
-            load_4bit=args.load_4bit,
-            dtype=args.dtype,
-            vision_tower=args.vision_tower,
-            mm_projector=args.mm_projector,
-            **placement(_device(args.device, args.local_rank), args.num_gpus),
-        )
+        device = _device(args.device, args.local_rank)
+        tokenizer, model, image_processor, context_length = load(args, self._folder, device=device)
         self._config = model.config
         settings = EngineSettings(BatchSettings(max_running=args.batch_size))
         self._engine = Engine(model, tokenizer, image_processor, context_length, settings)

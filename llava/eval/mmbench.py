@@ -7,6 +7,7 @@ say the round and which option stood behind which letter.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import sys
@@ -54,6 +55,16 @@ class Question:
     def base(self) -> str:
         """Index of the question of which this is a rotation."""
         return str(int(self.index) % ROTATION) if self.index.isdigit() else self.index
+
+
+def add_table(parser: argparse.ArgumentParser) -> None:
+    """The flag that says where a benchmark file is."""
+    parser.add_argument(
+        "--annotation-file",
+        required=True,
+        metavar="FILE",
+        help="the benchmark's table, such as mmbench_dev_20230712.tsv",
+    )
 
 
 def read_table(path: str | Path) -> Table:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from llava.model import loading
+
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how it is loaded."""
@@ -14,15 +16,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="model folder, hub id, or the name of an embedded model (default: the embedded model `tiny`)",
     )
-    parser.add_argument(
-        "--model-base", metavar="MODEL", help="the language model, where --model-path holds a projector or LoRA only"
-    )
-    parser.add_argument("--vision-tower", metavar="FOLDER", help="the vision tower, in place of what the model says")
+    loading.add_arguments(parser)
     parser.add_argument("--mm-projector", metavar="FILE", help="projector to put before a plain LLaMA --model-name")
-    parser.add_argument("--device", default=None, help="cuda, cuda:N, mps or cpu (default: the best there is)")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: chosen by device")
-    parser.add_argument("--load-8bit", action="store_true", help="quantise to 8 bits (CPU, or CUDA with extra `quant`)")
-    parser.add_argument("--load-4bit", action="store_true", help="quantise to 4 bits (CUDA, extra `quant`)")
 
 
 def add_answer_arguments(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:

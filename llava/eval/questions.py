@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import DataError, InvalidRequest
-from llava.eval.records import normal_id, some, text_field
+from llava.eval.records import id_of, some, text_field
 from llava.json_files import json_type, read_json, read_jsonl
 
 Key = tuple[str, int, str]
@@ -52,9 +52,7 @@ def key_of(record: dict[str, Any], place: str) -> Key:
     Raises:
         DataError: no such record; `place` begins the message.
     """
-    if "question_id" not in record:
-        raise DataError(f"{place} has no 'question_id'. Is this the right kind of file?")
-    identity = normal_id(record["question_id"], f"{place}: 'question_id'")
+    identity = id_of(record, "question_id", place)
     turn = record.get("round_id", 0)
     if not isinstance(turn, int):
         raise DataError(f"{place}: 'round_id' is {turn!r}, expected a whole number.")
@@ -132,9 +130,7 @@ def _place(path: Path, unit: str, number: int, record: Any, key: str) -> str:
     place = f"{path}: {unit} {number}"
     if not isinstance(record, dict):
         raise DataError(f"{place} is a JSON {json_type(record)}, expected an object.")
-    if key not in record:
-        raise DataError(f"{place} has no {key!r}. Is this the right kind of file?")
-    return f"{place} (question {normal_id(record[key], f'{place}: {key!r}')})"
+    return f"{place} (question {id_of(record, key, place)})"
 
 
 def _names(value: Any, place: str) -> tuple[str, ...]:

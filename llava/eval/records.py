@@ -7,7 +7,7 @@ words everywhere, and no two files are ever joined by the order of their lines.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,13 @@ def read_questions(path: Path) -> Joined:
     return joined(lines, path, key="id", unit="record")
 
 
-def joined(lines: Iterable[Line], path: Path, *, key: str, unit: str = "line") -> Joined:
+def joined(
+    lines: Iterable[Line], path: Path, *, key: str | Callable[[dict[str, Any], str], str], unit: str = "line"
+) -> Joined:
     """Records by id; ids that are numbers in one file and strings in another are the same.
+
+    Args:
+        key: the field with the id; where that says too little, what makes an id of a record and its place.
 
     Raises:
         DataError: no records, or one without id.
@@ -99,9 +104,7 @@ def joined(lines: Iterable[Line], path: Path, *, key: str, unit: str = "line") -
     duplicates: dict[str, None] = {}
     for line in lines:
         place = f"{path}: {unit} {line.number}"
-        if key not in line.record:
-            raise DataError(f"{place} has no {key!r}. Is this the right kind of file?")
-        identity = normal_id(line.record[key], f"{place}: {key!r}")
+        identity = id_of(line.record, key, place) if isinstance(key, str) else key(line.record, place)
         if identity in by_id:
             duplicates[identity] = None
         by_id[identity] = line
@@ -121,6 +124,17 @@ def text_field(record: dict[str, Any], field: str, place: str) -> str:
         found = f"is a JSON {json_type(value)}, expected a string" if field in record else "is missing"
         raise DataError(f"{place}: {field!r} {found}.")
     return value
+
+
+def id_of(record: dict[str, Any], key: str, place: str) -> str:
+    """The id of a record, as `normal_id` has it.
+
+    Raises:
+        DataError: it has none; `place` begins the message.
+    """
+    if key not in record:
+        raise DataError(f"{place} has no {key!r}. Is this the right kind of file?")
+    return normal_id(record[key], f"{place}: {key!r}")
 
 
 def normal_id(value: Any, place: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from llava.command_line import run
 from llava.eval.model_arguments import add_answer_arguments, add_model_arguments
@@ -37,38 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from llava.generation import Sampling
-    from llava.mm_utils import get_model_name_from_path, load_image
-    from llava.pocket import resolve
+    from llava.mm_utils import load_image
+    from llava.model.loading import find_model, load
 
     sampling = Sampling(args.temperature, args.top_p, args.num_beams, args.max_new_tokens, seed=args.seed)
     files = [part for file in args.image_file for part in (file.split(args.sep) if args.sep else [file])]
     pictures = [load_image(file, allow_url=True) for file in files]
 
-    path, notice = resolve(args.model_path)
+    folder, name, notice = find_model(args.model_path)
     if notice:
         print(notice, file=sys.stderr)
 
     from llava.engine import Answer, Engine, Request
-    from llava.model.builder import load_pretrained_model
     from llava.prompting import build_prompt
 
-    tokenizer, model, image_processor, context_length = load_pretrained_model(
-        path,
-        args.model_base,
-        load_8bit=args.load_8bit,
-        load_4bit=args.load_4bit,
-        device=args.device,
-        dtype=args.dtype,
-        vision_tower=args.vision_tower,
-        mm_projector=args.mm_projector,
-    )
-    prompt = build_prompt(
-        model.config,
-        args.query,
-        len(pictures),
-        conv_mode=args.conv_mode,
-        name=get_model_name_from_path(str(Path(path).absolute())),
-    )
+    tokenizer, model, image_processor, context_length = load(args, folder)
+    prompt = build_prompt(model.config, args.query, len(pictures), conv_mode=args.conv_mode, name=name)
     request = Request(prompt.text, tuple(pictures), sampling, stop=(prompt.stop,), prefixes=prompt.roles)
     streams = sys.stdout.isatty()
     with Engine(model, tokenizer, image_processor, context_length) as engine:

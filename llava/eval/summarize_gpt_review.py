@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> int:
     reviews = _chosen(args)
 
     from llava.eval import review_tables
+    from llava.report_output import in_form
 
     summary = _summary(reviews, args)
     if args.output:
@@ -72,12 +73,7 @@ def main(args: argparse.Namespace) -> int:
         for note in summary.notes:
             print(f"note: {note}", file=sys.stderr)
     else:
-        formats = {
-            "text": review_tables.as_text,
-            "json": review_tables.as_json,
-            "markdown": review_tables.as_markdown,
-        }
-        print(formats[args.format](summary))
+        print(in_form(summary, args.format, review_tables))
     return DONE
 
 
@@ -184,19 +180,15 @@ def _names(reviews: list[Reviews]) -> list[str]:
 
 
 def _write(summary: Summary, folder: Path, plot: str) -> None:
-    """Makes everything before it writes anything, so that a folder holds no half of a summary."""
+    from llava.eval import review_tables
     from llava.eval.review_plot import draw
-    from llava.eval.review_tables import as_json, as_markdown, differences_csv, figures_csv
-    from llava.json_files import write_files
+    from llava.report_output import write_report
 
-    picture = f"summary.{plot}"
-    texts = {
-        "summary.json": as_json(summary) + "\n",
-        "summary.csv": figures_csv(summary),
-        "summary-differences.csv": differences_csv(summary),
-        "summary.md": as_markdown(summary, picture) + "\n",
+    csvs = {
+        "summary.csv": review_tables.figures_csv,
+        "summary-differences.csv": review_tables.differences_csv,
     }
-    write_files(folder, {name: text.encode() for name, text in texts.items()} | {picture: draw(summary, plot)})
+    write_report(summary, folder, "summary", tables=review_tables, csvs=csvs, draw=draw, plot=plot)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from llava.eval.marks import MarkedAnswer
+
 NUM_PEOPLE = 10
 """Answers that each question has in VQA, VizWiz and TextVQA."""
 
@@ -91,6 +93,35 @@ def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
 def server_accuracy(answer: str, people: Sequence[str]) -> float:
     """`soft_accuracy` as TextVQA has it."""
     return soft_accuracy(server_form(answer), [server_form(one) for one in people])
+
+
+def mark_by_people(
+    question_id: str,
+    text: str | None,
+    people: Sequence[str],
+    *,
+    accuracy: Callable[[str, Sequence[str]], float],
+    form: Callable[[str], str],
+    question: str | None,
+    image: str | None,
+    categories: tuple[str, ...] = (),
+) -> MarkedAnswer:
+    """What an answer is worth by the answers of people; a missing one, None, is worth nothing.
+
+    Args:
+        accuracy, form: of the benchmark: `vqa_accuracy` and `vqa_form`, or `server_accuracy` and `server_form`.
+        question, image, categories: as in `MarkedAnswer`.
+    """
+    return MarkedAnswer(
+        question_id=question_id,
+        text=text,
+        score=0.0 if text is None else accuracy(text, people),
+        parsed=None if text is None else form(text),
+        target=", ".join(dict.fromkeys(people)),
+        question=question,
+        image=image,
+        categories=categories,
+    )
 
 
 def _one_line(answer: str) -> str:

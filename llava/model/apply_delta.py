@@ -65,16 +65,18 @@ def apply_delta(base: Source, delta: Source, target: Path, options: Writing) -> 
     import torch
 
     from llava.model.delta import combined, specs_of
-    from llava.model.weight_tools import copy_companions, open_target, upgraded_config
+    from llava.model.weight_tools import write_model
 
     dtype = options.dtype or torch.float16
     specs = specs_of(delta, dtype)
-    with open_target(target, specs, options) as writer:
-        for spec in specs:
-            writer.write(spec.name, combined(spec.name, delta, base, dtype, torch.add))
-        writer.write_json("config.json", upgraded_config(delta.config, dtype))
-        copy_companions(writer, delta)
-        writer.finish()
+    write_model(
+        target,
+        specs,
+        options,
+        lambda spec: combined(spec.name, delta, base, dtype, torch.add),
+        like=delta,
+        dtype=dtype,
+    )
 
 
 def verify(base: Source, delta: Source, target: Source, *, quiet: bool = True) -> None:

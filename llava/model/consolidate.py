@@ -45,16 +45,11 @@ def consolidate(source: Source, target: Path, options: Writing) -> None:
     """
     import torch
 
-    from llava.model.weight_tools import converted, converted_specs, copy_companions, open_target, upgraded_config
+    from llava.model.weight_tools import converted, converted_specs, write_model
 
     dtype = options.dtype or torch.float16
     specs = converted_specs(source, dtype)
-    with open_target(target, specs, options) as writer:
-        for spec in specs:
-            writer.write(spec.name, converted(source, spec.name, spec.dtype))
-        writer.write_json("config.json", upgraded_config(source.config, dtype))
-        copy_companions(writer, source)
-        writer.finish()
+    write_model(target, specs, options, lambda spec: converted(source, spec.name, spec.dtype), like=source, dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -79,19 +79,21 @@ def make_delta(base: Source, target: Source, delta: Path, options: Writing) -> R
     import torch
 
     from llava.model.delta import BASE_FILE, base_statement, check_complete, check_fit, combined, specs_of
-    from llava.model.weight_tools import copy_companions, open_target, upgraded_config
+    from llava.model.weight_tools import write_model
 
     check_fit(target, base)
     check_complete(target, "model")
     dtype = options.dtype or torch.float16
     specs, rounding = specs_of(target, dtype), Rounding()
-    with open_target(delta, specs, options) as writer:
-        for spec in specs:
-            writer.write(spec.name, combined(spec.name, target, base, dtype, rounding.subtract))
-        writer.write_json("config.json", upgraded_config(target.config, dtype))
-        writer.write_json(BASE_FILE, base_statement(base))
-        copy_companions(writer, target)
-        writer.finish()
+    write_model(
+        delta,
+        specs,
+        options,
+        lambda spec: combined(spec.name, target, base, dtype, rounding.subtract),
+        like=target,
+        dtype=dtype,
+        more={BASE_FILE: base_statement(base)},
+    )
     return rounding
 
 

@@ -63,7 +63,7 @@ def merge(adapter: Adapter, base: Source, folder: Path, target: Path, options: W
 
     from llava.model.checkpoint import read_json
     from llava.model.lora import check_fit, merged, merged_specs
-    from llava.model.weight_tools import copy_companions, open_target, upgraded_config
+    from llava.model.weight_tools import write_model
 
     check_fit(adapter, base, folder)
     dtype = options.dtype or base.weights.dtype(EMBEDDING)
@@ -73,12 +73,14 @@ def merge(adapter: Adapter, base: Source, folder: Path, target: Path, options: W
     settings = {**base.config, **read_json(folder / "config.json"), "vocab_size": rows}
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
     described = replace(base, folder=folder if has_tokenizer else base.folder, config=settings)
-    with open_target(target, specs, options) as writer:
-        for spec in specs:
-            writer.write(spec.name, merged(adapter, base, spec.name, spec.dtype))
-        writer.write_json("config.json", upgraded_config(settings, dtype))
-        copy_companions(writer, described)
-        writer.finish()
+    write_model(
+        target,
+        specs,
+        options,
+        lambda spec: merged(adapter, base, spec.name, spec.dtype),
+        like=described,
+        dtype=dtype,
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +198,38 @@ def copy_companions(
     tower = str(source.config.get("mm_vision_tower") or OWN_TOWER)
     if not Path(tower).is_absolute() and (source.folder / tower / "config.json").is_file():
         writer.copy(source.folder / tower, tower)
+
+
+def write_model(
+    target: Path,
+    specs: list[TensorSpec],
+    options: Writing,
+    blocks: Callable[[TensorSpec], Iterable[Tensor]],
+    *,
+    like: Source,
+    dtype: torch.dtype,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a whole model folder: weights, config, and the files beside them.
+
+    Args:
+        blocks: slices of a tensor's first dimension, in order.
+        like: whose config and tokenizer the model has.
+        dtype: what the config says of the weights.
+        more: further JSON files, by name.
+
+    Raises:
+        CheckpointError: a value that is not finite, or no room on the disk; the target is as it was before.
+        InvalidRequest: the target exists.
+    """
+    with open_target(target, specs, options) as writer:
+        for spec in specs:
+            writer.write(spec.name, blocks(spec))
+        writer.write_json("config.json", upgraded_config(like.config, dtype))
+        for name, content in (more or {}).items():
+            writer.write_json(name, content)
+        copy_companions(writer, like)
+        writer.finish()
 
 
 def converted_specs(source: Source, dtype: torch.dtype | None) -> list[TensorSpec]:

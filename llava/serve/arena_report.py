@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     selection = _selection(args)
 
+    from llava.report_output import in_form
     from llava.serve import arena_tables
     from llava.serve.arena_ranking import make_ranking
     from llava.serve.vote_log import read_votes
@@ -85,12 +86,7 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.write(arena_tables.standings_csv(ranking))
         print("\n".join(arena_tables.remarks(ranking)), file=sys.stderr)
     else:
-        formats = {
-            "text": arena_tables.as_text,
-            "json": arena_tables.as_json,
-            "markdown": arena_tables.as_markdown,
-        }
-        print(formats[args.format](ranking))
+        print(in_form(ranking, args.format, arena_tables))
     return DONE
 
 
@@ -109,19 +105,12 @@ def _selection(args: argparse.Namespace) -> Selection:
 
 
 def _write(ranking: Ranking, folder: Path, plot: str) -> None:
-    """Makes everything before it writes anything, so that a folder holds no half of a report."""
-    from llava.json_files import write_files
+    from llava.report_output import write_report
+    from llava.serve import arena_tables
     from llava.serve.arena_plot import draw
-    from llava.serve.arena_tables import as_json, as_markdown, pairs_csv, standings_csv
 
-    picture = f"report.{plot}"
-    texts = {
-        "report.json": as_json(ranking) + "\n",
-        "report.csv": standings_csv(ranking),
-        "report-pairs.csv": pairs_csv(ranking),
-        "report.md": as_markdown(ranking, picture) + "\n",
-    }
-    write_files(folder, {name: text.encode() for name, text in texts.items()} | {picture: draw(ranking, plot)})
+    csvs = {"report.csv": arena_tables.standings_csv, "report-pairs.csv": arena_tables.pairs_csv}
+    write_report(ranking, folder, "report", tables=arena_tables, csvs=csvs, draw=draw, plot=plot)
 
 
 def _day(text: str) -> date:

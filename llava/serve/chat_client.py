@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
@@ -14,7 +13,7 @@ from llava.serve.backend import ChatEvents, Finished, TextDelta
 from llava.serve.chat import AnswerSettings, Chat
 from llava.serve.http_client import client_options, lost, refusal, remote_error
 from llava.serve.protocol import CHAT_PATH
-from llava.serve.sse import read_events
+from llava.serve.sse import json_or_none, read_events
 
 SILENCE_TIMEOUT_S: Final = 330.0
 """Longest wait for the next byte; longer than a controller's own, which ends a silent answer with a sentence."""
@@ -51,7 +50,7 @@ class ChatServer:
             raise lost(self.address, error) from error
         if response.status_code != 200:
             raise refusal(response)
-        content = _json(response.content)
+        content = json_or_none(response.content)
         entries = content.get("data") if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise WorkerLost(
@@ -109,19 +108,12 @@ class ChatServer:
         # The end of the bytes without [DONE]: `answer` sees whether the answer had ended.
 
     def _chunk(self, data: str) -> dict[str, Any]:
-        content = _json(data)
+        content = json_or_none(data)
         if not isinstance(content, dict):
             raise WorkerLost(f"{self.address} sends something that is no chat completion.")
         if content.get("error"):
             raise remote_error(content, 500)
         return content
-
-
-def _json(data: str | bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.serve.model_loading import add_loading_arguments, find_model, load_model, typed
+from llava.model.loading import find_model
+from llava.serve.model_loading import add_loading_arguments, load_model, typed
 from llava.serve.worker_command import add_worker_arguments, image_hosts, run_worker
 
 

@@ -1,9 +1,10 @@
-"""Reads server-sent events from a stream of bytes that the network cut anywhere."""
+"""Reads server-sent events from a stream of bytes that the network cut anywhere, and the JSON that they carry."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 from llava.errors import WorkerLost
 
@@ -37,3 +38,11 @@ async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
             raise WorkerLost(f"the server sends a line over {MAX_LINE_BYTES >> 20} MiB; that is no event stream.")
     if data:  # a last event without the empty line behind it
         yield "\n".join(data)
+
+
+def json_or_none(data: str | bytes) -> Any:
+    """The JSON value of an event, or of a whole answer; None where it is none."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None

@@ -6,7 +6,6 @@ reaches the engine, and of the engine's words only those about a client's own mi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -25,7 +24,7 @@ from llava.errors import (
     WorkerLost,
     WorkerTimeout,
 )
-from llava.serve.sse import read_events
+from llava.serve.sse import json_or_none, read_events
 from llava.serve.tracing import outgoing_headers
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -83,7 +82,9 @@ class Upstream:
             ) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise error_of(response.status_code, _json(response.content), response.headers.get("retry-after"))
+                    raise error_of(
+                        response.status_code, json_or_none(response.content), response.headers.get("retry-after")
+                    )
                 async with aclosing(_events(response)) as events:
                     async for data in events:
                         if data == "[DONE]":
@@ -101,7 +102,7 @@ class Upstream:
             httpx.HTTPError: no answer, or an error status.
         """
         response = (await self.client.get(f"{self.url}/models", timeout=CONNECT_TIMEOUT_S)).raise_for_status()
-        content = _json(response.content)
+        content = json_or_none(response.content)
         entries = content.get("data") if isinstance(content, dict) else None
         return [str(entry.get("id")) for entry in entries or () if isinstance(entry, dict)]
 
@@ -158,7 +159,7 @@ async def _events(response: httpx.Response) -> AsyncGenerator[str, None]:
 
 
 def _chunk(data: str) -> dict[str, Any]:
-    content = _json(data)
+    content = json_or_none(data)
     if not isinstance(content, dict):
         raise WorkerLost("the engine behind this worker sends something that is no chat completion.")
     if content.get("error") or content.get("object") == "error":
@@ -167,13 +168,6 @@ def _chunk(data: str) -> dict[str, Any]:
         status = next((number for number in numbers if isinstance(number, int) and 400 <= number < 600), 500)
         raise error_of(status, content)
     return content
-
-
-def _json(data: str | bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _fit(message: str) -> str:

@@ -171,17 +171,13 @@ def train(folder: Path, args: argparse.Namespace) -> None:
 
     from llava.train.muon import Muon, parameter_groups
     from scripts.pocket.pointers import Pointers
-    from scripts.pocket.tower import save_state
+    from scripts.pocket.tower import load_state, save_state
 
     batches = Batches(folder / "tokenizer.model", args.sheets, args.length)
     model = new_model(args.vocabulary, args.seed)
     optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
-    step, spent, checkpoint = 0, 0.0, args.work / "language.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent_s"]
+    checkpoint = args.work / "language.pt"
+    step, spent = load_state(checkpoint, model, optimizer)
     start, saved = time.monotonic() - spent, time.monotonic()
     pointers, progress = Pointers(model), Progress(args)
     words = Words(folder / "tokenizer.model", model.model.embed_tokens.weight)
@@ -211,8 +207,7 @@ def train(folder: Path, args: argparse.Namespace) -> None:
         progress.add(step, spent, float((logits.argmax(-1) == wanted).float().mean()), found)
         if step == args.steps or time.monotonic() - saved > 120:
             saved = time.monotonic()
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent}
-            save_state(checkpoint, state)
+            save_state(checkpoint, model, optimizer, step, spent)
     model.save_pretrained(folder)
 
 

@@ -307,13 +307,26 @@ def _in_parts(tower: nn.Module, pictures: np.ndarray) -> Tensor:
     return torch.cat([features(tower, normalise(pictures[i : i + 250])) for i in range(0, len(pictures), 250)])
 
 
-def save_state(path: Path, state: dict) -> None:
-    """Writes a training state whole or not at all."""
+def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, spent_s: float) -> None:
+    """Writes the state of a training whole or not at all."""
     import torch
 
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent_s}
     temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Goes on from what `save_state` wrote, if it is there; returns steps done and seconds spent."""
+    import torch
+
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["spent_s"]
 
 
 def export(model: nn.ModuleDict, folder: Path) -> None:
@@ -371,12 +384,8 @@ def main(args: argparse.Namespace) -> int:
 
     model = build_model()
     optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
-    step, spent, checkpoint = 0, 0.0, args.work / "tower.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent_s"]
+    step, spent = load_state(args.work / "tower.pt", model, optimizer)
+    if step:
         print(f"resumed at step {step}", flush=True)
     _train(model, optimizer, batches, watched, args, step, spent)
     export(model, args.work / "tower")
@@ -402,8 +411,7 @@ def _train(
         done = progress >= 1
         if done or time.monotonic() - saved > args.save_every:
             saved = time.monotonic()
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent}
-            save_state(args.work / "tower.pt", state)
+            save_state(args.work / "tower.pt", model, optimizer, step, spent)
             print(
                 json.dumps({"step": step, "minutes": round(spent / 60, 1), **watch(model, args.work, watched)}),
                 flush=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,19 +14,31 @@ from tests.support.science_qa import answer, write_lines
 
 
 def merge(folder: Path, questions: list[object], *chunks: list[object]) -> int:
-    asked = write_lines(folder / "questions.jsonl", [{"question_id": identity} for identity in questions])
-    files = [
-        write_lines(folder / f"chunk{number}.jsonl", [answer(identity, f"text of {identity}") for identity in chunk])
+    """Questions and answers are records; an id stands for a question of its own, and for an answer to it."""
+    asked = [one if isinstance(one, dict) else ask(one, f"What is {one}?", "cat.jpg") for one in questions]
+    file = write_lines(folder / "questions.jsonl", asked)
+    chunk_files = [
+        write_lines(
+            folder / f"chunk{number}.jsonl",
+            [one if isinstance(one, dict) else answer(one, f"text of {one}") for one in chunk],
+        )
         for number, chunk in enumerate(chunks)
     ]
-    words = ["--question-file", asked, "--answers-file", folder / "merged.jsonl", *files]
+    words = ["--question-file", file, "--answers-file", folder / "merged.jsonl", *chunk_files]
     return run(merge_answers.add_arguments, merge_answers.main, argv=[str(word) for word in words])
+
+
+def written(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "merged.jsonl").read_text().splitlines()]
+
+
+def ask(identity: object, text: str, image: str) -> dict[str, Any]:
+    return {"question_id": identity, "text": text, "image": image}
 
 
 def test_answers_stand_in_the_order_of_the_questions_whoever_answered_them(tmp_path, capsys):
     assert merge(tmp_path, [3, "1", 2], ["2"], [], [1, 3]) == 0
-    merged = [json.loads(line) for line in (tmp_path / "merged.jsonl").read_text().splitlines()]
-    assert merged == [answer(3, "text of 3"), answer(1, "text of 1"), answer("2", "text of 2")]
+    assert written(tmp_path) == [answer(3, "text of 3"), answer(1, "text of 1"), answer("2", "text of 2")]
     assert "merged.jsonl: 3 answers from 3 files" in capsys.readouterr().out
 
 
@@ -36,7 +49,6 @@ def test_answers_stand_in_the_order_of_the_questions_whoever_answered_them(tmp_p
         ([1, 2], [[1, 1], [2]], "chunk0.jsonl: answers 1 more than once"),
         ([1, 2], [[1, 2], ["2"]], "chunk1.jsonl: questions answered in {folder}/chunk0.jsonl too: 1 (2). Files of"),
         ([1, 2], [[1], [2, 7]], "chunk1.jsonl: answers to no question of {folder}/questions.jsonl: 1 (7). Give"),
-        ([1, 2, 1], [[1, 2]], "questions.jsonl: asks 1 more than once"),
     ],
 )
 def test_answers_that_are_missing_repeated_or_foreign_are_named_and_nothing_is_written(
@@ -45,3 +57,53 @@ def test_answers_that_are_missing_repeated_or_foreign_are_named_and_nothing_is_w
     assert merge(tmp_path, questions, *chunks) == 1
     assert said.format(folder=tmp_path) in capsys.readouterr().err
     assert not (tmp_path / "merged.jsonl").exists()
+
+
+CAT, DOG = ("Is there a cat?\nPlease answer yes or no.", "Is there a dog?\nPlease answer yes or no.")
+TWO_A_PICTURE = [
+    ask(f"existence/{name}.jpg", text, f"existence/{name}.jpg") for name in ("one", "two") for text in (CAT, DOG)
+]
+
+
+def said(name: str, prompt: str, text: str) -> dict[str, Any]:
+    return answer(f"existence/{name}.jpg", text, prompt=prompt)
+
+
+def test_questions_that_share_an_id_are_told_apart_by_their_text(tmp_path):
+    answers = [said("one", CAT, "Yes"), said("one", DOG, "No"), said("two", CAT, "No"), said("two", DOG, "Yes")]
+    assert merge(tmp_path, [*TWO_A_PICTURE, 7], [answers[1], 7, answers[2]], [answers[3], answers[0]]) == 0
+    assert written(tmp_path) == [*answers, answer(7, "text of 7")]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        ([[said("one", CAT, "Yes"), said("two", CAT, "No"), said("two", DOG, "Yes")]], "answer: 1 of 4 ({one_dog})."),
+        ([[said("one", DOG, "No")], [said("one", DOG, "No")]], "chunk0.jsonl too: 1 ({one_dog}). Files of"),
+        ([[said("one", "Is there a cow?", "No")]], "questions.jsonl: 1 (existence/one.jpg 'Is there a cow?'). Give"),
+        ([[{"question_id": "existence/one.jpg", "text": "No"}]], "(question existence/one.jpg): 'prompt' is missing."),
+    ],
+)
+def test_answers_to_questions_that_share_an_id_are_named_with_the_text(tmp_path, capsys, chunks, message):
+    assert merge(tmp_path, TWO_A_PICTURE, *chunks) == 1
+    assert message.format(one_dog=f"existence/one.jpg {DOG!r}") in capsys.readouterr().err
+    assert not (tmp_path / "merged.jsonl").exists()
+
+
+def test_a_repeated_question_has_one_answer_as_the_generators_give_it(tmp_path, capsys):
+    assert merge(tmp_path, [1, 2, 1], [2], [1]) == 0
+    assert written(tmp_path) == [answer(1, "text of 1"), answer(2, "text of 2")]
+    assert "asked before, answered once: 1 (line 3 (question 1))" in capsys.readouterr().err
+
+
+def test_the_same_question_about_two_pictures_under_one_id_cannot_be_merged(tmp_path, capsys):
+    assert merge(tmp_path, [ask(1, CAT, "one.jpg"), ask(1, CAT, "two.jpg")], [1]) == 1
+    assert "line 1 (question 1) asks the same about another picture under the same id" in capsys.readouterr().err
+
+
+def test_a_list_of_problems_that_repeats_an_id_is_refused(tmp_path, capsys):
+    (tmp_path / "problems.json").write_text(json.dumps([{"id": 1}, {"id": 2}, {"id": "1"}]))
+    chunk = write_lines(tmp_path / "chunk.jsonl", [answer(1, "A"), answer(2, "B")])
+    words = ["--question-file", tmp_path / "problems.json", "--answers-file", tmp_path / "merged.jsonl", chunk]
+    assert run(merge_answers.add_arguments, merge_answers.main, argv=[str(word) for word in words]) == 1
+    assert "problems.json: asks 1 more than once. Remove the repetitions." in capsys.readouterr().err

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from llava.errors import CheckpointError, DataError
-from scripts.pocket import assemble, evaluate, fashion, make, patches, projector, records, scenes
+from scripts.pocket import assemble, evaluate, fashion, make, patches, projector, records, scenes, tower
 
 
 def _idx(values: np.ndarray) -> bytes:
@@ -118,6 +118,26 @@ def test_a_part_that_is_done_does_not_run_again(tmp_path):
         make.make(part, tmp_path / "times.json")
     assert part.result.read_text() == "x"
     assert "part" in json.loads((tmp_path / "times.json").read_text())
+
+
+def test_a_training_goes_on_with_the_weights_and_the_momentum_that_it_has_saved(tmp_path):
+    def begun() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        model = torch.nn.Linear(3, 2)
+        return model, torch.optim.Adam(model.parameters())
+
+    def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        model(torch.ones(1, 3)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    undisturbed, resumed = begun(), begun()
+    assert tower.load_state(tmp_path / "tower.pt", *resumed) == (0, 0.0)
+    step(*undisturbed)
+    tower.save_state(tmp_path / "tower.pt", *undisturbed, 1, 2.5)
+    assert tower.load_state(tmp_path / "tower.pt", *resumed) == (1, 2.5)
+    step(*undisturbed)
+    step(*resumed)
+    assert torch.equal(undisturbed[0].weight, resumed[0].weight)
 
 
 def test_a_part_that_fails_stops_the_making_and_is_named(tmp_path):

@@ -59,8 +59,9 @@ def local_model(args: argparse.Namespace) -> tuple[LocalModel, str]:
         LlavaError: there is no such model or template, or it cannot be loaded.
     """
     from llava.conversation import template
+    from llava.model.loading import find_model
     from llava.serve.engine_backend import EngineBackend
-    from llava.serve.model_loading import find_model, load_model
+    from llava.serve.model_loading import load_model
 
     if args.conv_mode:
         template(args.conv_mode)  # a wrong name is said now, not after the first question
