@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.command_line import run
-from llava.errors import DataError
+from llava.errors import DataError, InvalidRequest
 from llava.eval.questions import distinct, key_of, read_vqa
 from llava.eval.records import Joined, id_of, joined, locate, read_questions, some
 from llava.json_files import read_jsonl, read_text, write_jsonl
@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if twice := [name for name, number in Counter(args.chunks).items() if number > 1]:
+        raise InvalidRequest(f"{some(twice)}: given more than once. Name each file of answers once.")
     path = locate(args.question_file)
     questions, shared = _asked(path)
     chunks = [_answers(chunk, shared) for chunk in map(Path, args.chunks) if read_text(chunk).strip()]

@@ -171,7 +171,7 @@ def train(folder: Path, args: argparse.Namespace) -> None:
 
     from llava.train.muon import Muon, parameter_groups
     from scripts.pocket.pointers import Pointers
-    from scripts.pocket.tower import load_state, save_state
+    from scripts.pocket.training_state import load_state, save_state
 
     batches = Batches(folder / "tokenizer.model", args.sheets, args.length)
     model = new_model(args.vocabulary, args.seed)

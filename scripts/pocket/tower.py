@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 
 from llava.command_line import run
 from scripts.pocket import fashion, patches, scenes
+from scripts.pocket.training_state import load_state, save_state
 
 if TYPE_CHECKING:
     import torch
@@ -305,28 +305,6 @@ def _in_parts(tower: nn.Module, pictures: np.ndarray) -> Tensor:
     import torch
 
     return torch.cat([features(tower, normalise(pictures[i : i + 250])) for i in range(0, len(pictures), 250)])
-
-
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, spent_s: float) -> None:
-    """Writes the state of a training whole or not at all."""
-    import torch
-
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent_s}
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Goes on from what `save_state` wrote, if it is there; returns steps done and seconds spent."""
-    import torch
-
-    if not path.exists():
-        return 0, 0.0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["spent_s"]
 
 
 def export(model: nn.ModuleDict, folder: Path) -> None:

@@ -59,6 +59,14 @@ def test_answers_that_are_missing_repeated_or_foreign_are_named_and_nothing_is_w
     assert not (tmp_path / "merged.jsonl").exists()
 
 
+def test_a_file_that_is_given_twice_is_said_to_be(tmp_path, capsys):
+    chunk = write_lines(tmp_path / "chunk.jsonl", [answer(1, "text")])
+    words = ["--question-file", tmp_path / "q.jsonl", "--answers-file", tmp_path / "merged.jsonl", chunk, chunk]
+    assert run(merge_answers.add_arguments, merge_answers.main, argv=[str(word) for word in words]) == 1
+    assert "chunk.jsonl: given more than once. Name each" in capsys.readouterr().err
+    assert not (tmp_path / "merged.jsonl").exists()
+
+
 CAT, DOG = ("Is there a cat?\nPlease answer yes or no.", "Is there a dog?\nPlease answer yes or no.")
 TWO_A_PICTURE = [
     ask(f"existence/{name}.jpg", text, f"existence/{name}.jpg") for name in ("one", "two") for text in (CAT, DOG)

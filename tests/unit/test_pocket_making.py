@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from llava.errors import CheckpointError, DataError
-from scripts.pocket import assemble, evaluate, fashion, make, patches, projector, records, scenes, tower
+from scripts.pocket import assemble, evaluate, fashion, make, patches, projector, records, scenes
+from scripts.pocket.training_state import load_state, save_state
 
 
 def _idx(values: np.ndarray) -> bytes:
@@ -131,10 +132,10 @@ def test_a_training_goes_on_with_the_weights_and_the_momentum_that_it_has_saved(
         optimizer.zero_grad()
 
     undisturbed, resumed = begun(), begun()
-    assert tower.load_state(tmp_path / "tower.pt", *resumed) == (0, 0.0)
+    assert load_state(tmp_path / "state.pt", *resumed) == (0, 0.0)
     step(*undisturbed)
-    tower.save_state(tmp_path / "tower.pt", *undisturbed, 1, 2.5)
-    assert tower.load_state(tmp_path / "tower.pt", *resumed) == (1, 2.5)
+    save_state(tmp_path / "state.pt", *undisturbed, 1, 2.5)
+    assert load_state(tmp_path / "state.pt", *resumed) == (1, 2.5)
     step(*undisturbed)
     step(*resumed)
     assert torch.equal(undisturbed[0].weight, resumed[0].weight)
