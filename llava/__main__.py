@@ -25,13 +25,13 @@ COMMANDS = {
     "controller": Command("llava.serve.controller", "serve: where workers register and requests are passed on"),
     "worker": Command("llava.serve.model_worker", "serve: one model, registered with a controller or by itself"),
     "openai-worker": Command("llava.serve.openai_worker", "serve: another OpenAI-compatible engine as a worker"),
-    "web": Command("llava.serve.all_in_one", "serve: controller, worker and web page in one command"),
+    "web": Command("llava.serve.web", "serve: controller, worker and web page in one command"),
     "page": Command("llava.serve.gradio_web_server", "serve: the web page alone, for a controller that runs"),
     "arena-report": Command("llava.serve.arena_report", "rank the models of the arena by the votes in its logs"),
     "eval": Command("llava.eval.tools", "benchmarks: prepare data, gather and mark answers"),
     "doctor": Command("llava.doctor", "versions, devices, optional parts found or missing, and why"),
     "train": Command("llava.train.train", "pretrain the projector, or fine-tune"),
-    "weights": Command("llava.model.weights", "what is in a model folder; deltas, merging, conversion"),
+    "weights": Command("llava.model.tools", "what is in a model folder; deltas, merging, conversion"),
 }
 
 ALIASES = {"run": "ask"}

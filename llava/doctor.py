@@ -229,7 +229,7 @@ def _devices() -> list[Finding]:
 def _cpu() -> Finding:
     import torch
 
-    from llava.model.device import choose_dtype, cpu_has_bf16_units
+    from llava.model.loading.device import choose_dtype, cpu_has_bf16_units
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     units = "bf16 units" if cpu_has_bf16_units() else "no bf16 units"
@@ -245,7 +245,7 @@ def _cpu() -> Finding:
 def _cuda(index: int) -> Finding:
     import torch
 
-    from llava.model.device import choose_dtype
+    from llava.model.loading.device import choose_dtype
 
     properties = torch.cuda.get_device_properties(index)
     dtype = _plain(choose_dtype(f"cuda:{index}", 7_000_000_000))
@@ -271,7 +271,7 @@ def _no_cuda() -> list[Finding]:
 def _mps() -> list[Finding]:
     import torch
 
-    from llava.model.device import choose_dtype
+    from llava.model.loading.device import choose_dtype
 
     if not torch.backends.mps.is_available():
         return []

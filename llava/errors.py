@@ -63,7 +63,7 @@ class UnknownTemplate(InvalidRequest):
     code, status = "unknown_template", 400
 
 
-# Pictures (llava.image_loading, llava.image_fetching, llava.mm_utils)
+# Pictures (llava.images.loading, llava.images.fetching, llava.mm_utils)
 
 
 class ImageUnreadable(ImageError):

@@ -1,7 +1,8 @@
 """Pictures to pixel tensors, and prompts with pictures to token ids.
 
-`load_image` and its limits come from `llava.image_loading`, `KeywordsStoppingCriteria` from `llava.stopping`; they are
-offered here too, under the names that other projects import. Importing this module loads neither torch nor Pillow.
+`load_image` and its limits come from `llava.images.loading`, `KeywordsStoppingCriteria` comes from
+`llava.text_generation.stopping`; both are offered here too, under the names that other projects import.
+Importing this module loads neither torch nor Pillow.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from llava.constants import (
     IMAGE_TOKEN_INDEX,
 )
 from llava.errors import ImageShapeError, ImageTokenMismatch, InvalidRequest
-from llava.image_loading import ImageLimits, load_image, load_image_from_base64, to_rgb
+from llava.images.loading import ImageLimits, load_image, load_image_from_base64, to_rgb
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from llava.stopping import KeywordsStoppingCriteria
+    from llava.text_generation.stopping import KeywordsStoppingCriteria
 
 __all__ = [
     "ImageLimits",
@@ -50,7 +51,7 @@ Size = tuple[int, int]
 
 def __getattr__(name: str) -> Any:
     if name == "KeywordsStoppingCriteria":
-        from llava.stopping import KeywordsStoppingCriteria
+        from llava.text_generation.stopping import KeywordsStoppingCriteria
 
         return KeywordsStoppingCriteria
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,9 +17,9 @@ from llava.constants import (
     IMAGE_PLACEHOLDER,
 )
 from llava.conversation import SeparatorStyle, template
-from llava.era import default_template_for, era_of
 from llava.errors import ImageTokenMismatch
 from llava.mm_utils import expand_image_tokens, process_images, tokenizer_image_token
+from llava.template_choice import default_template_for, era_of
 
 if TYPE_CHECKING:
     import torch

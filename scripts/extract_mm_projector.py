@@ -15,7 +15,7 @@ from llava.command_line import run
 from llava.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from llava.model.checkpoint import Checkpoint
+    from llava.model.weights.reader import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.adapter import ADAPTER_FILES
-    from llava.model.checkpoint import open_checkpoint
-    from llava.train.adapter_checkpoint import save_adapter
+    from llava.model.weights.adapter import ADAPTER_FILES
+    from llava.model.weights.reader import open_checkpoint
+    from llava.train.checkpoints.adapter import save_adapter
 
     folder, output = Path(args.model_path), Path(args.output)
     if not folder.is_dir():
@@ -58,7 +58,7 @@ def wanted_names(checkpoint: Checkpoint, *, with_rows: bool) -> list[str]:
 
 def _has_trained_rows(folder: Path) -> bool:
     """Start and end tokens have trained rows; a checkpoint that does not say whether it uses them keeps its own."""
-    from llava.model.checkpoint import read_json
+    from llava.model.weights.reader import read_json
 
     if not (folder / "config.json").is_file():
         return True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.command_line import run
-from llava.json_files import write_jsonl
+from llava.files.json_files import write_jsonl
 from scripts.pocket import fashion, scenes
 from scripts.pocket.patches import HELD_OUT_SEED
 from scripts.pocket.photograph_questions import phrase

@@ -2,7 +2,7 @@
 
 from llava.engine.batcher import BatchSettings
 from llava.engine.engine import Engine, EngineSettings, EngineStats
-from llava.engine.requests import Request
-from llava.generation import Answer, Piece, Sampling
+from llava.engine.request import Request
+from llava.text_generation.settings import Answer, Piece, Sampling
 
 __all__ = ["Answer", "BatchSettings", "Engine", "EngineSettings", "EngineStats", "Piece", "Request", "Sampling"]

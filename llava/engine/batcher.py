@@ -18,12 +18,12 @@ from transformers.generation.continuous_batching.continuous_api import Backgroun
 from transformers.utils import is_flash_attn_2_available
 
 from llava.engine.ragged_attention import RAGGED
-from llava.engine.sampler import Sampler
+from llava.engine.token_sampler import Sampler
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.requests import GenerationOutput
 
-    from llava.generation import Sampling
+    from llava.text_generation.settings import Sampling
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Batcher:
     ):
         """
         Args:
-            model: on one device; its input embedding knows virtual ids (`llava.engine.picture_table`).
+            model: on one device; its input embedding knows virtual ids (`llava.engine.image_table`).
             on_progress: called from the manager's thread after each step.
             on_step: called from the manager's thread before each step, with the requests that are in it.
         """

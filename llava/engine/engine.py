@@ -21,15 +21,15 @@ from typing import Any
 
 from llava.engine.batcher import BatchSettings
 from llava.engine.capacity import cache_tokens, picture_rows, why_not_batched
-from llava.engine.one_by_one import Soloist, end_ids
-from llava.engine.picture_table import IdsUsedUp, PictureEmbedding, PictureTable
+from llava.engine.image_table import IdsUsedUp, PictureEmbedding, PictureTable
 from llava.engine.preparation import Preparation
-from llava.engine.requests import Request
+from llava.engine.request import Request
+from llava.engine.request_state import Event, Sink, Ticket
+from llava.engine.sequential import Soloist, end_ids
 from llava.engine.steps_after_cancel import StepsAfterCancel
 from llava.engine.supervisor import Supervisor, as_error
-from llava.engine.ticket import Event, Sink, Ticket
 from llava.errors import ContextTooLong, EngineFailed, LlavaError, QueueFull, ShuttingDown
-from llava.generation import Answer, Piece
+from llava.text_generation.settings import Answer, Piece
 
 logger = logging.getLogger(__name__)
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llava.engine.one_by_one import num_text_tokens
-from llava.engine.picture_table import PictureTable, Run, TooManyFeatures, content_key
+from llava.engine.image_table import PictureTable, Run, TooManyFeatures, content_key
+from llava.engine.sequential import num_text_tokens
 from llava.errors import ContextTooLong, ImageTokenMismatch
 from llava.mm_utils import process_images
-from llava.model.splice import splice_ids
+from llava.model.language_model.splice import splice_ids
 from llava.prompting import prompt_ids
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from llava.engine.ticket import Ticket
+    from llava.engine.request_state import Ticket
 
 
 _PICTURES_AT_ONCE = 8

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from llava.engine.batcher import Batcher, BatchSettings, Progress
+from llava.engine.request_state import Ticket
 from llava.engine.steps_after_cancel import StepsAfterCancel
-from llava.engine.ticket import Ticket
 from llava.errors import EngineFailed, LlavaError, OutOfMemory
 
 logger = logging.getLogger(__name__)

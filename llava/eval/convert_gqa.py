@@ -6,9 +6,9 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval.benchmark import add_conversion, warn_of_duplicates
-from llava.eval.records import locate, read_answers
-from llava.json_files import write_json
+from llava.eval.data.records import locate, read_answers
+from llava.eval.scoring.answers import add_conversion, warn_of_duplicates
+from llava.files.json_files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

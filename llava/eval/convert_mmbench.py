@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.command_line import run
-from llava.eval.benchmark import answers_to, compound, read_answers_by, warn
-from llava.eval.mmbench import Table, add_table, is_empty, read_table
-from llava.json_files import whole_file
+from llava.eval.scoring.answers import answers_to, compound, read_answers_by, warn
+from llava.eval.scoring.mmbench_table import Table, add_table, is_empty, read_table
+from llava.files.json_files import whole_file
 
 _LEFT_OUT = ("hint", "category", "source", "image", "comment", "l2-category")
 _PLACE = 6

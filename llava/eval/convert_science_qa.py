@@ -18,9 +18,9 @@ from typing import Any
 from llava.command_line import run
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import InvalidRequest
-from llava.eval.science_qa import PROBLEMS, SPLITS, Problem, open_science_qa
-from llava.eval.science_qa_prompts import DEFAULT_FORMAT, parse_format, render
-from llava.json_files import whole_file, write_json, write_jsonl
+from llava.eval.science_qa.dataset import PROBLEMS, SPLITS, Problem, open_science_qa
+from llava.eval.science_qa.prompts import DEFAULT_FORMAT, parse_format, render
+from llava.files.json_files import whole_file, write_json, write_jsonl
 
 TO_LLAVA, TO_JSONL = "convert_to_llava", "convert_to_jsonl"
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError
-from llava.eval.benchmark import Result, add_output, answers_to, complete, records_of, tell, text_of
-from llava.eval.estimates import Estimate, Part, ratio
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import locate, normal_id, read_answers
-from llava.json_files import read_json, write_jsonl
+from llava.eval.data.records import locate, normal_id, read_answers
+from llava.eval.scoring.answers import Result, add_output, answers_to, complete, records_of, tell, text_of
+from llava.eval.scoring.estimates import Estimate, Part, ratio
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.files.json_files import read_json, write_jsonl
 
 LETTERS = "ABCD"
 

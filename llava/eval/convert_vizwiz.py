@@ -9,10 +9,10 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval.benchmark import answers_to, complete, text_of, warn
-from llava.eval.records import locate, read_answers
-from llava.eval.vqa_answers import server_form
-from llava.json_files import write_json
+from llava.eval.data.records import locate, read_answers
+from llava.eval.scoring.answers import answers_to, complete, text_of, warn
+from llava.eval.scoring.short_answers import server_form
+from llava.files.json_files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

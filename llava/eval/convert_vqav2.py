@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from llava.command_line import run
-from llava.eval.benchmark import answers_to, warn
-from llava.eval.records import locate, read_answers
-from llava.eval.vqa_answers import server_form
-from llava.json_files import write_json
+from llava.eval.data.records import locate, read_answers
+from llava.eval.scoring.answers import answers_to, warn
+from llava.eval.scoring.short_answers import server_form
+from llava.files.json_files import write_json
 
 DEFAULT_DIR = "./playground/data/eval/vqav2"
 TEST_QUESTIONS = "llava_vqav2_mscoco_test2015.jsonl"

@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval.review_command import add_review_arguments, review
+from llava.eval.reviews.command import add_review_arguments, review
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.eval.review_prompts import Kind
+    from llava.eval.reviews.prompts import Kind
 
     return review(args, Kind("none", has_default=True))
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError
-from llava.eval.benchmark import Answers, Result, add_output, tell, text_of
-from llava.eval.estimates import Estimate, Part, ratio
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import locate
-from llava.json_files import read_json
+from llava.eval.data.records import locate
+from llava.eval.scoring.answers import Answers, Result, add_output, tell, text_of
+from llava.eval.scoring.estimates import Estimate, Part, ratio
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.files.json_files import read_json
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 """Recognition, reading, knowledge, generation of language, spatial sense, arithmetic."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from llava.command_line import run
 from llava.errors import DataError
-from llava.eval.benchmark import Result, add_output, answers_to, compound, read_answers_by, tell
-from llava.eval.estimates import Estimate, Part, ratio
-from llava.eval.marks import MarkedAnswer
-from llava.eval.mmbench import Question, add_table, named_option, questions, read_table
-from llava.eval.records import Joined
+from llava.eval.data.records import Joined
+from llava.eval.scoring.answers import Result, add_output, answers_to, compound, read_answers_by, tell
+from llava.eval.scoring.estimates import Estimate, Part, ratio
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.eval.scoring.mmbench_table import Question, add_table, named_option, questions, read_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,11 +20,11 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError, InvalidRequest
-from llava.eval.benchmark import Answers, Result, add_output, answers_to, compound, tell, text_of
-from llava.eval.estimates import Estimate, Part, ratio, total
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import Joined, joined, locate
-from llava.json_files import Line, read_jsonl, read_text, write_text
+from llava.eval.data.records import Joined, joined, locate
+from llava.eval.scoring.answers import Answers, Result, add_output, answers_to, compound, tell, text_of
+from llava.eval.scoring.estimates import Estimate, Part, ratio, total
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.files.json_files import Line, read_jsonl, read_text, write_text
 
 SUBTASKS = {
     "perception": (

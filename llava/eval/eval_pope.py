@@ -16,11 +16,11 @@ from pathlib import Path
 
 from llava.command_line import run
 from llava.errors import DataError
-from llava.eval.benchmark import Result, add_output, answers_to, tell, text_of
-from llava.eval.estimates import Estimate, Part, ratio
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import Joined, locate, read_answers
-from llava.json_files import read_jsonl
+from llava.eval.data.records import Joined, locate, read_answers
+from llava.eval.scoring.answers import Result, add_output, answers_to, tell, text_of
+from llava.eval.scoring.estimates import Estimate, Part, ratio
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.files.json_files import read_jsonl
 
 PREFIX = "coco_pope_"
 

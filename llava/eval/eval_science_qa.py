@@ -12,14 +12,14 @@ import sys
 from typing import Any
 
 from llava.command_line import run
-from llava.eval import science_qa
-from llava.eval.science_qa_columns import Column, as_json, columns, share, table
-from llava.eval.science_qa_marks import FAILED, Answers, Mark, Marks, marks_of
-from llava.json_files import write_json
+from llava.eval.science_qa import dataset
+from llava.eval.science_qa.columns import Column, as_json, columns, share, table
+from llava.eval.science_qa.marks import FAILED, Answers, Mark, Marks, marks_of
+from llava.files.json_files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    science_qa.add_arguments(parser)
+    dataset.add_arguments(parser)
     parser.add_argument(
         "--result-file",
         required=True,

@@ -10,15 +10,15 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval import science_qa
-from llava.eval.science_qa_columns import columns, share, table
-from llava.eval.science_qa_marks import Mark, marks_of
+from llava.eval.science_qa import dataset
+from llava.eval.science_qa.columns import columns, share, table
+from llava.eval.science_qa.marks import Mark, marks_of
 
 OURS_COUNTS = "the model's answer counts"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    science_qa.add_arguments(parser)
+    dataset.add_arguments(parser)
     parser.add_argument(
         "--gpt4-result", required=True, metavar="FILE", help="GPT-4's answers: a result file with `outputs`"
     )

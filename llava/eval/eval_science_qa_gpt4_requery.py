@@ -14,9 +14,9 @@ from llava.command_line import run
 from llava.eval import eval_science_qa_gpt4
 from llava.eval.eval_science_qa import result
 from llava.eval.eval_science_qa_gpt4 import OURS_COUNTS, complemented
-from llava.eval.science_qa_columns import columns, share, table
-from llava.eval.science_qa_marks import marks_of
-from llava.json_files import write_json
+from llava.eval.science_qa.columns import columns, share, table
+from llava.eval.science_qa.marks import marks_of
+from llava.files.json_files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

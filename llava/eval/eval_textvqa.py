@@ -15,12 +15,12 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError, InvalidRequest
-from llava.eval.benchmark import Answers, Result, add_output, answers_to, compound, records_of, tell, text_of
-from llava.eval.estimates import Part, ratio
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import Joined, joined, locate
-from llava.eval.vqa_answers import NUM_PEOPLE, mark_by_people, server_accuracy, server_form
-from llava.json_files import read_jsonl
+from llava.eval.data.records import Joined, joined, locate
+from llava.eval.scoring.answers import Answers, Result, add_output, answers_to, compound, records_of, tell, text_of
+from llava.eval.scoring.estimates import Part, ratio
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.eval.scoring.short_answers import NUM_PEOPLE, mark_by_people, server_accuracy, server_form
+from llava.files.json_files import read_jsonl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,12 +16,21 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError, InvalidRequest
-from llava.eval.benchmark import Answers, Result, add_output, answers_to, read_predictions, records_of, tell, text_of
-from llava.eval.estimates import Estimate, Part, ratio
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import Joined, joined, locate, read_answers
-from llava.eval.vqa_answers import NUM_PEOPLE, mark_by_people, vqa_accuracy, vqa_form
-from llava.json_files import json_type, read_json
+from llava.eval.data.records import Joined, joined, locate, read_answers
+from llava.eval.scoring.answers import (
+    Answers,
+    Result,
+    add_output,
+    answers_to,
+    read_predictions,
+    records_of,
+    tell,
+    text_of,
+)
+from llava.eval.scoring.estimates import Estimate, Part, ratio
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.eval.scoring.short_answers import NUM_PEOPLE, mark_by_people, vqa_accuracy, vqa_form
+from llava.files.json_files import json_type, read_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

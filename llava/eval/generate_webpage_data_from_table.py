@@ -15,8 +15,8 @@ from typing import Any
 
 from llava.command_line import DONE, run
 from llava.errors import DataError, InvalidRequest
-from llava.eval.records import Joined, locate, read_answers, some
-from llava.json_files import write_json
+from llava.eval.data.records import Joined, locate, read_answers, some
+from llava.files.json_files import write_json
 
 QUESTIONS = "table/question.jsonl"
 OURS, THEIRS = "ours", "vicuna"
@@ -83,7 +83,7 @@ def _record(questions: Joined, identity: str, answers: dict[str, Joined], review
 
 def _evaluation(file: Joined, identity: str) -> str:
     """The judge's words without the line of scores, as Markdown with the assistants' names in bold."""
-    from llava.eval.review_scores import starts_with_scores
+    from llava.eval.reviews.scores import starts_with_scores
 
     text = file.text(identity, "content" if "content" in file.lines[identity].record else "text").strip()
     if starts_with_scores(text):

@@ -1,7 +1,7 @@
 """Scores of short answers, under the class names that other projects import from here.
 
-The rules stand in `llava.eval.vqa_answers`. A prediction is {"pred_answer": text, "gt_answers": [text, ...]}; scores
-are means from 0 to 1.
+The rules stand in `llava.eval.scoring.short_answers`. A prediction is {"pred_answer": text, "gt_answers": [text, ...]};
+scores are means from 0 to 1.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llava.eval.vqa_answers import server_accuracy, server_form
+from llava.eval.scoring.short_answers import server_accuracy, server_form
 
 Prediction = Mapping[str, Any]
 

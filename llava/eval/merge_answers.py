@@ -15,9 +15,9 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError, InvalidRequest
-from llava.eval.questions import distinct, key_of, read_vqa
-from llava.eval.records import Joined, id_of, joined, locate, read_questions, some
-from llava.json_files import read_jsonl, read_text, write_jsonl
+from llava.eval.data.questions import distinct, key_of, read_vqa
+from llava.eval.data.records import Joined, id_of, joined, locate, read_questions, some
+from llava.files.json_files import read_jsonl, read_text, write_jsonl
 
 _AGAIN = "Files of runs with different numbers of processes do not fit together: remove them and start again."
 

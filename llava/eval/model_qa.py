@@ -9,18 +9,18 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval import answering
-from llava.eval.questions import read_text_only
-from llava.eval.records import locate
+from llava.eval.answering import command
+from llava.eval.data.questions import read_text_only
+from llava.eval.data.records import locate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    answering.add_arguments(parser, questions="JSON Lines with question_id and text", with_pictures=False)
+    command.add_arguments(parser, questions="JSON Lines with question_id and text", with_pictures=False)
 
 
 def main(args: argparse.Namespace) -> int:
-    manner = answering.manner_of(args)
-    return answering.answer_all(args, read_text_only(locate(args.question_file)), manner=manner)
+    manner = command.manner_of(args)
+    return command.answer_all(args, read_text_only(locate(args.question_file)), manner=manner)
 
 
 if __name__ == "__main__":

@@ -14,20 +14,20 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval import answering
-from llava.eval.questions import read_vqa
-from llava.eval.records import locate
+from llava.eval.answering import command
+from llava.eval.data.questions import read_vqa
+from llava.eval.data.records import locate
 
 QUESTIONS = "JSON Lines with question_id, text and maybe image (a name or a list of names)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    answering.add_arguments(parser, questions=QUESTIONS)
+    command.add_arguments(parser, questions=QUESTIONS)
 
 
 def main(args: argparse.Namespace) -> int:
-    manner = answering.manner_of(args)
-    return answering.answer_all(args, read_vqa(locate(args.question_file)), manner=manner)
+    manner = command.manner_of(args)
+    return command.answer_all(args, read_vqa(locate(args.question_file)), manner=manner)
 
 
 if __name__ == "__main__":

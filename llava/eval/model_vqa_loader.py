@@ -9,13 +9,14 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval import answering, model_vqa
+from llava.eval import model_vqa
+from llava.eval.answering import command
 
 main = model_vqa.main
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    answering.add_arguments(parser, questions=model_vqa.QUESTIONS, max_new_tokens=128)
+    command.add_arguments(parser, questions=model_vqa.QUESTIONS, max_new_tokens=128)
 
 
 if __name__ == "__main__":

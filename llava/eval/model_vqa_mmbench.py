@@ -12,16 +12,16 @@ from pathlib import Path
 
 from llava.command_line import run
 from llava.errors import DataError
-from llava.eval import answering
-from llava.eval.mmbench import LETTERS, is_empty, options_of, read_table
-from llava.eval.questions import LETTER_ONLY, Question
-from llava.eval.records import locate
+from llava.eval.answering import command
+from llava.eval.data.questions import LETTER_ONLY, Question
+from llava.eval.data.records import locate
+from llava.eval.scoring.mmbench_table import LETTERS, is_empty, options_of, read_table
 
 _LETTER_ONLY = {"en": LETTER_ONLY, "cn": "请直接回答选项字母。"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    answering.add_arguments(
+    command.add_arguments(
         parser,
         questions="TSV with index, question, hint, A to D and image (base64)",
         with_pictures=False,
@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    manner = answering.manner_of(args)
+    manner = command.manner_of(args)
     ending = f"\n{_LETTER_ONLY[args.lang]}" if args.single_pred_prompt else ""
     questions = read_mmbench(locate(args.question_file), all_rounds=args.all_rounds, ending=ending)
     told = {"single_pred_prompt": args.lang} if args.single_pred_prompt else {}
-    return answering.answer_all(args, questions, manner=manner, told=told)
+    return command.answer_all(args, questions, manner=manner, told=told)
 
 
 def read_mmbench(path: Path, *, all_rounds: bool, ending: str) -> list[Question]:

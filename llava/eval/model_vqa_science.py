@@ -14,13 +14,13 @@ import sys
 
 from llava.command_line import run
 from llava.errors import InvalidRequest
-from llava.eval import answering
-from llava.eval.questions import read_science_qa
-from llava.eval.records import locate
+from llava.eval.answering import command
+from llava.eval.data.questions import read_science_qa
+from llava.eval.data.records import locate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    answering.add_arguments(
+    command.add_arguments(
         parser,
         questions="JSON list with id, conversations and maybe image",
         question_file="tables/question.json",
@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.answer_prompter and args.single_pred_prompt:
         raise InvalidRequest("--answer-prompter asks for an explanation, --single-pred-prompt for none: give one.")
-    manner = answering.manner_of(args, answer_prompter=args.answer_prompter)
+    manner = command.manner_of(args, answer_prompter=args.answer_prompter)
     questions = read_science_qa(locate(args.question_file), letter_only=args.single_pred_prompt)
-    return answering.answer_all(args, questions, manner=manner)
+    return command.answer_all(args, questions, manner=manner)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from uuid import uuid4
 
 from llava.command_line import DONE, run
 from llava.errors import DataError
-from llava.eval.judge_settings import JudgeSettings, add_judge_arguments, judge_settings
-from llava.eval.records import Joined, locate, read_answers, read_questions, some
-from llava.json_files import write_jsonl
+from llava.eval.data.records import Joined, locate, read_answers, read_questions, some
+from llava.eval.judge.settings import JudgeSettings, add_judge_arguments, judge_settings
+from llava.files.json_files import write_jsonl
 
 if TYPE_CHECKING:
-    from llava.eval.chat_model import Reply
-    from llava.eval.judge_run import Job, Outcome, RunReport
-    from llava.jsonl_log import JsonlLog
+    from llava.eval.judge.model import Reply
+    from llava.eval.judge.run import Job, Outcome, RunReport
+    from llava.files.jsonl_log import JsonlLog
 
 SYSTEM = "You answer questions helpfully and truthfully."
 
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.eval.judge_costs import estimate, preview
-    from llava.jsonl_log import JsonlLog
+    from llava.eval.judge.costs import estimate, preview
+    from llava.files.jsonl_log import JsonlLog
 
     settings = judge_settings(args)
     questions = read_questions(locate(args.question))
@@ -67,9 +67,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _ask(jobs: list[Job], settings: JudgeSettings, output: Path, log: JsonlLog) -> int:
-    from llava.eval.chat_model import ChatModel
-    from llava.eval.judge_costs import Spending
-    from llava.eval.judge_run import Run, say_how_it_went
+    from llava.eval.judge.costs import Spending
+    from llava.eval.judge.model import ChatModel
+    from llava.eval.judge.run import Run, say_how_it_went
 
     spending = Spending(settings)
 
@@ -81,7 +81,7 @@ def _ask(jobs: list[Job], settings: JudgeSettings, output: Path, log: JsonlLog) 
 
 
 def _job(questions: Joined, identity: str, system: str) -> Job:
-    from llava.eval.judge_run import Job
+    from llava.eval.judge.run import Job
 
     messages = [
         {"role": "system", "content": system},
@@ -109,7 +109,7 @@ def _unanswered(output: Path, jobs: list[Job], settings: JudgeSettings) -> list[
 
 
 def _accept(reply: Reply) -> str:
-    from llava.eval.judge_run import Unusable
+    from llava.eval.judge.run import Unusable
 
     if not reply.text.strip():
         raise Unusable("the model refused" if reply.refusal else "the answer is empty")

@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval.model_arguments import add_answer_arguments, add_model_arguments
+from llava.eval.answering.arguments import add_answer_arguments, add_model_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.generation import Sampling
     from llava.mm_utils import load_image
-    from llava.model.loading import find_model, load
+    from llava.model.loading.arguments import find_model, load
+    from llava.text_generation.settings import Sampling
 
     sampling = Sampling(args.temperature, args.top_p, args.num_beams, args.max_new_tokens, seed=args.seed)
     files = [part for file in args.image_file for part in (file.split(args.sep) if args.sep else [file])]

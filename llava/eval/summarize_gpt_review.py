@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from llava.command_line import DONE, run
 from llava.errors import DataError, InvalidRequest
-from llava.eval.records import EVAL_FOLDER, REPOSITORY, locate, read_questions
+from llava.eval.data.records import EVAL_FOLDER, REPOSITORY, locate, read_questions
 
 if TYPE_CHECKING:
-    from llava.eval.review_tables import Summary
-    from llava.eval.reviews import Reviews
+    from llava.eval.reviews.reader import Reviews
+    from llava.eval.reviews.tables import Summary
 
 ORIGINALS_FOLDER = Path("vqa/reviews/coco2014_val80")
 _IN_ORIGINALS = ("gpt4_text*.jsonl",)
@@ -61,19 +61,19 @@ def main(args: argparse.Namespace) -> int:
         raise InvalidRequest("--bootstrap and --seed are numbers from 0.")
     reviews = _chosen(args)
 
-    from llava.eval import review_tables
-    from llava.report_output import in_form
+    from llava.eval.reviews import tables
+    from llava.reports.output import in_form
 
     summary = _summary(reviews, args)
     if args.output:
         _write(summary, Path(args.output), args.plot)
     if args.format in ("csv", "original"):
-        form = review_tables.figures_csv if args.format == "csv" else review_tables.as_original
+        form = tables.figures_csv if args.format == "csv" else tables.as_original
         print(form(summary).rstrip("\n"))
         for note in summary.notes:
             print(f"note: {note}", file=sys.stderr)
     else:
-        print(in_form(summary, args.format, review_tables))
+        print(in_form(summary, args.format, tables))
     return DONE
 
 
@@ -83,7 +83,7 @@ def _chosen(args: argparse.Namespace) -> list[Reviews]:
     Raises:
         DataError: there is none; says what was looked for.
     """
-    from llava.eval.reviews import config_name, is_judged_by, read_reviews
+    from llava.eval.reviews.reader import config_name, is_judged_by, read_reviews
 
     paths = _paths(args)
     named = [path for path in paths if all(text in config_name(path) for text in args.select or [])]
@@ -151,8 +151,8 @@ def _is_reviews(path: Path) -> bool:
 
 
 def _summary(reviews: list[Reviews], args: argparse.Namespace) -> Summary:
-    from llava.eval.review_figures import Bootstrap, differences, model_figures, score
-    from llava.eval.review_tables import Summary, notes
+    from llava.eval.reviews.figures import Bootstrap, differences, model_figures, score
+    from llava.eval.reviews.tables import Summary, notes
 
     pictures = {}
     if args.question:
@@ -180,15 +180,15 @@ def _names(reviews: list[Reviews]) -> list[str]:
 
 
 def _write(summary: Summary, folder: Path, plot: str) -> None:
-    from llava.eval import review_tables
-    from llava.eval.review_plot import draw
-    from llava.report_output import write_report
+    from llava.eval.reviews import tables
+    from llava.eval.reviews.plot import draw
+    from llava.reports.output import write_report
 
     csvs = {
-        "summary.csv": review_tables.figures_csv,
-        "summary-differences.csv": review_tables.differences_csv,
+        "summary.csv": tables.figures_csv,
+        "summary-differences.csv": tables.differences_csv,
     }
-    write_report(summary, folder, "summary", tables=review_tables, csvs=csvs, draw=draw, plot=plot)
+    write_report(summary, folder, "summary", tables=tables, csvs=csvs, draw=draw, plot=plot)
 
 
 if __name__ == "__main__":

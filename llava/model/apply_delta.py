@@ -17,11 +17,11 @@ from llava.command_line import run
 from llava.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from llava.model.weight_tools import Source, Writing
+    from llava.model.weights.folder import Source, Writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava.model.weight_tools import add_delta_arguments, add_writing_arguments
+    from llava.model.weights.folder import add_delta_arguments, add_writing_arguments
 
     add_delta_arguments(parser, target="folder to make", delta="delta weights, folder or hub id")
     add_writing_arguments(parser)
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weight_tools import check_distinct, open_source, writing_options
+    from llava.model.weights.folder import check_distinct, open_source, writing_options
 
     check_distinct({"--base": args.base, "--target": args.target, "--delta": args.delta})
     base, delta = open_source(args.base, "base"), open_source(args.delta, "delta")
@@ -44,8 +44,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(base: Source, delta: Source, *, force: bool) -> None:
-    from llava.model import delta as rules
-    from llava.model.weight_tools import check_tokenizer
+    from llava.model.weights import delta as rules
+    from llava.model.weights.folder import check_tokenizer
 
     rules.check_fit(delta, base)
     rules.check_complete(delta, "delta")
@@ -64,8 +64,8 @@ def apply_delta(base: Source, delta: Source, target: Path, options: Writing) -> 
     """
     import torch
 
-    from llava.model.delta import combined, specs_of
-    from llava.model.weight_tools import write_model
+    from llava.model.weights.delta import combined, specs_of
+    from llava.model.weights.folder import write_model
 
     dtype = options.dtype or torch.float16
     specs = specs_of(delta, dtype)
@@ -87,8 +87,8 @@ def verify(base: Source, delta: Source, target: Source, *, quiet: bool = True) -
     """
     import torch
 
-    from llava.model.delta import combined, specs_of
-    from llava.model.weight_tools import progress_bar
+    from llava.model.weights.delta import combined, specs_of
+    from llava.model.weights.folder import progress_bar
 
     if set(target.weights) != set(delta.names):
         raise CheckpointError(f"{target.folder}: has other tensors than the delta. Apply the delta again.")

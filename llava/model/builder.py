@@ -1,7 +1,7 @@
 """Loads every form of LLaVA checkpoint: original v0 to v1.6, projector or LoRA beside a base model, and transformers'.
 
-What a folder is, its content says (`llava.model.flavours`). The names, shapes and files are checked against the model
-before anything is loaded, so a wrong folder fails at once and says which tensor of which file is wrong.
+What a folder is, its content says (`llava.model.loading.flavours`). The names, shapes and files are checked against the
+model before anything is loaded, so a wrong folder fails at once and says which tensor of which file is wrong.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.errors import CheckpointError, InvalidRequest, ShapeMismatch
-from llava.model.adapter import copy_tensor, load_image_token_rows, load_projector, open_adapter
-from llava.model.checkpoint import OWN_TOWER, Checkpoint, open_checkpoint, read_json, resolve_folder
-from llava.model.device import choose_device, choose_dtype
-from llava.model.exported import one_layer
-from llava.model.flavours import TOWER_PREFIX, Flavour, flat_config, read_flavour
-from llava.model.tokenizer import add_special_tokens, load_tokenizer
+from llava.model.loading.device import choose_device, choose_dtype
+from llava.model.loading.flavours import TOWER_PREFIX, Flavour, flat_config, read_flavour
+from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
+from llava.model.transformers_format.layout import one_layer
+from llava.model.weights.adapter import copy_tensor, load_image_token_rows, load_projector, open_adapter
+from llava.model.weights.reader import OWN_TOWER, Checkpoint, open_checkpoint, read_json, resolve_folder
 
 if TYPE_CHECKING:
     import torch
@@ -54,15 +54,15 @@ def load_pretrained_model(
     """Loads a model for inference.
 
     Args:
-        model_path: folder or hub id of any form in `llava.model.flavours`.
+        model_path: folder or hub id of any form in `llava.model.loading.flavours`.
         model_base: the language model, for projector-only and LoRA folders.
         model_name: accepted for callers of the original; the folder's content decides, never its name.
         load_8bit, load_4bit: quantise the language model; on a GPU with bitsandbytes (the extra `quant`), on a CPU
-            to 8 bits with PyTorch's own (`llava.model.int8`).
+            to 8 bits with PyTorch's own (`llava.model.loading.quantization`).
         device_map: "auto" spreads over all CUDA GPUs; a dict is passed to transformers; None keeps one device.
         device: cuda, cuda:N, mps or cpu; None takes the best there is.
         use_flash_attn: the same as `attn_implementation="flash_attention_2"`.
-        dtype: None chooses by device (`llava.model.device.choose_dtype`).
+        dtype: None chooses by device (`llava.model.loading.device.choose_dtype`).
         vision_tower: where the tower is, in place of what the checkpoint says.
         mm_projector: projector file, to make a LLaVA of a plain language model (with `vision_tower`).
         attn_implementation: "sdpa", "eager" or "flash_attention_2"; None leaves it to transformers.
@@ -113,7 +113,7 @@ def load_pretrained_model(
         _apply_adapter(model, flavour, folder, mm_projector)
     _set_generation_config(model, weights_folder)
     if int8_on_cpu:
-        from llava.model.int8 import quantize_decoder
+        from llava.model.loading.quantization import quantize_decoder
 
         quantize_decoder(model)
     image_processor = None

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from llava.command_line import run
 
 if TYPE_CHECKING:
-    from llava.model.weight_tools import Source, Writing
+    from llava.model.weights.folder import Source, Writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava.model.weight_tools import add_writing_arguments
+    from llava.model.weights.folder import add_writing_arguments
 
     parser.add_argument("--src", required=True, metavar="DIR", help="checkpoint to read, folder or hub id")
     parser.add_argument("--dst", required=True, metavar="DIR", help="folder to make")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weight_tools import check_distinct, open_source, writing_options
+    from llava.model.weights.folder import check_distinct, open_source, writing_options
 
     check_distinct({"--src": args.src, "--dst": args.dst})
     consolidate(open_source(args.src, "checkpoint"), Path(args.dst), writing_options(args))
@@ -45,7 +45,7 @@ def consolidate(source: Source, target: Path, options: Writing) -> None:
     """
     import torch
 
-    from llava.model.weight_tools import converted, converted_specs, write_model
+    from llava.model.weights.folder import converted, converted_specs, write_model
 
     dtype = options.dtype or torch.float16
     specs = converted_specs(source, dtype)

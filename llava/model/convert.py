@@ -21,7 +21,7 @@ FORMATS = ("transformers", "original")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava.model.weight_tools import add_writing_arguments
+    from llava.model.weights.folder import add_writing_arguments
 
     parser.add_argument("--model-path", required=True, metavar="DIR", help="LLaVA to read, folder or hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.checkpoint import resolve_folder
-    from llava.model.export import export
-    from llava.model.flavours import read_flavour
-    from llava.model.restore import restore
-    from llava.model.weight_tools import check_distinct, writing_options
+    from llava.model.loading.flavours import read_flavour
+    from llava.model.transformers_format.export import export
+    from llava.model.transformers_format.restore import restore
+    from llava.model.weights.folder import check_distinct, writing_options
+    from llava.model.weights.reader import resolve_folder
 
     check_distinct({"--model-path": args.model_path, "--output": args.output})
     folder = resolve_folder(args.model_path)

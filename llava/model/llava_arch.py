@@ -1,8 +1,8 @@
 """What makes a language model a LLaVA: a vision tower, a projector, and pictures among its tokens.
 
 `LlavaMetaModel` adds the modules to a decoder, `LlavaMetaForCausalLM` adds the way of the data: encode the pictures,
-project them, merge the tiles of large ones, and splice them into the text (`llava.model.splice`). Both are mixins, so
-another language model needs some twenty lines (`llava.model.language_model`).
+project them, merge the tiles of large ones, and splice them into the text (`llava.model.language_model.splice`). Both
+are mixins, so another language model needs some twenty lines (`llava.model.language_model`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from llava.constants import (
     DEFAULT_IMAGE_PATCH_TOKEN,
 )
 from llava.errors import CheckpointError, ImageError, ImageTokenMismatch
+from llava.model.language_model.splice import Spliced, has_markers, splice
 from llava.model.multimodal_projector.builder import build_vision_projector
-from llava.model.splice import Spliced, has_markers, splice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -197,7 +197,7 @@ class LlavaMetaForCausalLM:
         *,
         padding_side: str | None = None,
     ) -> Spliced:
-        """Encodes the pictures and splices them into the embeddings of `input_ids`; see `llava.model.splice.splice`."""
+        """Encodes the images and splices them into the embeddings of `input_ids`; see `language_model.splice`."""
         features = self.encode_images(images, image_sizes) if images is not None and len(images) else []
         return splice(
             input_ids,
@@ -236,8 +236,8 @@ class LlavaMetaForCausalLM:
         Raises:
             CheckpointError: tower or projector that cannot be read or do not fit.
         """
-        from llava.model.adapter import load_projector
         from llava.model.multimodal_encoder.builder import build_vision_tower
+        from llava.model.weights.adapter import load_projector
 
         model, weight = self.get_model(), self.get_input_embeddings().weight  # type: ignore[attr-defined]
         tower = build_vision_tower(
@@ -274,8 +274,8 @@ class LlavaMetaForCausalLM:
         New rows of `<im_start>` and `<im_end>` begin as the mean of all rows before them, or are read from
         `pretrain_mm_mlp_adapter` where that file has them.
         """
-        from llava.model.adapter import load_image_token_rows
-        from llava.model.tokenizer import add_special_tokens
+        from llava.model.loading.tokenizer import add_special_tokens
+        from llava.model.weights.adapter import load_image_token_rows
 
         if mm_use_im_patch_token:
             add_special_tokens(tokenizer, [DEFAULT_IMAGE_PATCH_TOKEN])

@@ -18,11 +18,11 @@ from llava.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llava.model.weight_tools import Source, Writing
+    from llava.model.weights.folder import Source, Writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava.model.weight_tools import add_delta_arguments, add_writing_arguments
+    from llava.model.weights.folder import add_delta_arguments, add_writing_arguments
 
     add_delta_arguments(parser, target="your model, folder or hub id", delta="folder to make")
     parser.add_argument(
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weight_tools import check_distinct, open_source, writing_options
+    from llava.model.weights.folder import check_distinct, open_source, writing_options
 
     check_distinct({"--base": args.base, "--target": args.target, "--delta": args.delta})
     base, target = open_source(args.base, "base"), open_source(args.target, "model")
@@ -78,8 +78,8 @@ def make_delta(base: Source, target: Source, delta: Path, options: Writing) -> R
     """
     import torch
 
-    from llava.model.delta import BASE_FILE, base_statement, check_complete, check_fit, combined, specs_of
-    from llava.model.weight_tools import write_model
+    from llava.model.weights.delta import BASE_FILE, base_statement, check_complete, check_fit, combined, specs_of
+    from llava.model.weights.folder import write_model
 
     check_fit(target, base)
     check_complete(target, "model")
@@ -106,7 +106,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
     """
     from huggingface_hub import HfApi
 
-    from llava.model.checkpoint import hub_errors, hub_reason
+    from llava.model.weights.reader import hub_errors, hub_reason
 
     hub = HfApi()
     try:

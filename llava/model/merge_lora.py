@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from llava.command_line import run
 from llava.errors import CheckpointError
-from llava.model.delta import EMBEDDING
+from llava.model.weights.delta import EMBEDDING
 
 if TYPE_CHECKING:
-    from llava.model.lora import Adapter
-    from llava.model.weight_tools import Source, Writing
+    from llava.model.weights.folder import Source, Writing
+    from llava.model.weights.lora import Adapter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from llava.model.weight_tools import add_writing_arguments
+    from llava.model.weights.folder import add_writing_arguments
 
     parser.add_argument("--model-path", required=True, metavar="DIR", help="folder of the LoRA run")
     parser.add_argument("--model-base", metavar="DIR", help="its base, folder or hub id (what the adapter says)")
@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.checkpoint import read_json, resolve_folder
-    from llava.model.lora import read_adapter
-    from llava.model.weight_tools import check_distinct, open_source, writing_options
+    from llava.model.weights.folder import check_distinct, open_source, writing_options
+    from llava.model.weights.lora import read_adapter
+    from llava.model.weights.reader import read_json, resolve_folder
 
     folder = resolve_folder(args.model_path)
     if not (folder / "adapter_config.json").is_file():
@@ -61,9 +61,9 @@ def merge(adapter: Adapter, base: Source, folder: Path, target: Path, options: W
     """
     from dataclasses import replace
 
-    from llava.model.checkpoint import read_json
-    from llava.model.lora import check_fit, merged, merged_specs
-    from llava.model.weight_tools import write_model
+    from llava.model.weights.folder import write_model
+    from llava.model.weights.lora import check_fit, merged, merged_specs
+    from llava.model.weights.reader import read_json
 
     check_fit(adapter, base, folder)
     dtype = options.dtype or base.weights.dtype(EMBEDDING)

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.checkpoint import resolve_folder
+    from llava.model.weights.reader import resolve_folder
 
     info = inspect(resolve_folder(args.path))
     print(json.dumps(asdict(info), indent=2) if args.json else describe(info))
@@ -61,10 +61,10 @@ def inspect(folder: Path) -> WeightsInfo:
     Raises:
         CheckpointError: there is no config.json, or none of a LLaVA or LLaMA.
     """
-    from llava.era import default_template_for, era_of
     from llava.model.builder import context_length
-    from llava.model.checkpoint import read_json
-    from llava.model.flavours import read_flavour
+    from llava.model.loading.flavours import read_flavour
+    from llava.model.weights.reader import read_json
+    from llava.template_choice import default_template_for, era_of
 
     flavour = read_flavour(folder)
     config = flavour.config
@@ -100,8 +100,8 @@ _KINDS = {
 
 def _describe_weights(info: WeightsInfo, folder: Path, flavour: Any) -> None:
     from llava.model.builder import check_tensors
-    from llava.model.checkpoint import open_checkpoint, read_json
-    from llava.model.exported import one_layer
+    from llava.model.transformers_format.layout import one_layer
+    from llava.model.weights.reader import open_checkpoint, read_json
 
     try:
         checkpoint = one_layer(open_checkpoint(folder), read_json(folder / "config.json"))
@@ -144,9 +144,9 @@ def _describe_tower(info: WeightsInfo, folder: Path, flavour: Any) -> None:
 
 
 def _describe_adapter(info: WeightsInfo, folder: Path, kind: str) -> None:
-    from llava.model.adapter import open_adapter
-    from llava.model.checkpoint import Checkpoint, open_checkpoint, read_json
-    from llava.model.lora import ADAPTER_FILES, WHOLE_FILE
+    from llava.model.weights.adapter import open_adapter
+    from llava.model.weights.lora import ADAPTER_FILES, WHOLE_FILE
+    from llava.model.weights.reader import Checkpoint, open_checkpoint, read_json
 
     try:
         if kind == "projector":

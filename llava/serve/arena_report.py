@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from llava.command_line import DONE, run
 from llava.errors import InvalidRequest
-from llava.serve.flags import not_negative
+from llava.serve.service.flags import not_negative
 
 if TYPE_CHECKING:
-    from llava.serve.arena_battles import Selection
-    from llava.serve.arena_ranking import Ranking
+    from llava.serve.arena.battles import Selection
+    from llava.serve.arena.ranking import Ranking
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,25 +73,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     selection = _selection(args)
 
-    from llava.report_output import in_form
-    from llava.serve import arena_tables
-    from llava.serve.arena_ranking import make_ranking
-    from llava.serve.vote_log import read_votes
+    from llava.reports.output import in_form
+    from llava.serve.arena import tables
+    from llava.serve.arena.ranking import make_ranking
+    from llava.serve.arena.vote_log import read_votes
 
     log = read_votes(args.logs, strict=args.strict)
     ranking = make_ranking(log, selection, args.method, num_resamples=args.bootstrap, seed=args.seed)
     if args.output:
         _write(ranking, Path(args.output), args.plot)
     if args.format == "csv":
-        sys.stdout.write(arena_tables.standings_csv(ranking))
-        print("\n".join(arena_tables.remarks(ranking)), file=sys.stderr)
+        sys.stdout.write(tables.standings_csv(ranking))
+        print("\n".join(tables.remarks(ranking)), file=sys.stderr)
     else:
-        print(in_form(ranking, args.format, arena_tables))
+        print(in_form(ranking, args.format, tables))
     return DONE
 
 
 def _selection(args: argparse.Namespace) -> Selection:
-    from llava.serve.arena_battles import Selection
+    from llava.serve.arena.battles import Selection
 
     if args.since and args.until and args.since > args.until:
         raise InvalidRequest(f"--since {args.since} is after --until {args.until}. Exchange the two.")
@@ -105,12 +105,12 @@ def _selection(args: argparse.Namespace) -> Selection:
 
 
 def _write(ranking: Ranking, folder: Path, plot: str) -> None:
-    from llava.report_output import write_report
-    from llava.serve import arena_tables
-    from llava.serve.arena_plot import draw
+    from llava.reports.output import write_report
+    from llava.serve.arena import tables
+    from llava.serve.arena.plot import draw
 
-    csvs = {"report.csv": arena_tables.standings_csv, "report-pairs.csv": arena_tables.pairs_csv}
-    write_report(ranking, folder, "report", tables=arena_tables, csvs=csvs, draw=draw, plot=plot)
+    csvs = {"report.csv": tables.standings_csv, "report-pairs.csv": tables.pairs_csv}
+    write_report(ranking, folder, "report", tables=tables, csvs=csvs, draw=draw, plot=plot)
 
 
 def _day(text: str) -> date:

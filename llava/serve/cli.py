@@ -15,7 +15,7 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.serve.model_loading import add_loading_arguments
+from llava.serve.worker.model_loading import add_loading_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,11 +24,13 @@ from pydantic import ConfigDict
 
 from llava.command_line import run
 from llava.errors import ModelNotFound, NoWorker
-from llava.serve import flags
-from llava.serve.cluster_access import ClusterAccess
-from llava.serve.framing import Events, Frames, Framing, Whole
-from llava.serve.membership import Membership
-from llava.serve.protocol import (
+from llava.serve.cluster.access import ClusterAccess
+from llava.serve.cluster.membership import Membership
+from llava.serve.cluster.registry import DispatchMethod, Registry
+from llava.serve.cluster.relay import Relay
+from llava.serve.cluster.worker_client import WorkerClient
+from llava.serve.protocol.framing import Events, Frames, Framing, Whole
+from llava.serve.protocol.original import (
     CHALLENGE_HEADER,
     CHAT_PATH,
     GENERATE_PATH,
@@ -41,11 +43,9 @@ from llava.serve.protocol import (
     Name,
     RegisterWorker,
 )
-from llava.serve.registry import DispatchMethod, Registry
-from llava.serve.relay import Relay
-from llava.serve.security import AddressPolicy, ApiKeys, ClusterToken, for_this_machine_only
-from llava.serve.web import Limits, add_health, create_app, serve
-from llava.serve.worker_client import WorkerClient
+from llava.serve.service import flags
+from llava.serve.service.app import Limits, add_health, create_app, serve
+from llava.serve.service.security import AddressPolicy, ApiKeys, ClusterToken, for_this_machine_only
 
 logger = logging.getLogger("llava.serve.controller")
 
@@ -60,7 +60,7 @@ CLUSTER_PATHS: Final = frozenset(
         "/metrics",
     }
 )
-"""Behind the cluster token rather than an API key; see `llava.serve.cluster_access`."""
+"""Behind the cluster token rather than an API key; see `llava.serve.cluster.access`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from llava.command_line import run
 from llava.errors import InvalidRequest, LlavaError
-from llava.serve import flags
+from llava.serve.service import flags
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -79,7 +79,7 @@ def add_page_arguments(parser: argparse._ActionsContainer) -> None:
 
 def main(args: argparse.Namespace) -> int:
     with private_uploads():
-        from llava.serve.server import serve
+        from llava.serve.service.server import serve
 
         if args.share and not args.port:
             raise InvalidRequest("--share needs to know the port: give one with --port.")

@@ -13,9 +13,9 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.model.loading import find_model
-from llava.serve.model_loading import add_loading_arguments, load_model, typed
-from llava.serve.worker_command import add_worker_arguments, image_hosts, run_worker
+from llava.model.loading.arguments import find_model
+from llava.serve.worker.command import add_worker_arguments, image_hosts, run_worker
+from llava.serve.worker.model_loading import add_loading_arguments, load_model, typed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +43,8 @@ def model_flags(args: argparse.Namespace) -> list[str]:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.serve.engine_backend import EngineBackend
-    from llava.serve.pictures import PictureReader
+    from llava.serve.worker.engine_backend import EngineBackend
+    from llava.serve.worker.images import PictureReader
 
     folder, name, notice = find_model(args.model_path)
     if notice:

@@ -15,8 +15,8 @@ import sys
 
 from llava.command_line import run
 from llava.errors import InvalidRequest
-from llava.serve import flags
-from llava.serve.worker_command import add_worker_arguments, image_hosts, run_worker
+from llava.serve.service import flags
+from llava.serve.worker.command import add_worker_arguments, image_hosts, run_worker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.serve.openai_backend import OpenAiBackend
-    from llava.serve.pictures import PictureReader
-    from llava.serve.upstream import Upstream
+    from llava.serve.worker.images import PictureReader
+    from llava.serve.worker.openai_backend import OpenAiBackend
+    from llava.serve.worker.upstream import Upstream
 
     key = None
     if args.backend_key_env:

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.serve.http_client import Client
-    from llava.serve.security import ClusterToken
+    from llava.serve.client.http_client import Client
+    from llava.serve.service.security import ClusterToken
 
     token = ClusterToken.from_settings(args.cluster_token_file)
     with Client(args.controller_address, headers=token.headers() if token else {}) as controller:

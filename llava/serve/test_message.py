@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llava.command_line import DONE, run
 
 if TYPE_CHECKING:
-    from llava.serve.http_client import Client
+    from llava.serve.client.http_client import Client
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from llava.conversation import template
-    from llava.era import default_template_for
-    from llava.image_loading import load_image
+    from llava.images.loading import load_image
     from llava.prompting import place_pictures
-    from llava.serve.http_client import Client
-    from llava.serve.protocol import GENERATE_PATH
+    from llava.serve.client.http_client import Client
+    from llava.serve.protocol.original import GENERATE_PATH
+    from llava.template_choice import default_template_for
 
     pictures = [load_image(file) for file in args.image_file]
     model, address = _find(args)
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
 def _find(args: argparse.Namespace) -> tuple[str, str]:
     """The model to ask, and who passes the question to it."""
     from llava.errors import ModelNotFound
-    from llava.serve.http_client import Client
+    from llava.serve.client.http_client import Client
 
     if args.worker_address:
         with Client(args.worker_address) as worker:
@@ -108,7 +108,7 @@ def _address(controller: Client, model: str) -> str:
 
 
 def _cluster_headers() -> dict[str, str]:
-    from llava.serve.security import ClusterToken
+    from llava.serve.service.security import ClusterToken
 
     token = ClusterToken.from_settings()
     return token.headers() if token else {}

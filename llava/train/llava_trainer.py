@@ -15,13 +15,13 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 
 from llava.errors import CheckpointError, DataError
-from llava.model.checkpoint import open_checkpoint
-from llava.train.adapter_checkpoint import ADAPTER_FILE, adapter_tensors, load_adapter, save_adapter
-from llava.train.collator import COUNTS_KEY
-from llava.train.muon import Muon, parameter_groups
-from llava.train.resume import Identity, write_identity
-from llava.train.sampler import ModalityLengthSampler
-from llava.train.trainable import PROJECTOR, TOWER, TokenRows
+from llava.model.weights.reader import open_checkpoint
+from llava.train.checkpoints.adapter import ADAPTER_FILE, adapter_tensors, load_adapter, save_adapter
+from llava.train.checkpoints.resume import Identity, write_identity
+from llava.train.data.collator import COUNTS_KEY
+from llava.train.data.length_sampler import ModalityLengthSampler
+from llava.train.setup.muon import Muon, parameter_groups
+from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
 
 _ENOUGH_SAMPLES = 64
 """Samples to see before their quality is judged."""

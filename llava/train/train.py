@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from llava.command_line import WRONG_USAGE, guarded
 from llava.errors import InvalidRequest
-from llava.train.arguments import DataArguments, ModelArguments, help_parser, without_refused
+from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
 
 if TYPE_CHECKING:
     from llava.train.llava_trainer import LLaVATrainer
-    from llava.train.training_arguments import TrainingArguments
+    from llava.train.setup.training_arguments import TrainingArguments
 
 REQUIRED = ("model_name_or_path", "data_path", "output_dir")
 
@@ -66,7 +66,7 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingA
     """
     from transformers import HfArgumentParser
 
-    from llava.train.training_arguments import TrainingArguments
+    from llava.train.setup.training_arguments import TrainingArguments
 
     words = without_refused(argv)
     groups: Any = (ModelArguments, DataArguments, TrainingArguments)
@@ -117,11 +117,11 @@ def make_trainer(
     """
     from transformers import set_seed
 
-    from llava.train.collator import Collator
+    from llava.train.data.collator import Collator
+    from llava.train.data.records import check_first_pictures, load_records
     from llava.train.llava_trainer import LLaVATrainer
-    from llava.train.records import check_first_pictures, load_records
-    from llava.train.setup import picture_folder, prepare_data, prepare_model
-    from llava.train.trainable import Stage, describe_trainable, select_trainable
+    from llava.train.setup.parts import picture_folder, prepare_data, prepare_model
+    from llava.train.setup.trainable import Stage, describe_trainable, select_trainable
 
     for note in training_args.notes:
         _say(training_args, note)
@@ -154,7 +154,7 @@ def make_trainer(
 
 def _checkpoint(training_args: TrainingArguments, identity: dict[str, Any]) -> str | None:
     """The folder to go on from: the one the user named, else the last of this run, else none."""
-    from llava.train.resume import find_checkpoint, named_checkpoint
+    from llava.train.checkpoints.resume import find_checkpoint, named_checkpoint
 
     wanted = training_args.resume_from_checkpoint
     if training_args.overwrite_output_dir or str(wanted).lower() in ("false", "no", "0"):
@@ -198,7 +198,7 @@ def _copy_tokenizer_model(base: str, training_args: TrainingArguments) -> None:
     import shutil
     from pathlib import Path
 
-    from llava.model.checkpoint import resolve_folder
+    from llava.model.weights.reader import resolve_folder
 
     source, target = resolve_folder(base) / "tokenizer.model", Path(str(training_args.output_dir)) / "tokenizer.model"
     if training_args.should_save and source.is_file():

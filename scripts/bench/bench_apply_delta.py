@@ -67,7 +67,7 @@ def write_checkpoint(folder: Path, size: Size, *, delta: bool) -> None:
     """Random weights, small ones for a delta, written in four shards."""
     import torch
 
-    from llava.model.checkpoint_writer import CheckpointWriter, TensorSpec
+    from llava.model.weights.writer import CheckpointWriter, TensorSpec
 
     extra = 4 if delta else 0
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (size.vocabulary + extra, size.hidden)}
@@ -153,7 +153,7 @@ def same_values(one: Path, other: Path) -> bool:
     """Whether two folders hold the same tensors, bit for bit."""
     import torch
 
-    from llava.model.checkpoint import open_checkpoint
+    from llava.model.weights.reader import open_checkpoint
 
     left, right = open_checkpoint(one), open_checkpoint(other)
     return set(left) == set(right) and all(torch.equal(left.tensor(name), right.tensor(name)) for name in left)

@@ -85,7 +85,7 @@ def _by_command(folder: Path) -> Measured:
     """The command itself, with its files; its clock starts when the model is loaded."""
     from llava.command_line import run
     from llava.eval import model_vqa
-    from llava.eval.local_model import LocalModel
+    from llava.eval.answering.local_model import LocalModel
 
     class Timed(LocalModel):
         async def open(self) -> None:
@@ -106,7 +106,10 @@ def _by_command(folder: Path) -> Measured:
         answers = Path(place) / "answers.jsonl"
         words = ["--model-name", folder, "--question-file", file, "--image-folder", place, "--answers-file", answers]
         settings = ["--device", "cpu", "--dtype", "float32", "--temperature", "0", "--max-new-tokens", NEW_TOKENS]
-        with mock.patch("llava.eval.local_model.LocalModel", Timed), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            mock.patch("llava.eval.answering.local_model.LocalModel", Timed),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             code = run(model_vqa.add_arguments, model_vqa.main, argv=[str(word) for word in [*words, *settings]])
         cpu, wall = time.process_time(), time.monotonic()
         if code:

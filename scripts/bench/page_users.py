@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llava.command_line import run
-from llava.serve import flags
+from llava.serve.service import flags
 
 PICTURES = Path(__file__).parents[2] / "playground" / "pictures"
 QUESTIONS = (

@@ -140,9 +140,9 @@ class OneByOne:
         )
 
     def answer(self, batch: list[Asked]) -> list[str]:
-        from llava.engine.one_by_one import answer
-        from llava.generation import Sampling
+        from llava.engine.sequential import answer
         from llava.prompting import build_prompt, encode_prompt
+        from llava.text_generation.settings import Sampling
 
         texts = []
         for one in batch:
@@ -163,7 +163,7 @@ class Static:
     def __init__(self, folder: Path):
         from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-        from llava.model.flavours import read_flavour
+        from llava.model.loading.flavours import read_flavour
 
         export = folder.with_name(folder.name + "-exported")
         self.config = read_flavour(folder).config

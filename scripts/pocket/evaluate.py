@@ -106,8 +106,8 @@ class Asker:
 
     def __init__(self, folder: str, conv_mode: str | None, max_new_tokens: int):
         from llava.conversation import template
-        from llava.era import default_template_for, era_of
         from llava.model.builder import load_pretrained_model
+        from llava.template_choice import default_template_for, era_of
 
         self.tokenizer, self.model, self.image_processor, _ = load_pretrained_model(folder)
         self.model.eval()

@@ -169,7 +169,7 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     """Trains the model and writes it to `folder`; continues from `language.pt`."""
     import torch
 
-    from llava.train.muon import Muon, parameter_groups
+    from llava.train.setup.muon import Muon, parameter_groups
     from scripts.pocket.pointers import Pointers
     from scripts.pocket.training_state import load_state, save_state
 

@@ -350,7 +350,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     import torch
 
-    from llava.train.muon import Muon, parameter_groups
+    from llava.train.setup.muon import Muon, parameter_groups
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from llava.pocket import find
-from llava.serve.server import free_port
+from llava.serve.service.server import free_port
 from tests.support.browser import OpenedPage
 from tests.support.fake_judge import FakeJudge, judging
 from tests.support.reviews import make_question_set, read_lines
@@ -538,7 +538,7 @@ def test_a_gpt_review_runs_as_the_original_printed_it(places, shell, judge, tmp_
 
 @pytest.mark.parametrize("block", blocks_in("json"), ids=lambda block: f"line {block.line}")
 def test_a_data_example_is_what_training_reads(block, tmp_path: Path):
-    from llava.train.records import load_records
+    from llava.train.data.records import load_records
 
     file = tmp_path / "records.json"
     file.write_text(block.text)

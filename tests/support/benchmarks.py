@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.command_line import run
-from llava.eval.marks import read_marks
+from llava.eval.scoring.marks import read_marks
 from tests.support.science_qa import write_lines
 
 __all__ = ["answers", "evaluate", "odd", "said", "values", "write_json", "write_lines"]

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from llava.engine import Answer, Engine, EngineSettings, Request, Sampling
-from llava.engine.one_by_one import answer
+from llava.engine.sequential import answer
 from llava.mm_utils import load_image
 from llava.model.builder import load_pretrained_model
 from llava.prompting import build_prompt, encode_prompt

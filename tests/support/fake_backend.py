@@ -19,9 +19,9 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import ContextTooLong, ImageTokenMismatch
-from llava.generation import Answer, Piece, Sampling
-from llava.serve.engine_backend import EngineBackend, LoadedModel
-from llava.serve.worker_command import add_worker_arguments, image_hosts, run_worker
+from llava.serve.worker.command import add_worker_arguments, image_hosts, run_worker
+from llava.serve.worker.engine_backend import EngineBackend, LoadedModel
+from llava.text_generation.settings import Answer, Piece, Sampling
 
 CONFIG = SimpleNamespace(
     model_type="llava_llama",
@@ -158,7 +158,7 @@ def main(args: argparse.Namespace) -> int:
     import time
 
     from llava.errors import CheckpointError
-    from llava.serve.pictures import PictureReader
+    from llava.serve.worker.images import PictureReader
 
     words = tuple(f" w{index}" for index in range(args.words))
     engine = FakeEngine(plan=lambda request: Plan(words=words, pace_s=args.pace))

@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         status: dict[str, Any] = {"model_names": [self.server.settings.model], "speed": 1, "queue_length": 0}
         nonce = self.headers.get("x-llava-challenge")
         if nonce and self.server.settings.token:
-            from llava.serve.security import ClusterToken
+            from llava.serve.service.security import ClusterToken
 
             status["proof"] = ClusterToken(self.server.settings.token).prove(nonce)
         self._json(status)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llava.eval.marks import MarkedAnswer, MarkSheet, marks_as_json
+from llava.eval.scoring.marks import MarkedAnswer, MarkSheet, marks_as_json
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 

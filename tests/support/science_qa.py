@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from llava.eval.science_qa import SUBJECTS
+from llava.eval.science_qa.dataset import SUBJECTS
 
 
 def problem(number: int, **changes: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 
-from llava.serve.server import listen
+from llava.serve.service.server import listen
 
 PATIENCE = float(os.environ.get("LLAVA_TEST_PATIENCE", "1"))
 """How many times longer tests wait before they give up, on a machine that is busy with other work."""

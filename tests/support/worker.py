@@ -15,11 +15,11 @@ import httpx
 import openai
 from PIL import Image
 
-from llava.serve.protocol import read_frames_sync
-from llava.serve.worker import Worker
-from llava.serve.worker_app import create_worker_app
+from llava.serve.protocol.original import read_frames_sync
+from llava.serve.worker.app import create_worker_app
+from llava.serve.worker.worker import Worker
 from tests.support.fake_backend import FakeEngine, fake_backend
-from tests.support.pictures import encoded, noise
+from tests.support.images import encoded, noise
 from tests.support.serving import InThread, running
 
 ANSWER = "A cat sits on a mat."

@@ -19,8 +19,8 @@ from llava.conversation import (
     default_conversation,
     template,
 )
-from llava.era import default_template_for, era_of
 from llava.errors import TemplateError, UnknownTemplate
+from llava.template_choice import default_template_for, era_of
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 TABLES = {"v0": conv_templates_v0, "head": conv_templates}

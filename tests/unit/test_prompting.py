@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llava.errors import ImageTokenMismatch, UnknownTemplate
-from llava.model.flavours import read_flavour
+from llava.model.loading.flavours import read_flavour
 from llava.prompting import build_prompt, place_pictures
 from tests.support.checkpoints import DATA
 

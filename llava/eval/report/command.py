@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from llava.command_line import DONE
 from llava.errors import InvalidRequest
-from llava.eval.records import locate
+from llava.eval.data.records import locate
 
 if TYPE_CHECKING:
     from llava.eval.report.comparison import Comparison
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
 
     from llava.eval.report.comparison import compare, read_asked
     from llava.eval.report.figures import figures_of
-    from llava.json_files import without_garbage_collection
+    from llava.files.json_files import without_garbage_collection
 
     question_file = (
         locate(args.question_file, remedy="Give the questions that were asked.") if args.question_file else None
@@ -117,7 +117,7 @@ def _target(args: argparse.Namespace) -> tuple[str, str]:
 
 def _runs(args: argparse.Namespace) -> list[Run]:
     from llava.eval.report.reviews import lend_answers
-    from llava.eval.report.runs import named, read_runs, source_of
+    from llava.eval.report.run_reader import named, read_runs, source_of
     from llava.eval.report.science_qa import ScienceQATest
 
     science_qa = ScienceQATest(args.base_dir, args.split) if args.base_dir else None
@@ -162,13 +162,13 @@ def _told(pictures: Pictures | None) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, reason in pictures.absent.items():
         reasons.setdefault(reason, []).append(name)
-    from llava.eval.records import some
+    from llava.eval.data.records import some
 
     return told + [f"pictures left out: {len(names):,} ({some(names, 3)}): {why}" for why, names in reasons.items()]
 
 
 def _write(output: str, text: str) -> None:
-    from llava.json_files import write_text
+    from llava.files.json_files import write_text
 
     if output == STDOUT:
         sys.stdout.write(text)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llava.errors import DataError, InvalidRequest
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import Joined, joined, read_questions, some
+from llava.eval.data.records import Joined, joined, read_questions, some
 from llava.eval.report.run import PERCENT, Run
-from llava.eval.report.runs import told_apart
-from llava.json_files import read_jsonl
+from llava.eval.report.run_reader import told_apart
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.files.json_files import read_jsonl
 
 RIGHT, PARTLY, WRONG = "right", "partly right", "wrong"
 BETTER, EVEN, WORSE = "better", "even", "worse"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from llava.eval.estimates import Estimate
 from llava.eval.report.comparison import Comparison
 from llava.eval.report.figures import Difference, Figures
+from llava.eval.scoring.estimates import Estimate
 
 
 def as_json(

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from llava.eval.estimates import Estimate, Part, ratio
 from llava.eval.report.comparison import Cell, Comparison, Question
 from llava.eval.report.run import Figure
+from llava.eval.scoring.estimates import Estimate, Part, ratio
 
 ALL = "all"
 """What figures of reviews call all categories together."""
@@ -147,7 +147,7 @@ def _are_sides_of_one_file(comparison: Comparison, first: int, second: int) -> b
 
 
 def _relative(first: int, second: int, comparison: Comparison) -> Relative:
-    from llava.eval.review_figures import Bootstrap, model_figures
+    from llava.eval.reviews.figures import Bootstrap, model_figures
 
     reviews = comparison.runs[first].reviews
     assert reviews is not None

@@ -8,7 +8,7 @@ from typing import Final
 from llava.eval.report.comparison import RIGHT, Cell, Comparison, Question
 from llava.eval.report.figures import Figures
 from llava.eval.report.tables import tables_of
-from llava.tables import escaped, markdown
+from llava.reports.tables import escaped, markdown
 
 ANSWERS: Final = 20
 """Shown where the user does not say how many."""

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from llava.errors import ImageError
-from llava.eval.questions import PictureFolder
+from llava.eval.data.questions import PictureFolder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,7 +70,7 @@ def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, pro
 
 
 def _read(name: str, finder: PictureFolder) -> Image.Image:
-    from llava.image_loading import load_image
+    from llava.images.loading import load_image
 
     # A question file may come from anywhere; a page that is passed on must hold nothing but the benchmark's pictures.
     if ".." in PurePosixPath(name).parts or (Path(name).is_absolute() and finder.folder not in Path(name).parents):

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava.errors import DataError
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import some
+from llava.eval.data.records import some
 from llava.eval.report.run import POINTS, Run
-from llava.eval.reviews import Review, Reviews, read_reviews
-from llava.json_files import Line
+from llava.eval.reviews.reader import Review, Reviews, read_reviews
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.files.json_files import Line
 
 SIDES = (1, 2)
 

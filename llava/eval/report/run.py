@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava.eval.marks import MarkedAnswer
-from llava.eval.reviews import Reviews
+from llava.eval.reviews.reader import Reviews
+from llava.eval.scoring.marks import MarkedAnswer
 
 PERCENT, POINTS = 100.0, 10.0
 """What the largest score is shown as: of right and wrong answers, of a judge's scores."""

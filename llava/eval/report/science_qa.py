@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llava.errors import DataError
-from llava.eval.marks import MarkedAnswer
-from llava.eval.records import normal_id, some
+from llava.eval.data.records import normal_id, some
 from llava.eval.report.run import Run
-from llava.eval.science_qa import OPTIONS, Problem, ScienceQA, open_science_qa
-from llava.eval.science_qa_columns import COLUMNS
-from llava.eval.science_qa_marks import FAILED, Answers, Mark, mark
-from llava.json_files import json_type
+from llava.eval.science_qa.columns import COLUMNS
+from llava.eval.science_qa.dataset import OPTIONS, Problem, ScienceQA, open_science_qa
+from llava.eval.science_qa.marks import FAILED, Answers, Mark, mark
+from llava.eval.scoring.marks import MarkedAnswer
+from llava.files.json_files import json_type
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-from llava.eval.estimates import Estimate
 from llava.eval.report.comparison import OUTCOMES, Comparison, has_few_pictures
 from llava.eval.report.figures import ALL, CategoryFigures, Difference, Figures
 from llava.eval.report.run import PERCENT, Figure, Run
+from llava.eval.scoring.estimates import Estimate
 
 NONE = "–"
 

@@ -23,11 +23,11 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from llava.era import era_of
 from llava.errors import InvalidRequest
-from llava.model.checkpoint import OWN_TOWER
+from llava.model.language_model.loss import supervised_loss
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
-from llava.model.loss import supervised_loss
+from llava.model.weights.reader import OWN_TOWER
+from llava.template_choice import era_of
 
 
 class LlavaConfig(LlamaConfig):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, VisionTowerNotFound
-from llava.model.checkpoint import read_json, resolve_folder
+from llava.model.weights.reader import read_json, resolve_folder
 
 if TYPE_CHECKING:
     import torch

@@ -1,12 +1,11 @@
-"""The page as an ASGI app, to be run by `llava.serve.server.serve`."""
+"""The page as an ASGI app, to be run by `llava.serve.service.server.serve`."""
 
 from __future__ import annotations
 
 import gradio as gr
 from fastapi import FastAPI
 
-from llava.serve.chat_client import ChatServer
-from llava.serve.lifecycle import Lifecycle
+from llava.serve.client.chat_server import ChatServer
 from llava.serve.page.accounts import Accounts
 from llava.serve.page.context import Context
 from llava.serve.page.layout import build, look
@@ -14,6 +13,7 @@ from llava.serve.page.log import ConversationLog
 from llava.serve.page.models import ModelList
 from llava.serve.page.moderation import Moderator
 from llava.serve.page.settings import MAX_UPLOAD_BYTES, PageSettings
+from llava.serve.service.lifecycle import Lifecycle
 
 
 def create_page_app(settings: PageSettings, *, accounts: Accounts | None = None) -> FastAPI:

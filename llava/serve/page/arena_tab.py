@@ -15,13 +15,13 @@ from typing import Any, Final
 import gradio as gr
 
 from llava.errors import InvalidRequest, LlavaError
-from llava.serve.chat import Chat, Figures, Turn
-from llava.serve.page.answers import growing, growing_together
+from llava.serve.arena.vote_log import Vote
+from llava.serve.client.conversation import Chat, Figures, Turn
 from llava.serve.page.chat_tab import LATEX, Updates, message_box
 from llava.serve.page.context import Context, Controls, model_list, noted, said, sender_of
 from llava.serve.page.log import LogFailed
-from llava.serve.page.shown import shown
-from llava.serve.vote_log import Vote
+from llava.serve.page.rendering import shown
+from llava.serve.page.streaming import growing, growing_together
 
 _SIDES: Final = ("A", "B")
 _VOTES: Final[dict[Vote, str]] = {

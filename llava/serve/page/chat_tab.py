@@ -16,12 +16,12 @@ from typing import Any, Final
 import gradio as gr
 
 from llava.errors import DataError, InvalidRequest, LlavaError
-from llava.serve.chat import Chat
-from llava.serve.chat_file import read_chat, to_json, to_markdown
-from llava.serve.page.answers import growing
+from llava.serve.client.conversation import Chat
+from llava.serve.client.conversation_file import read_chat, to_json, to_markdown
 from llava.serve.page.context import Context, Controls, noted, said, sender_of
 from llava.serve.page.log import AnswerVote, LogFailed
-from llava.serve.page.shown import as_typed, shown, turn_at
+from llava.serve.page.rendering import as_typed, shown, turn_at
+from llava.serve.page.streaming import growing
 
 Updates = dict[Any, Any]
 

@@ -15,14 +15,14 @@ from typing import Any, Final
 import gradio as gr
 
 from llava.errors import InvalidRequest, LlavaError, NoWorker
-from llava.serve.chat import AnswerSettings, Chat, ChatSource
-from llava.serve.chat_pictures import SHAPES, ChatPicture, read_picture
+from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource
+from llava.serve.client.images import SHAPES, ChatPicture, read_picture
+from llava.serve.client.wording import sentence
 from llava.serve.page.closed_tabs import ClosedTabs
 from llava.serve.page.log import ConversationLog, LogFailed, Sender
 from llava.serve.page.models import ModelList
 from llava.serve.page.moderation import Moderator
 from llava.serve.page.settings import PageSettings
-from llava.serve.wording import sentence
 
 logger = logging.getLogger("llava.serve.page")
 

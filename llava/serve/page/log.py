@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from llava.errors import InvalidRequest, LlavaError
-from llava.serve.chat import Chat
-from llava.serve.chat_pictures import ChatPicture
-from llava.serve.vote_log import LOG_SUFFIX, Vote
+from llava.serve.arena.vote_log import LOG_SUFFIX, Vote
+from llava.serve.client.conversation import Chat
+from llava.serve.client.images import ChatPicture
 
 AnswerVote = Literal["upvote", "downvote", "flag"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from llava.errors import LlavaError
-from llava.serve.chat import ChatSource
+from llava.serve.client.conversation import ChatSource
 
 _FRESH_S: Final = 3.0
 

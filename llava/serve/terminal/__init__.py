@@ -1,1 +1,1 @@
-"""The terminal chat: a conversation at a prompt, or one question in a pipe; a client of `llava.serve.chat`."""
+"""The terminal chat: a conversation at a prompt, or one question in a pipe, on `llava.serve.client`."""

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from llava.errors import InvalidRequest, ModelNotFound
-from llava.serve.chat import Chat
-from llava.serve.chat_pictures import ChatPicture, read_picture
+from llava.serve.client.conversation import Chat
+from llava.serve.client.images import ChatPicture, read_picture
+from llava.serve.client.wording import sentence
 from llava.serve.terminal import files
 from llava.serve.terminal.session import Session
 from llava.serve.terminal.settings import changed, described
-from llava.serve.wording import sentence
 
 Completes = Literal["picture", "file", "setting", "model", "nothing"]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from llava.errors import LlavaError, NoWorker
-from llava.serve.chat import Chat, Turn
-from llava.serve.chat_pictures import ChatPicture
-from llava.serve.terminal.answering import Result, show_answer
+from llava.serve.client.conversation import Chat, Turn
+from llava.serve.client.images import ChatPicture
 from llava.serve.terminal.capabilities import quiet_keyboard
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.commands import Outcome, as_command, no_model, run_command
@@ -13,6 +12,7 @@ from llava.serve.terminal.interrupts import Interrupted, interruptible
 from llava.serve.terminal.prompt import Prompt
 from llava.serve.terminal.remedies import is_at_fault, limit_reached, remedy
 from llava.serve.terminal.session import Session
+from llava.serve.terminal.streaming import Result, show_answer
 from llava.serve.terminal.view import View
 
 

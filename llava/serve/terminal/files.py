@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from llava.errors import DataError, InvalidRequest
-from llava.json_files import write_text
-from llava.serve.chat import Chat
-from llava.serve.chat_file import FORMAT, MAX_FILE_BYTES, read_chat, to_json, to_markdown
+from llava.files.json_files import write_text
+from llava.serve.client.conversation import Chat
+from llava.serve.client.conversation_file import FORMAT, MAX_FILE_BYTES, read_chat, to_json, to_markdown
 
 _HEAD_BYTES: Final = 4096
 _MARKDOWN: Final = (".md", ".markdown")

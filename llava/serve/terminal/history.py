@@ -9,7 +9,7 @@ from typing import Final
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from llava.json_files import whole_file
+from llava.files.json_files import whole_file
 
 KEPT_LINES: Final = 1000
 _MAX_BYTES: Final = 4 * 1024 * 1024

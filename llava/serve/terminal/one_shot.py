@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from llava.command_line import DONE, FAILED
-from llava.serve.terminal.answering import Result, show_answer, write_answer
 from llava.serve.terminal.remedies import cut_by
 from llava.serve.terminal.session import Session
+from llava.serve.terminal.streaming import Result, show_answer, write_answer
 from llava.serve.terminal.view import GrowingAnswer, make_console
 
 Write = Callable[[Session], Awaitable[Result]]

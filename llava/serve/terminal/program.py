@@ -16,9 +16,10 @@ from rich.console import Console
 from llava import __version__
 from llava.command_line import DONE
 from llava.errors import InvalidRequest, NoWorker
-from llava.serve.chat import AnswerSettings, Chat
-from llava.serve.chat_pictures import ChatPicture, read_picture
-from llava.serve.terminal import files, one_shot, sources
+from llava.serve.client.conversation import AnswerSettings, Chat
+from llava.serve.client.images import ChatPicture, read_picture
+from llava.serve.client.wording import sentence
+from llava.serve.terminal import files, model_source, one_shot
 from llava.serve.terminal.capabilities import choose_graphics, quiet_keyboard
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.commands import no_model, open_picture
@@ -29,9 +30,8 @@ from llava.serve.terminal.prompt import Prompt
 from llava.serve.terminal.session import Session
 from llava.serve.terminal.settings import checked
 from llava.serve.terminal.view import View, make_console
-from llava.serve.wording import sentence
 
-Source = tuple[sources.ChatServer | sources.LocalModel, str]
+Source = tuple[model_source.ChatServer | model_source.LocalModel, str]
 """Who answers (a model of this process is loaded by then), and a line about it."""
 
 _STDIN: Final = "-"
@@ -121,21 +121,21 @@ def _question(args: argparse.Namespace) -> str:
 
 def _source(args: argparse.Namespace) -> Source:
     if args.server:
-        return sources.server(args), ""
+        return model_source.server(args), ""
     with Console(stderr=True).status("Loading the model"):
-        return sources.local_model(args)
+        return model_source.local_model(args)
 
 
 @asynccontextmanager
 async def _found(args: argparse.Namespace, begin: Begin, source: Source) -> AsyncIterator[Found]:
     answering, notice = source
     try:
-        if isinstance(answering, sources.LocalModel):
+        if isinstance(answering, model_source.LocalModel):
             await answering.start()
             wanted, address = None, ""
         else:
             wanted, address = args.model_path, answering.address
-        model, names = await sources.choose_model(answering, wanted)
+        model, names = await model_source.choose_model(answering, wanted)
         session = Session(answering, model, address, begin.settings, begin.chat, begin.pictures)
         yield Found(session, names, notice)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from llava.errors import LlavaError
-from llava.serve.chat import AnswerSettings, Figures
+from llava.serve.client.conversation import AnswerSettings, Figures
 
 _AT_FAULT = frozenset({400, 413, 415, 422})
 """Statuses of errors that the same question would meet again."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava.errors import InvalidRequest
-from llava.serve.chat import AnswerSettings, Chat, ChatSource, Turn
-from llava.serve.chat_pictures import ChatPicture
+from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Turn
+from llava.serve.client.images import ChatPicture
 
 
 @dataclass

@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from llava.errors import InvalidRequest
-from llava.generation import Sampling
-from llava.serve.chat import AnswerSettings
-from llava.serve.chat_pictures import SHAPES
+from llava.serve.client.conversation import AnswerSettings
+from llava.serve.client.images import SHAPES
+from llava.text_generation.settings import Sampling
 
 MAX_TOKENS: Final = 1_000_000
 """What our servers take."""

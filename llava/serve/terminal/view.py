@@ -10,13 +10,13 @@ from rich.spinner import Spinner
 from rich.text import Text
 from rich.theme import Theme
 
-from llava.serve.chat import Chat, Figures, Turn
-from llava.serve.chat_pictures import ChatPicture
+from llava.serve.client.conversation import Chat, Figures, Turn
+from llava.serve.client.images import ChatPicture
+from llava.serve.client.wording import sentence
 from llava.serve.terminal.capabilities import cell_size
 from llava.serve.terminal.clean_text import printable
 from llava.serve.terminal.graphics import Graphics, show
 from llava.serve.terminal.markdown import Line, Lines, block_lines, blocks
-from llava.serve.wording import sentence
 
 _LINES_BELOW: Final = 2
 """Of the screen that the growing part of an answer leaves free; a taller one could not be drawn over."""

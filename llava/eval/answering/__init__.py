@@ -1,0 +1,1 @@
+"""Asks a model the questions of a benchmark and keeps its answers."""

@@ -1,0 +1,1 @@
+"""Calls a hosted model as a judge: settings, price, limits, batches."""

@@ -1,0 +1,244 @@
+"""The batch queue of an OpenAI-compatible service: hand in many calls as files, fetch the replies within a day.
+
+A small JSON file remembers what was handed in. It is written before anything is sent, so that a run that is killed in
+between finds its batches again, by a mark in their metadata, and pays for nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llava.errors import DataError, TryAgain
+from llava.eval.judge.model import CallFailed, ChatModel, Messages, Reply, ServiceRefuses, as_reply, sorted_error
+from llava.files.json_files import read_json, read_jsonl, write_json, write_text
+
+ENDPOINT: Final = "/v1/chat/completions"
+WINDOW: Final = "24h"
+MOST_CALLS: Final = 50_000
+MOST_BYTES: Final = 190_000_000
+"""OpenAI takes 50,000 calls and 200 MB a file."""
+
+_ENDED: Final = ("completed", "failed", "expired", "cancelled")
+_MARK: Final = "llava"
+
+
+class BatchUnfinished(TryAgain):
+    """A batch whose replies are not there yet."""
+
+    code, status = "batch_unfinished", 503
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One line of a batch."""
+
+    custom_id: str
+    """At most 64 characters; comes back with the reply."""
+    messages: Messages
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What an ended batch gave for one call."""
+
+    custom_id: str
+    reply: Reply | None
+    reason: str | None
+    """Why there is no reply."""
+
+
+@dataclass
+class Part:
+    """One batch: a file of calls and what became of it."""
+
+    mark: str
+    calls: list[str]
+    """Custom ids."""
+    batch_id: str | None = None
+    """None: it may have been handed in, or not."""
+
+
+class BatchFile:
+    """The file that remembers batches; it exists while there is something to collect."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def read(self, model: ChatModel) -> list[Part]:
+        """The batches that are not collected.
+
+        Raises:
+            DataError: the file is missing or not one, or the batches are with another service; says what to do.
+        """
+        value = read_json(self.path, remedy="Nothing was submitted for this output: --batch submit does that.")
+        try:
+            endpoint, parts = value["endpoint"], [Part(**part) for part in value["parts"]]
+        except (KeyError, TypeError):
+            raise DataError(f"{self.path}: not written by --batch submit. Remove it, and submit again.") from None
+        if endpoint != model.endpoint:
+            raise DataError(f"{self.path}: the batch is with {endpoint}, not {model.endpoint}. Give its --base-url.")
+        return parts
+
+    def write(self, model: ChatModel, parts: Sequence[Part]) -> None:
+        """Nothing left to collect removes the file."""
+        if parts:
+            listed = [{"mark": p.mark, "calls": p.calls, "batch_id": p.batch_id} for p in parts]
+            write_json(self.path, {"endpoint": model.endpoint, "parts": listed})
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+async def submit(model: ChatModel, file: BatchFile, calls: Sequence[Call]) -> list[str]:
+    """Hands in calls; returns the ids of their batches.
+
+    A run that was cut off while it handed in goes on where it was: then `calls` must be the same.
+
+    Raises:
+        DataError: batches of this output wait to be collected.
+        ServiceRefuses, ServiceBusy, CallFailed: the service did not take them.
+    """
+    lines = {call.custom_id: _line(model, call) for call in calls}
+    resumed = file.exists
+    parts = file.read(model) if resumed else _parts(lines)
+    if all(part.batch_id for part in parts):
+        ids = ", ".join(str(part.batch_id) for part in parts)
+        raise DataError(f"{file.path}: batch {ids} was submitted already. Fetch its replies with --batch collect.")
+    if unknown := [one for part in parts if not part.batch_id for one in part.calls if one not in lines]:
+        raise DataError(
+            f"{file.path}: a submission was interrupted, and the files have changed since ({len(unknown)} calls). "
+            "Give the same files as then, or remove this file to submit anew."
+        )
+    file.write(model, parts)
+    for part in parts:
+        if part.batch_id is None:
+            part.batch_id = await _found(model, part) if resumed else None
+            part.batch_id = part.batch_id or await _hand_in(model, part, [lines[one] for one in part.calls])
+            file.write(model, parts)
+    return [str(part.batch_id) for part in parts]
+
+
+async def collect(model: ChatModel, file: BatchFile, keep: Path) -> tuple[list[Collected], list[Part]]:
+    """Fetches the replies of all batches that have ended.
+
+    Args:
+        keep: a folder for the service's own files, `batch_ID.jsonl`, which are kept.
+
+    Returns:
+        What was collected, and the batches that have not ended.
+
+    Raises:
+        BatchUnfinished: none has ended yet; says how far they are.
+        DataError: there is nothing to collect, or the submission was interrupted.
+    """
+    parts = file.read(model)
+    if any(part.batch_id is None for part in parts):
+        raise DataError(f"{file.path}: the submission was interrupted. Repeat --batch submit, it goes on from there.")
+    collected, waiting, states = [], [], []
+    for part in parts:
+        batch = await _guarded(model, model.client.batches.retrieve(str(part.batch_id)))
+        if batch.status in _ENDED:
+            collected += await _results(model, part, batch, keep)
+        else:
+            waiting.append(part)
+            counts = batch.request_counts
+            done = f"{counts.completed + counts.failed} of {counts.total} done" if counts else "not begun"
+            states.append(f"{batch.id} is {batch.status}, {done}")
+    if not collected:
+        raise BatchUnfinished(f"the batch has not ended: {'; '.join(states)}. Collect again later.", retry_after_s=60)
+    return collected, waiting
+
+
+def _line(model: ChatModel, call: Call) -> str:
+    return json.dumps(
+        {"custom_id": call.custom_id, "method": "POST", "url": ENDPOINT, "body": model.body(call.messages)}
+    )
+
+
+def _parts(lines: dict[str, str]) -> list[Part]:
+    parts: list[list[str]] = [[]]
+    size = 0
+    for custom_id, line in lines.items():
+        if parts[-1] and (len(parts[-1]) == MOST_CALLS or size + len(line) > MOST_BYTES):
+            parts.append([])
+            size = 0
+        parts[-1].append(custom_id)
+        size += len(line) + 1
+    return [Part(hashlib.sha256("\n".join(calls).encode()).hexdigest()[:32], calls) for calls in parts]
+
+
+async def _hand_in(model: ChatModel, part: Part, lines: list[str]) -> str:
+    content = "".join(f"{line}\n" for line in lines).encode()
+    upload = ("requests.jsonl", content, "application/jsonl")
+    uploaded = await _guarded(model, model.client.files.create(file=upload, purpose="batch"))
+    batch = await _guarded(
+        model,
+        model.client.batches.create(
+            input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window=WINDOW, metadata={_MARK: part.mark}
+        ),
+    )
+    return str(batch.id)
+
+
+async def _found(model: ChatModel, part: Part) -> str | None:
+    """The batch of a submission that was cut off, if the service has it."""
+    page = await _guarded(model, model.client.batches.list(limit=100))
+    for batch in page.data:
+        if (batch.metadata or {}).get(_MARK) == part.mark and batch.status not in ("failed", "cancelled"):
+            return str(batch.id)
+    return None
+
+
+async def _results(model: ChatModel, part: Part, batch: Any, keep: Path) -> list[Collected]:
+    text = ""
+    for file_id in (batch.output_file_id, batch.error_file_id):
+        if file_id:
+            content = await _guarded(model, model.client.files.content(file_id))
+            text += content.text if content.text.endswith("\n") or not content.text else content.text + "\n"
+    raw = keep / f"{batch.id}.jsonl"
+    write_text(raw, text)
+    found = {one.custom_id: one for one in (_collected(line.record, raw) for line in read_jsonl(raw))}
+    nothing = f"the batch is {batch.status}{_reasons(batch)}"
+    return [found.get(custom_id, Collected(custom_id, None, nothing)) for custom_id in part.calls]
+
+
+def _collected(record: dict[str, Any], raw: Path) -> Collected:
+    from openai.types.chat import ChatCompletion
+    from pydantic import ValidationError
+
+    custom_id = record.get("custom_id")
+    if not isinstance(custom_id, str):
+        raise DataError(f"{raw}: a result has no 'custom_id'. The service's file is not of the batch protocol.")
+    response = record.get("response") or {}
+    error = record.get("error") or (response.get("body") or {}).get("error")
+    if error or response.get("status_code") != 200:
+        said = error.get("message") if isinstance(error, dict) else error
+        return Collected(custom_id, None, f"HTTP {response.get('status_code', '-')}: {said}")
+    try:
+        return Collected(custom_id, as_reply(ChatCompletion.model_validate(response.get("body"))), None)
+    except (ValidationError, CallFailed):
+        return Collected(custom_id, None, "a reply that is not of the protocol")
+
+
+def _reasons(batch: Any) -> str:
+    errors = batch.errors.data if batch.errors and batch.errors.data else []
+    return f": {errors[0].message}" if errors else ""
+
+
+async def _guarded(model: ChatModel, call: Any) -> Any:
+    import openai
+
+    try:
+        return await call
+    except openai.NotFoundError as error:
+        raise ServiceRefuses(f"the service has no such batch, or no batch queue at all (HTTP 404: {error})") from error
+    except openai.OpenAIError as error:
+        raise sorted_error(error, model.settings) from error

@@ -1,0 +1,1 @@
+"""A judge's reviews of answers: asked for, logged, read, summarised."""

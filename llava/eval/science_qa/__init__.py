@@ -1,0 +1,1 @@
+"""ScienceQA: its dataset, its prompts, its marks and its nine columns."""

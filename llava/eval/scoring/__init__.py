@@ -1,0 +1,1 @@
+"""Marks answers and estimates what the marks are worth."""

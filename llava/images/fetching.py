@@ -1,0 +1,288 @@
+"""Fetches a picture from an http(s) address without letting the address choose what this machine talks to.
+
+An address is parsed once, its host resolved once, every resolved address checked, and the connection made to the very
+address that was checked, so that a name that resolves differently the second time gains nothing. Each redirect goes
+through the same door. Bytes are counted while they arrive, and one deadline covers name lookup, all hops and the body.
+No proxy, cookie or credential of this machine takes part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import queue
+import re
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from llava.errors import (
+    ImageDamaged,
+    ImageFetchFailed,
+    ImageTooLarge,
+    ImageUrlRefused,
+    InvalidRequest,
+    UnsupportedImage,
+)
+from llava.images.formats import readable_bytes
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_PORTS: Final = {"http": 80, "https": 443}
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+_HEADERS: Final = {"Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close", "User-Agent": "llava"}
+_CHUNK_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class UrlPolicy:
+    """Where a picture address may lead and how long it may take."""
+
+    allowed_hosts: frozenset[str] | None = None
+    """Host names that may be asked, lower case; None allows every host whose addresses are public."""
+    allowed_networks: tuple[str, ...] = ()
+    """Networks that may be reached although they are not public, such as "10.1.2.0/24" for one's own picture store."""
+    connect_timeout_s: float = 5.0
+    """For connecting, and for each wait for more bytes."""
+    total_timeout_s: float = 20.0
+    """For the whole fetch: name lookup, redirects and body."""
+    max_redirects: int = 3
+
+    def __post_init__(self) -> None:
+        for network in self.allowed_networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise InvalidRequest(f"allowed_networks: {network!r} is no network such as '10.1.2.0/24'.") from error
+
+
+def fetch(url: str, *, policy: UrlPolicy, max_bytes: int) -> bytes:
+    """The body at `url`, at most `max_bytes` long.
+
+    Raises:
+        ImageUrlRefused: the address, or one it redirects to, is malformed, not http(s), not on the list of hosts, or
+            leads to a private, loopback, link-local, multicast or reserved address.
+        ImageFetchFailed: no such host, no connection, too slow, too many redirects, or a status other than 200.
+        ImageTooLarge: more than `max_bytes`; stopped as soon as that is known.
+        UnsupportedImage: the server says that it is sending text or HTML.
+        ImageDamaged: the body ends before the length that the server announced.
+    """
+    deadline = time.monotonic() + policy.total_timeout_s
+    for _ in range(policy.max_redirects + 1):
+        target = _parse(url, policy)
+        shown = f"{target.scheme}://{target.netloc}{target.path}"[:200]
+        addresses = _checked_addresses(target, policy, deadline, shown)
+        answer = _Answer(target, addresses, policy, deadline, shown)
+        try:
+            location = answer.redirect()
+            if location is None:
+                return answer.body(max_bytes)
+        finally:
+            answer.close()
+        url = urljoin(url, location)
+    raise ImageFetchFailed(f"{shown}: more than {policy.max_redirects} redirects. Give the picture's own address.")
+
+
+def _parse(url: str, policy: UrlPolicy) -> SplitResult:
+    # What two parsers could read differently is refused, not repaired.
+    if re.search(r"[\s\\\x00-\x1f\x7f]", url) or not url.isascii():
+        raise ImageUrlRefused("the picture address has spaces, backslashes or characters that must be percent-encoded.")
+    try:
+        target = urlsplit(url)
+        port = target.port
+    except ValueError as error:
+        raise ImageUrlRefused("the picture address is malformed: check its host and port.") from error
+    if target.scheme not in _PORTS:
+        raise ImageUrlRefused(f"the picture address leads to {target.scheme or 'no'}: only http and https are fetched.")
+    if target.username is not None or target.password is not None:
+        raise ImageUrlRefused(
+            "the picture address carries a user name or password; addresses with credentials are refused."
+        )
+    host = target.hostname
+    if not host or port == 0 or not re.fullmatch(r"[a-z0-9.\-_:]+", host):
+        raise ImageUrlRefused("the picture address is malformed: check its host and port.")
+    if policy.allowed_hosts is not None and host not in policy.allowed_hosts:
+        raise ImageUrlRefused(f"pictures are not fetched from {host}: it is not among the allowed hosts.")
+    return target
+
+
+def _checked_addresses(target: SplitResult, policy: UrlPolicy, deadline: float, shown: str) -> list[IPAddress]:
+    host = target.hostname or ""
+    addresses = [ipaddress.ip_address(text) for text in _resolve(host, _port(target), deadline, shown)]
+    # One private address among public ones is how a name is prepared for rebinding.
+    for address in addresses:
+        if not _may_reach(address, policy):
+            raise ImageUrlRefused(
+                f"{shown}: leads to an address that is not public; pictures are fetched from public addresses only."
+            )
+    return addresses
+
+
+def _port(target: SplitResult) -> int:
+    return target.port or _PORTS[target.scheme]
+
+
+def _resolve(host: str, port: int, deadline: float, shown: str) -> list[str]:
+    """Addresses of a host. The system's lookup knows no time limit, so a thread of its own waits for it."""
+    answers: queue.Queue[list[str] | OSError] = queue.Queue(1)
+
+    def look_up() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers.put([str(entry[4][0]).split("%")[0] for entry in found])
+        except (OSError, UnicodeError) as error:
+            answers.put(OSError(str(error)))
+
+    threading.Thread(target=look_up, name="picture-host-lookup", daemon=True).start()
+    try:
+        answer = answers.get(timeout=_left(deadline, shown))
+    except queue.Empty:
+        raise _too_slow(shown) from None
+    if isinstance(answer, OSError) or not answer:
+        raise ImageFetchFailed(f"{shown}: the host {host[:100]} cannot be found.")
+    return answer
+
+
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")
+"""Python releases differ in whether this counts as private."""
+
+
+def _may_reach(address: IPAddress, policy: UrlPolicy) -> bool:
+    inner = _embedded(address)
+    if inner is not None:
+        return _may_reach(inner, policy)
+    if any(address in ipaddress.ip_network(network) for network in policy.allowed_networks):
+        return True
+    return address.is_global and not (
+        address.is_private
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_reserved
+        or address.is_unspecified
+        or address in _LOCAL_NAT64
+        or getattr(address, "is_site_local", False)
+    )
+
+
+def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for (mapped, 6to4, Teredo, NAT64), if any."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+
+
+def _left(deadline: float, shown: str) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise _too_slow(shown)
+    return left
+
+
+def _too_slow(shown: str) -> ImageFetchFailed:
+    return ImageFetchFailed(f"{shown}: too slow; the picture did not arrive in time.")
+
+
+def _connect(addresses: list[IPAddress], port: int, policy: UrlPolicy, deadline: float, shown: str) -> socket.socket:
+    """A connection to the first address that answers; later reads wait as long as connecting may."""
+    failure: OSError | None = None
+    for address in addresses:
+        timeout = min(policy.connect_timeout_s, _left(deadline, shown))
+        try:
+            return socket.create_connection((str(address), port), timeout=timeout)
+        except OSError as error:
+            failure = error
+    raise ImageFetchFailed(f"{shown}: no connection to the host.") from failure
+
+
+class _Answer:
+    """One request and its response, over a connection to an address that was checked."""
+
+    def __init__(self, target: SplitResult, addresses: list[IPAddress], policy: UrlPolicy, deadline: float, shown: str):
+        self._shown = shown
+        self._deadline = deadline
+        host, port = target.hostname or "", _port(target)
+        self._connection = http.client.HTTPConnection(host, port)
+        self._socket = plain = _connect(addresses, port, policy, deadline, shown)
+        # A timeout counts from the last byte, so a server that drips would hold the reader for ever without this.
+        self._guard = threading.Timer(_left(deadline, shown), self._cut)
+        self._guard.daemon = True
+        self._guard.start()
+        try:
+            if target.scheme == "https":
+                self._socket = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+            self._connection.sock = self._socket
+            path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+            self._connection.request("GET", path, headers=_HEADERS)
+            self._response = self._connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise self._failure(error) from error
+
+    def redirect(self) -> str | None:
+        """Where the server sends us instead, None for an answer."""
+        status = self._response.status
+        if status in _REDIRECTS:
+            location = self._response.getheader("Location")
+            if location:
+                return location
+        if status != 200:
+            raise ImageFetchFailed(f"{self._shown}: the server answered with status {status} instead of a picture.")
+        return None
+
+    def body(self, max_bytes: int) -> bytes:
+        self._check_headers(max_bytes)
+        received = bytearray()
+        try:
+            while chunk := self._response.read1(_CHUNK_BYTES):
+                received += chunk
+                if len(received) > max_bytes:
+                    raise _too_large(self._shown, max_bytes)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failure(error) from error
+        if time.monotonic() >= self._deadline:
+            raise _too_slow(self._shown)
+        announced = self._response.getheader("Content-Length")
+        if announced and len(received) < int(announced):
+            raise ImageDamaged(f"{self._shown}: truncated: the server sent {len(received)} of {announced} bytes.")
+        return bytes(received)
+
+    def close(self) -> None:
+        self._guard.cancel()
+        self._connection.close()
+        self._socket.close()
+
+    def _check_headers(self, max_bytes: int) -> None:
+        announced = self._response.getheader("Content-Length", "0")
+        if not announced.isdecimal():
+            raise ImageFetchFailed(f"{self._shown}: the server announces a length that is no number.")
+        if int(announced) > max_bytes:
+            raise _too_large(self._shown, max_bytes)
+        if self._response.getheader("Content-Encoding", "identity").lower() != "identity":
+            raise ImageFetchFailed(f"{self._shown}: the server compresses the picture although it was asked not to.")
+        kind = self._response.getheader("Content-Type", "").split(";")[0].strip().lower()
+        if kind.startswith("text/") or kind in ("application/json", "application/xhtml+xml", "application/pdf"):
+            raise UnsupportedImage(f"{self._shown}: not a picture; the server says it is {kind}.")
+
+    def _cut(self) -> None:
+        with contextlib.suppress(OSError):  # closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _failure(self, error: Exception) -> ImageFetchFailed:
+        if isinstance(error, TimeoutError) or time.monotonic() >= self._deadline:
+            return _too_slow(self._shown)
+        if isinstance(error, ssl.SSLError):
+            return ImageFetchFailed(f"{self._shown}: the server's certificate or encryption is not accepted.")
+        return ImageFetchFailed(f"{self._shown}: the server broke off or does not speak HTTP.")
+
+
+def _too_large(shown: str, max_bytes: int) -> ImageTooLarge:
+    return ImageTooLarge(f"{shown}: more than {readable_bytes(max_bytes)}, the limit for a picture.")

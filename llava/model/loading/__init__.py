@@ -1,0 +1,1 @@
+"""From the flags of a command and a folder to a model in memory."""

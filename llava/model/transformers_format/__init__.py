@@ -1,0 +1,1 @@
+"""To the format of transformers' own LLaVA, and back."""

@@ -1,0 +1,94 @@
+"""How a LLaVA looks in transformers' format (`LlavaForConditionalGeneration`, `LlavaNextForConditionalGeneration`).
+
+The format knows a projector of two layers only. The single linear layer of v0, y = Wx + b, is written in one of two
+ways:
+
+* `pair`: W1 = [I; -I; 0], W2 = [W, -W, 0], which is exact because gelu(x) - gelu(-x) = x. It needs a language model at
+  least twice as wide as the tower's features (true for 7B and 13B), and any engine can run it.
+* `identity`: W1 = W, W2 = I and no activation between them (`projector_hidden_act: linear`): exact at any width, but
+  engines that only know the usual activations, such as vLLM, refuse it.
+
+What the original's config says and transformers' has no place for stands under the key `llava_source`, so that an
+export can be turned back without loss.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llava.model.weights.reader import Checkpoint
+
+SOURCE_KEY = "llava_source"
+LINEAR_FORM_KEY = "linear_projector"
+PROJECTOR = "multi_modal_projector."
+LinearForm = Literal["pair", "identity"]
+
+_NAMES = [
+    (re.compile(r"^model\.mm_projector\.0\."), f"{PROJECTOR}linear_1."),
+    (re.compile(r"^model\.mm_projector\.2\."), f"{PROJECTOR}linear_2."),
+    (re.compile(r"^model\.vision_tower\.vision_tower\.(?:vision_model\.)?"), "vision_tower.vision_model."),
+    (re.compile(r"^model\.image_newline$"), "image_newline"),
+    (re.compile(r"^model\."), "language_model.model."),
+    (re.compile(r"^lm_head\."), "language_model.lm_head."),
+]
+
+
+def exported_name(name: str) -> str:
+    """The name of one of our tensors in files of transformers' LLaVA, as its hub repositories spell it."""
+    for pattern, replacement in _NAMES:
+        renamed, count = pattern.subn(replacement, name, count=1)
+        if count:
+            return renamed
+    return name
+
+
+def linear_form(mm_hidden_size: int, hidden_size: int) -> LinearForm:
+    """Which of the two forms a linear projector of these widths takes."""
+    return "pair" if 2 * mm_hidden_size <= hidden_size else "identity"
+
+
+def two_layers(weight: Tensor, bias: Tensor, form: LinearForm) -> dict[str, Tensor]:
+    """A linear projector as two layers.
+
+    Args:
+        weight: [hidden, mm_hidden]; bias: [hidden].
+
+    Returns:
+        `linear_1.weight` [hidden, mm_hidden], `linear_2.weight` [hidden, hidden] and their biases.
+    """
+    import torch
+
+    hidden, mm_hidden = weight.shape
+    zeros = torch.zeros(hidden, dtype=weight.dtype)
+    if form == "identity":
+        eye = torch.eye(hidden, dtype=weight.dtype)
+        return {"linear_1.weight": weight, "linear_1.bias": bias, "linear_2.weight": eye, "linear_2.bias": zeros}
+    eye = torch.eye(mm_hidden, dtype=weight.dtype)
+    first = torch.zeros(hidden, mm_hidden, dtype=weight.dtype)
+    second = torch.zeros(hidden, hidden, dtype=weight.dtype)
+    first[:mm_hidden], first[mm_hidden : 2 * mm_hidden] = eye, -eye
+    second[:, :mm_hidden], second[:, mm_hidden : 2 * mm_hidden] = weight, -weight
+    return {"linear_1.weight": first, "linear_1.bias": zeros, "linear_2.weight": second, "linear_2.bias": bias}
+
+
+def one_layer(checkpoint: Checkpoint, settings: dict[str, Any]) -> Checkpoint:
+    """A checkpoint in transformers' format with the linear projector that was exported as two layers put back.
+
+    Any other checkpoint is returned as it is. `settings` is its config.json.
+    """
+    form = (settings.get(SOURCE_KEY) or {}).get(LINEAR_FORM_KEY)
+    found = {name.split(PROJECTOR, 1)[1]: name for name in checkpoint if PROJECTOR in name}
+    if form is None or "linear_2.weight" not in found:
+        return checkpoint
+    if form == "identity":
+        weight, bias = checkpoint.tensor(found["linear_1.weight"]), checkpoint.tensor(found["linear_1.bias"])
+    else:
+        mm_hidden = checkpoint.shape(found["linear_1.weight"])[1]
+        weight = checkpoint.tensor(found["linear_2.weight"])[:, :mm_hidden].contiguous()
+        bias = checkpoint.tensor(found["linear_2.bias"])
+    own = {"model.mm_projector.weight": weight, "model.mm_projector.bias": bias}
+    return checkpoint.with_replaced(own, without=set(found.values()))

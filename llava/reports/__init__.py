@@ -1,0 +1,1 @@
+"""What every report is made of: tables, plots, and the file or stream they are written to."""

@@ -1,0 +1,243 @@
+"""Conversations as files: JSON in the words of the OpenAI protocol, and Markdown to read; both whole, with pictures.
+
+The JSON is a chat request's `model` and `messages`, so any OpenAI client can go on with it, and beside them what our
+front ends know. The Markdown is one document with its pictures inside, marked so that it can be read back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from typing import Any, Final
+
+from llava.errors import DataError, LlavaError
+from llava.serve.client.conversation import Chat, Figures, Role, Turn
+from llava.serve.client.images import ChatPicture, read_picture
+
+FORMAT: Final = "llava-chat"
+VERSION: Final = 1
+MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+
+_HEADING: Final = {"user": "You", "assistant": "LLaVA"}
+_PICTURE_LINE: Final = re.compile(r"!\[(?P<name>[^\]\n]*)\]\((?P<uri>data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]+)\)")
+
+
+# JSON
+
+
+def to_json(chat: Chat) -> str:
+    """The conversation as a JSON document."""
+    messages: list[dict[str, Any]] = [{"role": "system", "content": chat.system}] if chat.system else []
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": next((turn.model for turn in reversed(chat.turns) if turn.model), ""),
+        "messages": [*messages, *map(_message, chat.turns)],
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+def from_json(text: str, *, name: str = "conversation") -> Chat:
+    """Reads what `to_json` wrote, or any object with `messages` of the OpenAI protocol.
+
+    Raises:
+        DataError: it is neither; names the message at fault.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{name}: no JSON ({error}). Give a file that was exported as JSON or Markdown.") from error
+    except RecursionError as error:
+        raise DataError(f"{name}: nested too deeply for a conversation.") from error
+    messages = document.get("messages") if isinstance(document, dict) else None
+    if not isinstance(messages, list):
+        raise DataError(f"{name}: no conversation; a JSON object with `messages` is expected.")
+    if document.get("format") == FORMAT and document.get("version") != VERSION:
+        raise DataError(
+            f"{name}: version {document.get('version')!r} of the format; this program reads {VERSION}. Update it."
+        )
+    system: list[str] = []
+    turns: list[Turn] = []
+    for index, message in enumerate(messages):
+        where = f"{name}: messages[{index}]"
+        if not isinstance(message, dict):
+            raise DataError(f"{where}: an object with role and content is expected.")
+        role = message.get("role")
+        if role in ("system", "developer"):
+            system.append(_parts(message.get("content"), where)[0])
+        elif role in ("user", "assistant"):
+            turns.append(_turn(role, message, where))
+        else:
+            raise DataError(f"{where}: the role is {str(role)[:40]!r}; user, assistant or system is expected.")
+    return Chat(_alternating(turns, name), "\n".join(system))
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    content: Any = turn.text
+    if turn.pictures:
+        content = [
+            {"type": "image_url", "image_url": {"url": picture.as_data_uri()}, "name": picture.name}
+            for picture in turn.pictures
+        ]
+        content += [{"type": "text", "text": turn.text}] * bool(turn.text)
+    figures = {key: value for key, value in dataclasses.asdict(turn.figures).items() if value is not None}
+    beside = {"model": turn.model, "error": turn.error, "figures": figures}
+    return {"role": turn.role, "content": content, **{key: value for key, value in beside.items() if value}}
+
+
+def _turn(role: Role, message: dict[str, Any], where: str) -> Turn:
+    text, pictures = _parts(message.get("content"), where)
+    if pictures and role == "assistant":
+        raise DataError(f"{where}: pictures in an answer; only questions have pictures.")
+    figures = message.get("figures")
+    return Turn(
+        role,
+        text,
+        pictures,
+        model=_text(message.get("model")),
+        figures=_figures(figures) if isinstance(figures, dict) else Figures(),
+        error=_text(message.get("error")),
+    )
+
+
+def _parts(content: Any, where: str) -> tuple[str, tuple[ChatPicture, ...]]:
+    if isinstance(content, str) or content is None:
+        return content or "", ()
+    if not isinstance(content, list):
+        raise DataError(f"{where}.content: text, or a list of parts, is expected.")
+    texts: list[str] = []
+    pictures: list[ChatPicture] = []
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind == "image_url":
+            pictures.append(_picture(part, f"{where}.content[{index}]"))
+        else:
+            raise DataError(f"{where}.content[{index}]: parts are of type text or image_url.")
+    return "\n".join(texts), tuple(pictures)
+
+
+def _picture(part: dict[str, Any], where: str) -> ChatPicture:
+    address = part.get("image_url")
+    address = address.get("url") if isinstance(address, dict) else address
+    if not isinstance(address, str) or not address.startswith("data:"):
+        raise DataError(f"{where}: the picture is not in the file; only data URIs are read.")
+    return _read(address, _text(part.get("name")), where)
+
+
+def _read(uri: str, name: str, where: str) -> ChatPicture:
+    try:
+        return read_picture(uri, name=name)
+    except LlavaError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _figures(values: dict[str, Any]) -> Figures:
+    def number(key: str, kind: type | tuple[type, ...]) -> Any:
+        value = values.get(key)
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        return value if fits and float(value) >= 0 else None  # type: ignore[arg-type]
+
+    reason = values.get("finish_reason")
+    return Figures(
+        finish_reason=reason if reason in ("stop", "length") else None,
+        prompt_tokens=number("prompt_tokens", int),
+        new_tokens=number("new_tokens", int),
+        first_s=number("first_s", (int, float)),
+        total_s=number("total_s", (int, float)),
+    )
+
+
+def _alternating(turns: list[Turn], name: str) -> tuple[Turn, ...]:
+    for index, turn in enumerate(turns):
+        expected = ("user", "assistant")[index % 2]
+        if turn.role != expected:
+            raise DataError(f"{name}: turn {index + 1} is the {turn.role}'s, the {expected}'s is expected there.")
+    return tuple(turns)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# Markdown
+
+
+def to_markdown(chat: Chat) -> str:
+    """The conversation as a document to read, with its pictures inside."""
+    mark = _mark(chat)
+    blocks = [f"<!-- {FORMAT} {VERSION} {mark} -->"]
+    if chat.system:
+        blocks += [f"<!-- {mark} system -->\n## System\n\n{chat.system}"]
+    for turn in chat.turns:
+        heading = turn.model or _HEADING[turn.role]
+        pictures = "".join(f"![{_label(picture)}]({picture.as_data_uri()})\n\n" for picture in turn.pictures)
+        blocks.append(f"<!-- {mark} {turn.role} -->\n## {heading}\n\n{pictures}<!-- {mark} text -->\n{turn.text}")
+        blocks += [f"<!-- {mark} error -->\n> {turn.error}"] * bool(turn.error)
+    return "\n\n".join([*blocks, f"<!-- {mark} end -->\n"])
+
+
+def from_markdown(text: str, *, name: str = "conversation") -> Chat:
+    """Reads what `to_markdown` wrote; figures are not in it.
+
+    Raises:
+        DataError: it was not written by `to_markdown`, or was cut.
+    """
+    text = text.replace("\r\n", "\n")
+    head = re.match(rf"\ufeff?<!-- {FORMAT} (\d+) ([0-9a-f]+) -->\n", text)
+    if head is None:
+        raise DataError(f"{name}: no exported conversation; its first line is not <!-- {FORMAT} ... -->.")
+    mark = head[2]
+    if not text.rstrip().endswith(f"<!-- {mark} end -->"):
+        raise DataError(f"{name}: its end is missing; the file was cut short. Export it again.")
+    system = ""
+    turns: list[Turn] = []
+    for kind, body in re.findall(rf"<!-- {mark} (\w+) -->\n(.*?)(?=\n\n<!-- {mark} )", text, re.DOTALL):
+        if kind in ("user", "assistant"):
+            heading, _, rest = body.partition("\n\n")
+            uris = _PICTURE_LINE.finditer(rest)
+            where = f"{name}: turn {len(turns) + 1}"
+            pictures = tuple(_read(found["uri"], found["name"], where) for found in uris)
+            model = heading.removeprefix("## ") if kind == "assistant" else ""
+            turns.append(Turn(kind, "", pictures, model="" if model == _HEADING["assistant"] else model))
+        elif kind == "system":
+            system = body.removeprefix("## System\n\n")
+        elif turns and kind == "text":
+            turns[-1] = dataclasses.replace(turns[-1], text=body)
+        elif turns and kind == "error":
+            turns[-1] = dataclasses.replace(turns[-1], error=body.removeprefix("> "))
+    return Chat(_alternating(turns, name), system)
+
+
+def _mark(chat: Chat) -> str:
+    """A word that stands in no text of the conversation, so that no text can end its own block."""
+    text = "\n".join([chat.system, *(part for turn in chat.turns for part in (turn.text, turn.error, turn.model))])
+    mark = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
+    while mark in text:
+        mark = hashlib.sha256(mark.encode()).hexdigest()[:12]
+    return mark
+
+
+def _label(picture: ChatPicture) -> str:
+    return re.sub(r"[\[\]\n]", " ", picture.name) or "picture"
+
+
+# Either
+
+
+def read_chat(data: bytes, *, name: str = "conversation") -> Chat:
+    """Reads an exported conversation, JSON or Markdown.
+
+    Raises:
+        DataError: it is neither, or damaged.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(f"{name}: {len(data) / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES >> 20}.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: no text in UTF-8 (byte {error.start}). Give an exported conversation.") from error
+    return from_markdown(text, name=name) if text.startswith("<!--") else from_json(text, name=name)

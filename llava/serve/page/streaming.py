@@ -1,0 +1,65 @@
+"""An answer while it is written: the conversation again and again, as it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from llava.errors import LlavaError
+from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Draft
+from llava.serve.worker.backend import Finished
+
+_PAUSE_S: Final = 0.06
+"""Between two pictures of a growing answer; a browser draws the whole conversation each time."""
+
+Growing = AsyncGenerator[Chat, None]
+
+
+async def growing(source: ChatSource, chat: Chat, model: str, settings: AnswerSettings) -> Growing:
+    """The conversation with its answer; the last one has the answer's figures, or says why it ends early.
+
+    Closing the generator ends the work behind it. Raises nothing that a user can cause or meet.
+    """
+    draft, shown_s = Draft(model), 0.0
+    try:
+        async with aclosing(source.answer(chat, model, settings)) as events:
+            async for event in events:
+                draft.saw(event)
+                if not isinstance(event, Finished) and time.monotonic() - shown_s >= _PAUSE_S:
+                    shown_s = time.monotonic()
+                    yield chat.answered(draft.turn())
+    except LlavaError as error:
+        yield chat.answered(draft.turn(error=str(error)))
+        return
+    yield chat.answered(draft.turn())
+
+
+async def growing_together(all_growing: Sequence[Growing]) -> AsyncGenerator[list[Chat | None], None]:
+    """Several answers at once: the newest of each, None where nothing has come yet."""
+    newest: list[Chat | None] = [None] * len(all_growing)
+    changed = asyncio.Event()
+
+    async def follow(index: int) -> None:
+        async with aclosing(all_growing[index]) as chats:
+            async for chat in chats:
+                newest[index] = chat
+                changed.set()
+
+    following = [asyncio.ensure_future(follow(index)) for index in range(len(all_growing))]
+    everything = asyncio.gather(*following)
+    everything.add_done_callback(lambda _: changed.set())
+    try:
+        while not everything.done():
+            await changed.wait()
+            changed.clear()
+            yield list(newest)
+            await asyncio.sleep(_PAUSE_S)
+        yield list(newest)
+        await everything
+    finally:
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)

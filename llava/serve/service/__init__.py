@@ -1,0 +1,1 @@
+"""What every HTTP service shares: keys, limits, metrics, logs, start and stop."""

@@ -1,0 +1,234 @@
+"""Another OpenAI-compatible engine as a worker's backend: messages go out, pieces of text come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+
+from llava.errors import InvalidRequest, WorkerLost
+from llava.serve.protocol.openai_requests import ChatRequest
+from llava.serve.protocol.original import GenerateRequest
+from llava.serve.service.metrics import Metrics
+from llava.serve.worker.backend import Ask, ChatEvents, Finished, TextDelta
+from llava.serve.worker.images import EncodedPicture, PictureReader
+from llava.serve.worker.openai_messages import Dialogue, Picture, read_dialogue
+from llava.serve.worker.prompt_reader import read_prompt
+from llava.serve.worker.upstream import Upstream
+from llava.text_generation.answer_text import UntilStop
+from llava.text_generation.settings import MAX_SEED
+
+log = logging.getLogger(__name__)
+
+POLL_INTERVAL_S: Final = 5.0
+_COMPLAINT_INTERVAL_S: Final = 30.0
+
+
+@dataclass
+class OpenAiBackend:
+    """Sends every request on to one engine."""
+
+    name: str
+    """Under which this worker offers the engine's model."""
+    upstream: Upstream
+    limit: int = 64
+    """Requests sent on at once. The engine queues by itself, so this only bounds what waits there."""
+    pictures: PictureReader = field(default_factory=PictureReader)
+    wait_s: float = 600.0
+    """How long `start` waits for an engine that is still loading its model."""
+    poll_interval_s: float = POLL_INTERVAL_S
+    stop: tuple[str, ...] = ()
+    """Texts that end every answer, beside those a request asks for."""
+    stops_here: bool = False
+    """Match stop texts in this process, and hang up on the engine there: not every engine takes the field `stop`."""
+
+    def __post_init__(self) -> None:
+        self._waiting = 0
+        self._reachable = False
+        self._poll: asyncio.Task[None] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [self.name]
+
+    @property
+    def healthy(self) -> bool:
+        return True  # an engine that went away may come back: that is no reason to end this process
+
+    @property
+    def ready(self) -> bool:
+        return self._reachable
+
+    def queue_length(self) -> int:
+        return self._waiting
+
+    def observe(self, metrics: Metrics) -> None:
+        """The engine keeps its own."""
+
+    async def start(self) -> None:
+        await self._wait_for_engine()
+        self._reachable = True
+        self._poll = asyncio.get_running_loop().create_task(self._keep_looking(), name="poll-engine")
+
+    async def close(self) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+            await asyncio.gather(self._poll, return_exceptions=True)
+        self.pictures.close()
+        await self.upstream.close()
+
+    async def legacy(self, request: GenerateRequest) -> Ask:
+        pictures = [Picture(image, f"images[{index}]") for index, image in enumerate(request.images or ())]
+        reading = await asyncio.to_thread(read_prompt, request.prompt, pictures)
+        stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        # The template's own end would cut answers of an engine that has another one: "###" begins a heading.
+        stops = [text for text in stops if text and text != reading.stop]
+        settings = {
+            "temperature": request.temperature,
+            "top_p": request.top_p or None,
+            "max_tokens": request.max_new_tokens,
+            "stop": stops,
+        }
+        return await self._ask(reading.dialogue, settings, None)
+
+    async def chat(self, request: ChatRequest) -> Ask:
+        settings = {
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k if request.top_k and request.top_k > 0 else None,
+            "max_tokens": request.limit,
+            "stop": request.stops,
+        }
+        return await self._ask(read_dialogue(request.messages), settings, request.seed)
+
+    async def _ask(self, dialogue: Dialogue, settings: dict[str, Any], seed: int | None) -> Ask:
+        encoded = await self.pictures.read([(picture.source, picture.name) for picture in dialogue.pictures])
+        stop = [*self.stop, *settings.pop("stop")]
+        if stop and not self.stops_here:
+            settings["stop"] = stop
+        body = {name: value for name, value in settings.items() if value is not None} | {
+            "messages": _messages(dialogue, encoded),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+        def ask(index: int) -> ChatEvents:
+            # Choices that began from one seed would all be the same answer.
+            own = {} if seed is None else {"seed": (seed + index) & MAX_SEED}
+            return self._events(body | own, stop if self.stops_here else ())
+
+        return ask
+
+    async def _events(self, body: dict[str, Any], stop: Sequence[str]) -> ChatEvents:
+        """
+        Args:
+            stop: texts to end at that the engine is not told of.
+        """
+        answer = UntilStop(stop)
+        reason: str | None = None
+        num_deltas = 0
+        usage: Any = None
+        async with aclosing(self.upstream.chunks(body)) as chunks:
+            async for chunk in chunks:
+                usage = chunk.get("usage") or usage
+                for choice in chunk.get("choices") or ():
+                    text = (choice.get("delta") or {}).get("content")
+                    if text:
+                        num_deltas += 1
+                        yield TextDelta(answer.push(str(text)), 1)
+                    reason = choice.get("finish_reason") or reason
+                if answer.stopped:
+                    reason = "stop"
+                    break
+        if reason is None:
+            raise WorkerLost("the engine behind this worker broke off in the middle of an answer. Ask again.")
+        if rest := answer.flush():
+            yield TextDelta(rest, 0)
+        yield Finished(
+            "length" if reason == "length" else "stop",
+            _count(usage, "prompt_tokens", 0),
+            _count(usage, "completion_tokens", num_deltas),
+        )
+
+    async def _wait_for_engine(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline, next_line = loop.time() + self.wait_s, loop.time() + 2.0
+        while True:
+            try:
+                names = await self.upstream.models()
+                break
+            except httpx.HTTPStatusError as error:
+                status = error.response.status_code
+                if status in (401, 403):
+                    raise InvalidRequest(
+                        f"{self.upstream.url}: the engine refuses this worker's key (HTTP {status}). Name the "
+                        "environment variable that holds it with --backend-key-env."
+                    ) from error
+                if status == 404:
+                    names = []  # some engines have no such list
+                    break
+                trouble = f"it answers with HTTP {status}"
+            except httpx.HTTPError as error:
+                trouble = f"it does not answer ({type(error).__name__})"  # it may still be loading
+            if loop.time() >= deadline:
+                raise WorkerLost(
+                    f"{self.upstream.url}: no engine answered within {self.wait_s:g} s: {trouble}. Start it, or "
+                    "correct --backend-url (it ends in /v1)."
+                )
+            if loop.time() >= next_line:
+                log.info("waiting for the engine at %s: %s", self.upstream.url, trouble)
+                next_line = loop.time() + _COMPLAINT_INTERVAL_S
+            await asyncio.sleep(min(1.0, self.wait_s / 4))
+        if names and self.upstream.model not in names:
+            raise InvalidRequest(
+                f"{self.upstream.url}: the engine has no model {self.upstream.model!r}; it serves "
+                f"{', '.join(names[:10])}. Correct --backend-model."
+            )
+
+    async def _keep_looking(self) -> None:
+        """Follows the engine's queue, and whether it is there at all."""
+        last_line = float("-inf")
+        while True:
+            try:
+                self._waiting = await self.upstream.queue_length()
+                self._reachable = True
+            except httpx.HTTPError as error:
+                self._reachable, self._waiting = False, 0
+                now = asyncio.get_running_loop().time()
+                if now - last_line >= _COMPLAINT_INTERVAL_S:
+                    last_line = now
+                    log.warning("the engine at %s cannot be reached (%s)", self.upstream.url, type(error).__name__)
+            await asyncio.sleep(self.poll_interval_s)
+
+
+def _messages(dialogue: Dialogue, encoded: Sequence[EncodedPicture]) -> list[dict[str, Any]]:
+    """The dialogue as OpenAI messages, every picture as a data URI."""
+    left = iter(encoded)
+    messages: list[dict[str, Any]] = []
+    if dialogue.system:
+        messages.append({"role": "system", "content": dialogue.system})
+    for turn in dialogue.turns:
+        if not turn.pictures:
+            messages.append({"role": turn.role, "content": "\n".join(map(str, turn.parts))})
+            continue
+        parts = [
+            {"type": "image_url", "image_url": {"url": next(left).as_data_uri()}}
+            if isinstance(part, Picture)
+            else {"type": "text", "text": part}
+            for part in turn.parts
+        ]
+        messages.append({"role": turn.role, "content": parts})
+    return messages
+
+
+def _count(usage: Any, name: str, otherwise: int) -> int:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        return max(0, int(value))  # type: ignore[arg-type]
+    return otherwise

@@ -1,0 +1,181 @@
+"""From the messages of a chat request to one prompt in the words of the checkpoint's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
+from llava.conversation import Conversation, SeparatorStyle, template
+from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError
+from llava.prompting import Prompt, place_pictures
+from llava.serve.protocol.openai_requests import ImagePart, Message, RefusalPart, TextPart
+from llava.serve.protocol.original import MAX_PICTURES
+from llava.template_choice import default_template_for, era_of
+
+_CHATML_SYSTEM: Final = "<|im_start|>system\n"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture's place in a turn."""
+
+    source: str
+    """Data URI or address, as it came."""
+    name: str
+    """What messages call it, such as `messages[0].content[1]`."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    role: Literal["user", "assistant"]
+    parts: tuple[str | Picture, ...]
+    """Texts and pictures in reading order, no text empty."""
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [part for part in self.parts if isinstance(part, Picture)]
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation in which turns alternate and the last is the user's."""
+
+    system: str | None
+    turns: tuple[Turn, ...]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """In reading order."""
+        return [picture for turn in self.turns for picture in turn.pictures]
+
+
+def read_dialogue(messages: Sequence[Message]) -> Dialogue:
+    """Checks the order of messages and sorts them into a dialogue.
+
+    Raises:
+        TemplateError: roles out of order, an empty turn, a system message after the first turn, an assistant's last
+            word; names the message.
+        InvalidRequest: more than `MAX_PICTURES` pictures.
+    """
+    system: list[str] = []
+    turns: list[Turn] = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if message.role in ("system", "developer"):
+            if turns:
+                raise TemplateError(f"{where}: a system message goes before the first question, not after it.")
+            system.append(_system_text(where, message))
+            continue
+        expected = ("user", "assistant")[len(turns) % 2]
+        if message.role != expected:
+            raise TemplateError(
+                f"{where}: the role is {message.role!r}, expected {expected!r}: turns of user and assistant alternate, "
+                "beginning with the user. Join neighbouring messages of one role into one."
+            )
+        turns.append(Turn("user" if message.role == "user" else "assistant", _parts(where, message)))
+    if not turns:
+        raise TemplateError("messages: there is no user message to answer.")
+    if turns[-1].role == "assistant":
+        raise TemplateError(
+            f"messages[{len(messages) - 1}]: the last message is the assistant's. End with the user's; to continue an "
+            "answer is not supported."
+        )
+    dialogue = Dialogue("\n".join(system) if system else None, tuple(turns))
+    if len(dialogue.pictures) > MAX_PICTURES:
+        raise InvalidRequest(f"{len(dialogue.pictures)} pictures in one request, the limit is {MAX_PICTURES}.")
+    return dialogue
+
+
+def _system_text(where: str, message: Message) -> str:
+    texts = []
+    for part in message.parts:
+        if not isinstance(part, TextPart):
+            raise TemplateError(f"{where}: a {message.role} message holds text only.")
+        texts.append(part.text)
+    return "\n".join(texts)
+
+
+def _parts(where: str, message: Message) -> tuple[str | Picture, ...]:
+    parts: list[str | Picture] = []
+    for index, part in enumerate(message.parts):
+        if isinstance(part, ImagePart):
+            if message.role == "assistant":
+                raise TemplateError(f"{where}.content[{index}]: only the user's messages may hold pictures.")
+            parts.append(Picture(part.image_url.url, f"{where}.content[{index}]"))
+            continue
+        text = part.refusal if isinstance(part, RefusalPart) else part.text
+        if text:
+            parts.append(text)
+    if not parts:
+        raise TemplateError(f"{where}: the {message.role}'s message is empty.")
+    return tuple(parts)
+
+
+def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mode: str | None = None) -> Prompt:
+    """The dialogue as a prompt that opens the assistant's turn, with one `<image>` a picture.
+
+    Pictures go where the checkpoint's training had them (before the question, or behind it in v0); only where texts
+    and pictures of one message take turns, their order is kept, because then it means something.
+
+    Args:
+        config: the model's config; decides the template.
+        name: the model's name, for checkpoints whose config cannot tell their template.
+        conv_mode: name of a template; None takes the checkpoint's own.
+
+    Raises:
+        UnknownTemplate: no such `conv_mode`.
+        ImageTokenMismatch: a text says `<image>` itself, and not once a picture.
+        TemplateError: the template has no place for such a dialogue.
+    """
+    era = era_of(config)
+    conversation = template(conv_mode or default_template_for(config, name=name), era=era).copy()
+    if conversation.sep_style is SeparatorStyle.PLAIN:
+        raise TemplateError(
+            f"the model's template {conversation.name!r} holds one text and no roles; such a checkpoint cannot chat."
+        )
+    if dialogue.system is not None:
+        conversation.system = _system(conversation, dialogue.system)
+    for turn in dialogue.turns:
+        if turn.role == "assistant":
+            conversation.append_message(conversation.roles[1], _literal("\n".join(map(str, turn.parts))))
+        else:
+            conversation.append_message(conversation.roles[0], _user_message(conversation, turn, first=era != "v0"))
+    conversation.append_message(conversation.roles[1], None)
+    return Prompt(
+        text=conversation.get_prompt(),
+        stop=conversation.stop_str,
+        roles=("###", *(f"{role}:" for role in (conversation.roles[1], "Assistant", "Response"))),
+    )
+
+
+def _system(conversation: Conversation, text: str) -> str:
+    return _CHATML_SYSTEM + text if conversation.system.startswith(_CHATML_SYSTEM) else text
+
+
+def _user_message(conversation: Conversation, turn: Turn, *, first: bool) -> Any:
+    if _interleaved(turn.parts):
+        marked = [DEFAULT_IMAGE_TOKEN if isinstance(part, Picture) else _literal(part) for part in turn.parts]
+        return "\n".join(marked)
+    texts = [part for part in turn.parts if isinstance(part, str)]
+    text = place_pictures("\n".join(texts), len(turn.pictures), first=first)
+    # A tuple is what lets a template move the pictures of a first turn to a place of its own (mmtag).
+    return (text, turn.pictures, None) if turn.pictures else text
+
+
+def _interleaved(parts: Sequence[str | Picture]) -> bool:
+    """Whether a picture stands between two texts, or a text between two pictures."""
+    changes = sum(isinstance(a, str) != isinstance(b, str) for a, b in pairwise(parts))
+    return changes > 1
+
+
+def _literal(text: str) -> str:
+    """A text in which no marker may stand, because its pictures have places of their own."""
+    if DEFAULT_IMAGE_TOKEN in text or IMAGE_PLACEHOLDER in text:
+        raise ImageTokenMismatch(
+            f"a message's text says {DEFAULT_IMAGE_TOKEN} itself beside pictures of its own, or in the assistant's "
+            "turn. Remove the marker from the text."
+        )
+    return text

@@ -1,0 +1,142 @@
+"""Reads a flattened prompt back into the turns it was made of, for engines that want messages and not a prompt.
+
+A prompt does not say which template made it, but its roles and separators do. A reading counts only if rendering it
+again gives the same prompt, to the character; what cannot be read so is one message of the user.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Final
+
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
+from llava.conversation import Conversation, SeparatorStyle, conv_templates, conv_templates_v0
+from llava.serve.worker.openai_messages import Dialogue, Picture, Turn
+
+_CHATML_SYSTEM: Final = "<|im_start|>system\n"
+_MARKER: Final = re.compile(
+    rf"\n?(?:<Image>|{DEFAULT_IM_START_TOKEN})?{DEFAULT_IMAGE_TOKEN}(?:</Image>|{DEFAULT_IM_END_TOKEN})?\n?"
+)
+"""A picture's marker with all that the templates put around one."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a flattened prompt turned out to be."""
+
+    dialogue: Dialogue
+    stop: str | None
+    """The text that ends an answer of the template; an engine has its own, so it need not be told this one."""
+
+
+def read_prompt(prompt: str, pictures: list[Picture]) -> Reading:
+    """The dialogue of a flattened prompt.
+
+    Args:
+        pictures: in the order of the prompt's `<image>` markers, one each.
+    """
+    for form in _forms():
+        conversation = _parse(prompt, form)
+        if conversation is not None:
+            dialogue = _dialogue(conversation, pictures)
+            if dialogue is not None:
+                return Reading(dialogue, form.stop_str)
+    return Reading(Dialogue(None, (Turn("user", _parts(prompt, iter(pictures))),)), None)
+
+
+@cache
+def _forms() -> tuple[Conversation, ...]:
+    """The templates without their texts: one of each style, pair of roles and pair of separators."""
+    forms: dict[object, Conversation] = {}
+    for conversation in (*conv_templates.values(), *conv_templates_v0.values()):
+        key = (conversation.sep_style, conversation.roles, conversation.sep, conversation.sep2)
+        if conversation.sep_style is not SeparatorStyle.PLAIN:
+            forms.setdefault(key, replace(conversation, system="", messages=[], offset=0, image_first=False))
+    return tuple(forms.values())
+
+
+def _parse(prompt: str, form: Conversation) -> Conversation | None:
+    """The conversation that renders to `prompt` by this form, ending in an open turn of the assistant; else None."""
+    read = _read_instructions if form.sep_style is SeparatorStyle.LLAMA_2 else _read_roles
+    conversation = read(prompt, form)
+    if conversation is None or len(conversation.messages) < 2 or conversation.messages[-1] != [form.roles[1], None]:
+        return None
+    roles = [role for role, _ in conversation.messages]
+    if roles != [form.roles[index % 2] for index in range(len(roles))]:
+        return None
+    return conversation if conversation.get_prompt() == prompt else None
+
+
+def _read_roles(prompt: str, form: Conversation) -> Conversation | None:
+    """Splits at role names that follow a separator, which is how all styles but [INST] mark turns."""
+    role_end = "" if form.sep_style is SeparatorStyle.MPT else ":"
+    gap = " " if form.sep_style is SeparatorStyle.HEADED else ""
+    separators = [form.sep] if gap else [text for text in (form.sep, form.sep2) if text]
+    behind = "|".join(f"(?<={re.escape(text)})" for text in separators)
+    names = "|".join(re.escape(role + role_end) for role in form.roles)
+    head, *pieces = re.split(f"(?:{behind}){gap}({names})", prompt)
+    if not pieces:
+        return None
+    messages: list[list[str | None]] = []
+    for marker, body in zip(pieces[0::2], pieces[1::2], strict=True):
+        is_open = not body and len(messages) == len(pieces) // 2 - 1
+        messages.append([marker.removesuffix(role_end), None if is_open else _body(body, form)])
+    return replace(form, system=_system(head, form), messages=messages)
+
+
+def _body(body: str, form: Conversation) -> str:
+    if form.sep_style is SeparatorStyle.HEADED:
+        body = body.removesuffix(form.sep).removesuffix(form.sep2 or "")
+    else:
+        ends = [text for text in (form.sep2, form.sep) if text and body.endswith(text)]
+        body = body.removesuffix(ends[0]) if ends else body
+    return body if form.sep_style is SeparatorStyle.MPT else body.removeprefix(" ")
+
+
+def _system(head: str, form: Conversation) -> str:
+    if form.sep_style is SeparatorStyle.HEADED:
+        return head.removesuffix(form.sep).removesuffix(2 * (form.sep2 or ""))
+    return head.removesuffix(form.sep)
+
+
+def _read_instructions(prompt: str, form: Conversation) -> Conversation | None:
+    head, *rounds = prompt.split("[INST] ")
+    if head or not rounds:
+        return None
+    messages: list[list[str | None]] = []
+    for each in rounds:
+        question, _, between = each.partition(" [/INST]")
+        said = between.removeprefix(" ").removesuffix(f" {form.sep2 or ''}{form.sep}") if between else None
+        messages += [[form.roles[0], question], [form.roles[1], said]]
+    system = re.match(r"<<SYS>>\n(.*?)\n<</SYS>>\n\n", str(messages[0][1]), flags=re.DOTALL)
+    if system:
+        messages[0][1] = str(messages[0][1])[system.end() :]
+    return replace(form, system=system[1] if system else "", messages=messages)
+
+
+def _dialogue(conversation: Conversation, pictures: list[Picture]) -> Dialogue | None:
+    """The conversation as messages with their pictures; None where a picture stands outside the user's turns."""
+    left = iter(pictures)
+    turns: list[Turn] = []
+    for index, (_, text) in enumerate(conversation.messages[:-1]):
+        if index % 2 and DEFAULT_IMAGE_TOKEN in text:
+            return None
+        parts = _parts(text, left) if index % 2 == 0 else (text,)
+        if not parts:
+            return None
+        turns.append(Turn("assistant" if index % 2 else "user", parts))
+    system = conversation.system.removeprefix(_CHATML_SYSTEM).strip()
+    return None if DEFAULT_IMAGE_TOKEN in system else Dialogue(system or None, tuple(turns))
+
+
+def _parts(text: str, pictures: Iterator[Picture]) -> tuple[str | Picture, ...]:
+    parts: list[str | Picture] = []
+    begin = 0
+    for marker in _MARKER.finditer(text):
+        parts += [text[begin : marker.start()], next(pictures)]
+        begin = marker.end()
+    parts.append(text[begin:])
+    return tuple(part for part in parts if isinstance(part, Picture) or part.strip())

@@ -1,0 +1,1 @@
+"""What is asked of a generation and what comes back, as plain values that need no PyTorch."""

@@ -1,0 +1,57 @@
+"""Samples into one padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llava.constants import IGNORE_INDEX
+from llava.train.data.dataset import Sample
+
+COUNTS_KEY = "sample_counts"
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """Right-pads ids and labels and gathers the pictures of all rows in reading order."""
+
+    pad_token_id: int
+    with_counts: bool = False
+    """Add `sample_counts`, int64 [rows, 2]: is the row cut, has it an answer left. `LLaVATrainer` takes it out."""
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """
+        Returns:
+            `input_ids`, `labels`: int64 [rows, length]. `attention_mask`: bool [rows, length], true on real tokens
+            whatever their id. Where any row has a picture, `images`: float [pictures, 3, height, width], or a list when
+            shapes differ; and `image_sizes`: original width and height of each.
+        """
+        rows, length = len(samples), max(len(sample.encoded.input_ids) for sample in samples)
+        input_ids = torch.full((rows, length), self.pad_token_id, dtype=torch.long)
+        labels = torch.full((rows, length), IGNORE_INDEX, dtype=torch.long)
+        attention_mask = torch.zeros((rows, length), dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            size = len(sample.encoded.input_ids)
+            input_ids[row, :size] = torch.tensor(sample.encoded.input_ids, dtype=torch.long)
+            labels[row, :size] = torch.tensor(sample.encoded.labels, dtype=torch.long)
+            attention_mask[row, :size] = True
+        batch: dict[str, Any] = {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+        pixels = [picture for sample in samples for picture in sample.pixels]
+        if pixels:
+            batch["images"] = _stack_if_equal(pixels)
+            batch["image_sizes"] = [size for sample in samples for size in sample.image_sizes]
+        if self.with_counts:
+            counts = [[sample.encoded.truncated, sample.encoded.answer_tokens > 0] for sample in samples]
+            batch[COUNTS_KEY] = torch.tensor(counts, dtype=torch.long)
+        return batch
+
+
+def _stack_if_equal(pixels: list[Tensor]) -> Tensor | list[Tensor]:
+    # A stack of tiled pictures would be five-dimensional: the model wants those as a list.
+    if pixels[0].dim() == 3 and all(picture.shape == pixels[0].shape for picture in pixels):
+        return torch.stack(pixels)
+    return pixels

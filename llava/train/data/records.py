@@ -1,0 +1,146 @@
+"""Reads a training file and checks its structure once, before any weight is loaded.
+
+The format is the original's: a JSON list of `{"id", "image" (optional), "conversations": [{"from", "value"}, ...]}`.
+`image` is a path below the picture folder, or a list of such paths; every picture has one `<image>` in a human turn.
+Pictures themselves are opened later, one at a time, by the dataset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.errors import DataError
+from llava.files.json_files import json_type, read_json, without_garbage_collection
+
+HUMAN = "human"
+ASSISTANT = "gpt"
+ROLES = (HUMAN, ASSISTANT)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    role: str
+    """`human` or `gpt`."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One conversation with its pictures."""
+
+    name: str
+    """File, index and id: what an error message calls this record."""
+    turns: tuple[Turn, ...]
+    images: tuple[str, ...] = ()
+    """Picture paths in the order of their `<image>` markers."""
+
+
+def load_records(path: str | Path) -> list[Record]:
+    """Reads and checks a whole training file.
+
+    Raises:
+        DataError: the file is missing, is no JSON list, is empty, or holds a malformed record; names the file, the
+            first wrong record by index and id, what is wrong with it and how many others are wrong too.
+    """
+    path = Path(path)
+    with without_garbage_collection():
+        return _check_all(path, read_json(path, remedy="Give the training JSON, one file, with --data_path."))
+
+
+def _check_all(path: Path, raw: Any) -> list[Record]:
+    if not isinstance(raw, list):
+        raise DataError(f"{path}: holds a JSON {json_type(raw)}, expected a list of records.")
+    if not raw:
+        raise DataError(f"{path}: holds no records; there is nothing to train on.")
+    records: list[Record] = []
+    problems: list[DataError] = []
+    for index, item in enumerate(raw):
+        try:
+            records.append(parse_record(item, f"{path}: record {index}"))
+        except DataError as error:
+            problems.append(error)
+    if problems:
+        others = f" {len(problems) - 1} more of {len(raw)} records are malformed." if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{others}")
+    return records
+
+
+def check_first_pictures(records: list[Record], folder: Path, *, limit: int = 100) -> None:
+    """Looks whether the first pictures are where they should be, before minutes are spent on loading weights.
+
+    Raises:
+        DataError: one is not; names the record and the file.
+    """
+    for record in [record for record in records if record.images][:limit]:
+        for image in record.images:
+            if not (folder / image).is_file():
+                raise DataError(f"{record.name}: picture {folder / image} does not exist. Check --image_folder.")
+
+
+def parse_record(item: Any, place: str) -> Record:
+    """Turns one JSON object into a `Record`; `place` ("FILE: record N") begins every error message.
+
+    Raises:
+        DataError: a field is missing or has the wrong type, or markers and pictures do not match.
+    """
+    if not isinstance(item, dict):
+        raise DataError(f"{place}: is a JSON {json_type(item)}, expected an object with 'conversations'.")
+    name = f"{place} (id {item['id']!r})" if "id" in item else place
+    turns = _parse_turns(item.get("conversations"), name)
+    images = _parse_images(item, name)
+    _check_markers(turns, images, name)
+    return Record(name=name, turns=turns, images=images)
+
+
+def _parse_turns(conversations: Any, name: str) -> tuple[Turn, ...]:
+    if not isinstance(conversations, list) or not conversations:
+        raise DataError(
+            f"{name}: 'conversations' is missing or empty, expected a list of turns with 'from' and 'value'."
+        )
+    turns = []
+    for number, turn in enumerate(conversations):
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise DataError(f"{name}: turn {number} has no text, expected an object with 'from' and a string 'value'.")
+        role = turn.get("from")
+        if role not in ROLES:
+            raise DataError(f"{name}: turn {number} has 'from': {role!r}, expected 'human' or 'gpt'.")
+        turns.append(Turn(role=role, text=turn["value"]))
+    if all(turn.role == HUMAN for turn in turns):
+        raise DataError(f"{name}: has no turn from 'gpt', so there is no answer to learn. Remove the record.")
+    return tuple(turns)
+
+
+def _parse_images(item: dict[str, Any], name: str) -> tuple[str, ...]:
+    value = item.get("image")
+    if value is None:
+        return ()
+    images = [value] if isinstance(value, str) else value
+    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        raise DataError(f"{name}: 'image' must be a path or a list of paths, found {value!r}.")
+    return tuple(images)
+
+
+def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...], name: str) -> None:
+    markers = 0
+    for number, turn in enumerate(turns):
+        found = turn.text.count(DEFAULT_IMAGE_TOKEN)
+        if found and turn.role != HUMAN:
+            raise DataError(
+                f"{name}: turn {number} from 'gpt' contains {DEFAULT_IMAGE_TOKEN}. Pictures belong to human turns: "
+                "move the marker, or write the text in another way."
+            )
+        markers += found
+    if markers == len(images):
+        return
+    if not images:
+        raise DataError(
+            f"{name}: the text has {markers} {DEFAULT_IMAGE_TOKEN} but the record has no 'image'. "
+            "Add the picture's path, or remove the marker."
+        )
+    raise DataError(
+        f"{name}: {len(images)} pictures but {markers} {DEFAULT_IMAGE_TOKEN} in the human turns. "
+        f"Write one {DEFAULT_IMAGE_TOKEN} for each picture."
+    )

@@ -1,0 +1,1 @@
+"""From the flags of a training run to its model, data and optimizer."""

@@ -1,0 +1,451 @@
+"""Both training stages on small real models: what is learned, what is saved, and how a run goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava.constants import IGNORE_INDEX
+from llava.errors import CheckpointError, DataError, InvalidRequest
+from llava.mm_utils import load_image, process_images
+from llava.model.builder import load_pretrained_model
+from llava.train import train
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+DATA = REPOSITORY / "tests" / "data"
+PICTURES = ("land.png", "square.png", "port.png", "tiny.png")
+START, END = 2050, 2051
+
+
+@pytest.fixture(scope="module")
+def training_file(tmp_path_factory) -> Path:
+    """Twelve records: pictures first and last in the question, pure text between, answers of unequal length."""
+    records = []
+    for number in range(12):
+        question = "What is this?\n<image>" if number % 2 else "<image>\nDescribe it."
+        record = {"id": f"p{number}", "image": PICTURES[number % 4]}
+        if number % 4 == 3:
+            question = "Give a tip."
+            del record["image"]
+        answer = "A thing. " * (1 + number % 3) + f"Number {number}."
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+        records.append({**record, "conversations": turns})
+    path = tmp_path_factory.mktemp("records") / "train.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+def flags(training_file: Path, output: Path, *more: str, batch: int = 4, model: str = "llama-vicuna-tiny") -> list[str]:
+    named = {
+        "model_name_or_path": DATA / model,
+        "data_path": training_file,
+        "image_folder": DATA / "images",
+        "vision_tower": DATA / "clip-tiny",
+        "mm_vision_select_layer": -2,
+        "output_dir": output,
+        "per_device_train_batch_size": batch,
+        "num_train_epochs": 1,
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "cosine",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "model_max_length": 2048,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return [word for name, value in named.items() for word in (f"--{name}", str(value))] + list(more)
+
+
+STAGE_1 = ("--tune_mm_mlp_adapter", "True", "--mm_use_im_start_end")
+
+
+def run(*arguments) -> None:
+    train.train(*train.parse(arguments))
+
+
+def losses(output: Path) -> list[float]:
+    state = json.loads((output / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    adapter = output / "mm_projector.bin"
+    return torch.load(adapter, weights_only=True) if adapter.exists() else load_file(output / "model.safetensors")
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+# ---- equal to the original -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "batch", "pictures", "loss"),
+    [
+        ("llava-v0-tiny", "v0", ["land.png", "port.png", "square.png"], 12.1768217),
+        ("llava-v1.5-tiny", "v1.5", ["land.png", "port.png", "square.png"], 12.1786356),
+    ],
+)
+def test_the_loss_of_a_mixed_batch_is_the_originals(checkpoint, batch, pictures, loss):
+    """Oracle: the original's loss in train mode; three rows with pictures, one of pure text."""
+    _, model, processor, _ = load_pretrained_model(DATA / checkpoint, device="cpu", dtype=torch.float32, **tower())
+    golden = load_file(DATA / "train_golden_batches.safetensors")
+    rows = [{part: golden[f"{batch}.{row}.{part}"].long() for part in ("input_ids", "labels")} for row in range(4)]
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = pad([row["input_ids"] for row in rows], batch_first=True, padding_value=0)
+    labels = pad([row["labels"] for row in rows], batch_first=True, padding_value=IGNORE_INDEX)
+    lengths = torch.tensor([len(row["labels"]) for row in rows])
+    mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+    images = process_images([load_image(str(DATA / "images" / name)) for name in pictures], processor, model.config)
+    output = model.train()(input_ids=ids, labels=labels, attention_mask=mask, images=images)
+    assert output.loss.item() == pytest.approx(loss, abs=1e-4)
+
+
+def tower() -> dict[str, Path]:
+    return {"vision_tower": DATA / "clip-tiny"}
+
+
+# ---- what each stage trains and saves --------------------------------------------------------------------------------
+
+
+def trainer_of(*arguments):
+    return train.make_trainer(*train.parse(arguments))
+
+
+def changed_parameters(trainer) -> set[str]:
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    return {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def test_stage_1_changes_the_projector_and_two_rows_only(training_file, tmp_path, capsys):
+    trainer = trainer_of(*flags(training_file, tmp_path, *STAGE_1, "--weight_decay", "0.1"))
+    assert (
+        "rows <im_start>, <im_end> of model.embed_tokens (128), model.mm_projector (4,160)" in capsys.readouterr().out
+    )
+    table = trainer.model.get_input_embeddings().weight.clone()
+    changed = changed_parameters(trainer)
+    assert changed == {
+        "model.mm_projector.weight",
+        "model.mm_projector.bias",
+        "model.embed_tokens.trained_rows.rows",
+    }
+    merged = trainer.token_rows.merged(trainer.model.get_input_embeddings())
+    rows = (merged != table).any(dim=1).nonzero().flatten().tolist()
+    assert rows == [START, END]
+
+
+def test_stage_1_without_start_and_end_tokens_changes_the_projector_only(training_file, tmp_path):
+    trainer = trainer_of(*flags(training_file, tmp_path, "--tune_mm_mlp_adapter", "True"))
+    assert changed_parameters(trainer) == {"model.mm_projector.weight", "model.mm_projector.bias"}
+
+
+@pytest.mark.parametrize(
+    ("more", "frozen"),
+    [
+        ((), ()),
+        (("--freeze_mm_mlp_adapter", "True"), ("model.mm_projector.",)),
+        (("--freeze_backbone", "True"), ("model.layers.", "model.embed_tokens.", "model.norm.")),
+    ],
+)
+def test_stage_2_changes_all_but_the_tower_and_what_is_frozen(training_file, tmp_path, more, frozen):
+    trainer = trainer_of(*flags(training_file, tmp_path, *more))
+    names = {name for name, _ in trainer.model.named_parameters() if not name.startswith("model.vision_tower.")}
+    names = {name for name in names if not name.startswith(frozen or ("-",))}
+    assert {name for name in changed_parameters(trainer) if "vision_tower" not in name} == names
+    assert not any("vision_tower" in name for name in changed_parameters(trainer))
+
+
+def test_the_projector_learns_at_its_own_rate(training_file, tmp_path):
+    trainer = trainer_of(*flags(training_file, tmp_path, "--mm_projector_lr", "1e-5", "--weight_decay", "0.1"))
+    groups = trainer.create_optimizer().param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
+    assert len(rates) == len(trained)
+    for name, parameter in trained.items():
+        assert rates[id(parameter)] == (1e-5 if "mm_projector" in name else 2e-3)
+
+
+def test_stage_1_saves_what_old_and_new_tools_read(training_file, tmp_path):
+    run(*flags(training_file, tmp_path / "out", *STAGE_1))
+    saved = weights(tmp_path / "out")
+    assert list(saved) == ["model.embed_tokens.weight", "model.mm_projector.weight", "model.mm_projector.bias"]
+    assert saved["model.embed_tokens.weight"].shape == (2052, 64)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["use_cache"] is True
+    _, model, _, _ = load_pretrained_model(
+        tmp_path / "out", model_base=DATA / "llama-vicuna-tiny", device="cpu", dtype=torch.float32, **tower()
+    )
+    assert torch.equal(model.model.mm_projector.weight, saved["model.mm_projector.weight"])
+    assert torch.equal(model.model.embed_tokens.weight[START:], saved["model.embed_tokens.weight"][START:])
+
+
+def test_stage_2_starts_from_stage_1_and_saves_a_whole_v0_model(training_file, tmp_path, monkeypatch):
+    run(*flags(training_file, tmp_path / "one", *STAGE_1))
+    script = [REPOSITORY / "scripts" / "extract_mm_projector.py", "--model_name_or_path", tmp_path / "one"]
+    output = tmp_path / "new" / "folder" / "projector.bin"
+    subprocess.run([sys.executable, *map(str, script), "--output", str(output)], check=True, capture_output=True)
+    more = ("--mm_use_im_start_end", "True", "--pretrain_mm_mlp_adapter", str(output))
+    trainer = trainer_of(*flags(training_file, tmp_path / "two", *more))
+    projector = weights(tmp_path / "one")
+    assert torch.equal(trainer.model.model.mm_projector.weight, projector["model.mm_projector.weight"])
+    table = trainer.model.model.embed_tokens.weight
+    assert torch.equal(table[START:], projector["model.embed_tokens.weight"][START:])
+
+    run(*flags(training_file, tmp_path / "two", *more))
+    saved = weights(tmp_path / "two")
+    assert not any("vision_tower" in name for name in saved)
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert config["use_cache"] is True
+    assert (tmp_path / "two" / "tokenizer.model").is_file()
+    tokenizer, model, _, _ = load_pretrained_model(tmp_path / "two", device="cpu", dtype=torch.float32)
+    assert model.config.uses_patch_runs
+    assert tokenizer.convert_tokens_to_ids(["<im_patch>", "<im_start>", "<im_end>"]) == [2049, START, END]
+    assert torch.equal(model.lm_head.weight, saved["lm_head.weight"])
+
+
+@pytest.mark.parametrize("version", ["v1", "plain", "llava_llama_2"])
+def test_later_templates_train_and_load_as_later_checkpoints(training_file, tmp_path, version):
+    if version == "plain":
+        records = [record for record in json.loads(training_file.read_text()) if "image" in record]
+        training_file = tmp_path / "plain.json"
+        training_file.write_text(json.dumps(records))
+    more = ("--version", version, "--mm_projector_type", "mlp2x_gelu", "--mm_use_im_patch_token", "False")
+    run(*flags(training_file, tmp_path / "out", *more, "--image_aspect_ratio", "pad"))
+    _, model, _, _ = load_pretrained_model(tmp_path / "out", device="cpu", dtype=torch.float32)
+    assert not model.config.uses_patch_runs
+    assert model.config.image_aspect_ratio == "pad"
+    assert model.config.vocab_size == 2048
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+
+
+def test_kept_aspect_ratios_train_with_as_many_patches_as_each_picture_has(training_file, tmp_path):
+    run(*flags(training_file, tmp_path, *STAGE_1, "--image_aspect_ratio", "keep"))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+@pytest.mark.parametrize("stage", [("--tune_mm_mlp_adapter", "True"), ()])
+def test_large_pictures_train_in_tiles(training_file, tmp_path, stage):
+    tiles = ("--image_aspect_ratio", "anyres", "--image_grid_pinpoints", "[[224, 448], [448, 224]]")
+    merge = ("--mm_patch_merge_type", "spatial_unpad", "--version", "v1", "--mm_use_im_patch_token", "False")
+    run(*flags(training_file, tmp_path, *stage, *tiles, *merge))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    assert "model.image_newline" in weights(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["image_grid_pinpoints"] == [[224, 448], [448, 224]]
+
+
+def test_a_llava_can_be_trained_on(training_file, tmp_path):
+    """Its own projector, tower layer and template stay without any flag saying so."""
+    arguments = flags(training_file, tmp_path / "out", "--version", "v1", model="llava-v1.5-tiny")
+    at = arguments.index("--mm_vision_select_layer")
+    del arguments[at : at + 2]
+    run(*arguments)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["mm_projector_type"] == "mlp2x_gelu"
+    assert config["mm_vision_select_layer"] == -2
+    assert config["image_aspect_ratio"] == "pad"
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [STAGE_1, ()])
+def test_accumulated_small_batches_equal_one_large_batch(training_file, tmp_path, stage):
+    """Every answer token weighs the same, however the batch was cut; answers here have unequal lengths."""
+    order = ("--train_sampling_strategy", "sequential", "--optim", "sgd", "--learning_rate", "0.05")
+    run(*flags(training_file, tmp_path / "large", *stage, *order, batch=4))
+    run(*flags(training_file, tmp_path / "small", *stage, *order, "--gradient_accumulation_steps", "4", batch=1))
+    assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), abs=2e-4)
+    assert largest_difference(weights(tmp_path / "small"), weights(tmp_path / "large")) < 1e-5
+
+
+@pytest.mark.parametrize("stage", [STAGE_1, ()])
+def test_recomputed_activations_change_nothing(training_file, tmp_path, stage):
+    run(*flags(training_file, tmp_path / "kept", *stage))
+    run(*flags(training_file, tmp_path / "recomputed", *stage, "--gradient_checkpointing", "True"))
+    assert losses(tmp_path / "recomputed") == pytest.approx(losses(tmp_path / "kept"), abs=1e-5)
+    assert largest_difference(weights(tmp_path / "recomputed"), weights(tmp_path / "kept")) < 1e-5
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [STAGE_1, (), ("--group_by_modality_length", "True"), ("--optim", "muon")])
+def test_a_resumed_run_equals_an_uninterrupted_one(training_file, tmp_path, stage, capsys):
+    epochs = ("--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "2", "--warmup_ratio", "0.1")
+    run(*flags(training_file, tmp_path / "whole", *stage, *epochs))
+    # A run killed after step 4 leaves the checkpoints of steps 2 and 4 and nothing else.
+    for step in (2, 4):
+        shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "cut" / f"checkpoint-{step}")
+    capsys.readouterr()
+    run(*flags(training_file, tmp_path / "cut", *stage, *epochs))
+    assert "going on from" in capsys.readouterr().out
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert largest_difference(weights(tmp_path / "cut"), weights(tmp_path / "whole")) == 0
+
+
+def test_checkpoints_of_another_run_in_the_same_folder_are_not_touched(training_file, tmp_path):
+    steps = ("--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1")
+    run(*flags(training_file, tmp_path, *STAGE_1, *steps))
+    with pytest.raises(InvalidRequest, match="checkpoint of another run"):
+        run(*flags(training_file, tmp_path, *steps))
+    run(*flags(training_file, tmp_path, *steps, "--resume_from_checkpoint", "False"))
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_checkpoint_with_other_weights_is_an_error_not_a_warning(training_file, tmp_path):
+    steps = ("--version", "v1", "--save_strategy", "steps", "--save_steps", "2")
+    run(*flags(training_file, tmp_path / "one", *steps, "--max_steps", "2"))
+    more = ("--resume_from_checkpoint", str(tmp_path / "one" / "checkpoint-2"), "--mm_projector_type", "mlp2x_gelu")
+    with pytest.raises(CheckpointError, match="mm_projector"):
+        run(*flags(training_file, tmp_path / "two", *steps, *more))
+
+
+def test_v0_text_with_settings_that_v0_checkpoints_cannot_say_is_refused(training_file, tmp_path):
+    with pytest.raises(InvalidRequest, match="--mm_projector_type mlp2x_gelu does not go with --version v0"):
+        run(*flags(training_file, tmp_path, "--mm_projector_type", "mlp2x_gelu"))
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_that_leaves_no_answers_stops_the_run_and_says_why(training_file, tmp_path):
+    with pytest.raises(DataError, match="Raise --model_max_length"):
+        run(*flags(training_file, tmp_path, "--model_max_length", "120"))
+
+
+def test_useless_samples_are_counted_and_told_at_the_end(training_file, tmp_path, capsys):
+    allowed = ("--model_max_length", "120", "--max_useless_fraction", "1.0")
+    run(*flags(training_file, tmp_path, *allowed))
+    assert "12 samples, 9 of them truncated, 9 without an answer to learn" in capsys.readouterr().out
+
+
+def test_a_step_without_any_answer_leaves_the_weights_finite(tmp_path):
+    turns = [{"from": "human", "value": "Say nothing."}, {"from": "gpt", "value": ""}]
+    file = tmp_path / "empty.json"
+    file.write_text(json.dumps([{"id": str(number), "conversations": turns} for number in range(4)]))
+    run(*flags(file, tmp_path / "out", "--version", "v1", "--max_useless_fraction", "1.0", batch=1))
+    assert losses(tmp_path / "out") == [0.0] * 4
+    assert all(value.isfinite().all() for value in weights(tmp_path / "out").values())
+
+
+def test_batches_of_pure_text_train_beside_batches_with_pictures(training_file, tmp_path):
+    run(*flags(training_file, tmp_path, *STAGE_1, batch=1))
+    assert len(losses(tmp_path)) == 12
+
+
+def test_a_missing_picture_ends_the_command_with_one_line(training_file, tmp_path, capsys):
+    arguments = flags(training_file, tmp_path)
+    arguments[arguments.index("--image_folder") + 1] = str(tmp_path)
+    assert train.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "land.png does not exist" in error
+    assert "Traceback" not in error
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(
+        r"```(?:bash|shell|sh)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.IGNORECASE
+    )
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if "llava/train/" in line or "llava.train" in line or "llava train" in line]
+
+
+def printed_commands() -> list[str]:
+    pages = (REPOSITORY / "README.md", REPOSITORY / "docs" / "training.md")
+    return list(dict.fromkeys(command for page in pages for command in commands(page)))
+
+
+def test_the_manual_prints_commands_of_both_stages():
+    printed = printed_commands()
+    assert any("--tune_mm_mlp_adapter" in command for command in printed)
+    assert any("--pretrain_mm_mlp_adapter" in command for command in printed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", printed_commands())
+def test_printed_training_commands_run_as_they_stand(command, training_file, tmp_path, monkeypatch, run_python):
+    """Only the places of models and data are replaced."""
+    words = shlex.split(command)
+    start = next(i for i, word in enumerate(words) if "train" in word and not word.startswith("--"))
+    if words[start] == "train":  # `llava train`
+        prefix = ["-m", "llava", "train"]
+    elif words[start].endswith(".py"):
+        prefix = [str(REPOSITORY / words[start])]
+    else:
+        prefix = ["-m", words[start]]
+    if words[0] == "torchrun":
+        prefix = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", *prefix]
+    run(*flags(training_file, tmp_path / "adapter", *STAGE_1))
+    places = {
+        "model_name_or_path": DATA / "llama-vicuna-tiny",
+        "data_path": training_file,
+        "image_folder": DATA / "images",
+        "vision_tower": DATA / "clip-tiny",
+        "pretrain_mm_mlp_adapter": tmp_path / "adapter" / "mm_projector.bin",
+        "output_dir": tmp_path / "out",
+    }
+    rest = words[start + 1 :]
+    for name, place in places.items():
+        if f"--{name}" in rest:
+            rest[rest.index(f"--{name}") + 1] = str(place)
+    result = run_python(*prefix, *rest, cwd=tmp_path, HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr[-3000:]
+    adapter = "--tune_mm_mlp_adapter" in rest
+    assert (tmp_path / "out" / ("mm_projector.bin" if adapter else "model.safetensors")).is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(training_file, tmp_path, run_python):
+    """Real torchrun, two processes over gloo, against the same global batch in one."""
+    order = ("--train_sampling_strategy", "sequential", "--optim", "sgd", "--learning_rate", "0.05")
+    one = flags(training_file, tmp_path / "one", *STAGE_1, *order, batch=4)
+    run(*one)
+    two = flags(training_file, tmp_path / "two", *STAGE_1, *order, batch=2)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    result = run_python(*launcher, REPOSITORY / "llava" / "train" / "train_mem.py", *two, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("[llava.train] training ") == 1
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
+    assert largest_difference(weights(tmp_path / "two"), weights(tmp_path / "one")) < 1e-5
+
+
+@pytest.mark.parametrize("checkpoint", ["llava-v0-tiny", "llava-v1.5-tiny"])
+def test_extract_takes_the_projector_out_of_original_checkpoints(checkpoint, tmp_path, run_python):
+    output = tmp_path / "deep" / "folder" / "p.bin"
+    result = run_python("scripts/extract_mm_projector.py", "--model-path", DATA / checkpoint, "--output", output)
+    assert result.returncode == 0, result.stderr
+    source = torch.load(DATA / checkpoint / "pytorch_model.bin", weights_only=True)
+    wanted = "mm_projector", *(["embed_tokens"] if "v0" in checkpoint else [])
+    expected = {name: value for name, value in source.items() if any(part in name for part in wanted)}
+    assert largest_difference(torch.load(output, weights_only=True), expected) == 0
+
+
+def test_extract_says_what_is_wrong_with_a_folder(tmp_path, run_python):
+    result = run_python("scripts/extract_mm_projector.py", "--model-path", tmp_path, "--output", tmp_path / "p.bin")
+    assert result.returncode == 1
+    assert "no weights here" in result.stderr
+    result = run_python(
+        "scripts/extract_mm_projector.py", "--model-path", DATA / "llama-vicuna-tiny", "--output", tmp_path / "p.bin"
+    )
+    assert result.returncode == 1
+    assert "has no projector" in result.stderr
+    assert not (tmp_path / "p.bin").exists()

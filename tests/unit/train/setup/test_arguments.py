@@ -1,0 +1,192 @@
+"""The flags of a training command: those of every release are accepted, translated or refused, never ignored unsaid."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llava.errors import InvalidRequest
+from llava.train import train
+
+BASE = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
+
+on_cpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="says what a machine without accelerator does")
+
+
+def parse(*flags: str):
+    return train.parse([*BASE, *flags])
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "WANDB_MODE", "WANDB_API_KEY", "TENSORBOARD_LOGGING_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (["--evaluation_strategy", "no"], "eval_strategy", "no"),
+        (["--warmup_ratio", "0.03"], "warmup_steps", 0.03),
+        (["--gradient_checkpointing", "True"], "gradient_checkpointing_kwargs", {"use_reentrant": False}),
+        (["--no_cuda"], "use_cpu", True),
+        (["--group_by_length", "True"], "group_by_modality_length", True),
+        (["--group_by_modality_length", "True"], "group_by_modality_length", True),
+        (["--mm_projector_lr", "2e-5"], "mm_projector_lr", 2e-5),
+        (["--freeze_mm_mlp_adapter", "True"], "freeze_mm_mlp_adapter", True),
+        (["--bits", "16"], "fp16", False),
+        (["--lora_enable", "False"], "fp16", False),
+    ],
+)
+def test_flags_of_older_releases_mean_what_they_meant(flags, name, value):
+    _, _, training = parse(*flags)
+    assert getattr(training, name) == value
+
+
+def test_one_process_trains_without_the_sharding_it_was_asked_for():
+    _, _, training = parse(
+        "--fsdp", "full_shard auto_wrap", "--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"
+    )
+    assert not training.fsdp
+    assert any("one process has nothing to shard" in note for note in training.notes)
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    ("flags", "name", "said"),
+    [
+        (["--bf16", "True"], "bf16", "--bf16: left out on a CPU"),
+        (["--fp16", "True"], "fp16", "--fp16: left out on a CPU"),
+        (["--tf32", "True"], "tf32", "--tf32: left out"),
+    ],
+)
+def test_arithmetic_that_this_machine_lacks_is_left_out_and_said(flags, name, said):
+    _, _, training = parse(*flags)
+    assert not getattr(training, name)
+    assert any(note.startswith(said) for note in training.notes)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--evaluation_strategy", "no"],
+        ["--warmup_ratio", "0.03"],
+        ["--fsdp", "full_shard auto_wrap"],
+        ["--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"],
+        ["--cache_dir", "/tmp/x"],
+        ["--save_safetensors", "False"],
+    ],
+)
+def test_every_translation_is_said_in_one_line_that_names_the_flag(flags):
+    _, _, training = parse(*flags)
+    notes = [note for note in training.notes if note.startswith(flags[0])]
+    assert len(notes) == 1
+    assert "\n" not in notes[0]
+
+
+def test_wandb_without_an_account_records_offline_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, _, training = parse("--report_to", "wandb")
+    assert training.report_to == ["wandb"]
+    assert any("offline" in note for note in training.notes)
+
+
+def test_a_report_that_is_not_installed_is_left_out_and_said():
+    _, _, training = parse("--report_to", "comet_ml")
+    assert training.report_to == []
+    assert any("comet_ml" in note for note in training.notes)
+
+
+@pytest.mark.parametrize("value", [[], ["True"]])
+def test_switches_take_a_value_or_stand_alone(value):
+    model, _, _ = parse("--mm_use_im_start_end", *value)
+    assert model.mm_use_im_start_end is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--lora_enable", "True"], "LoRA"),
+        (["--lora_r=128"], "LoRA"),
+        (["--bits", "4"], "4- and 8-bit"),
+        (["--packing"], "packing"),
+        (["--deepspeed", "zero2.json"], "DeepSpeed"),
+    ],
+)
+def test_what_is_not_supported_is_refused_not_ignored(flags, said):
+    with pytest.raises(InvalidRequest, match=said):
+        parse(*flags)
+
+
+def test_sharding_over_processes_is_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(InvalidRequest, match="Leave out --fsdp"):
+        parse("--fsdp", "full_shard auto_wrap")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--vison_tower", "x"], "--vision_tower"),
+        (["--tune_mm_mlp_adaptor"], "--tune_mm_mlp_adapter"),
+        (["--per_device_batch_size", "4"], "--per_device_train_batch_size"),
+    ],
+)
+def test_an_unknown_flag_exits_with_2_and_names_the_nearest(flags, said, capsys):
+    assert train.main([*BASE, *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_missing_flag_exits_with_2_and_names_it(capsys):
+    assert train.main(["--data_path", "d.json"]) == 2
+    error = capsys.readouterr().err
+    assert "--model_name_or_path" in error
+    assert "--output_dir" in error
+
+
+def test_a_value_of_the_wrong_type_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--model_max_length", "long")
+    assert caught.value.code == 2
+    assert "model_max_length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["llava/train/train.py", "--help"],
+        ["llava/train/train_mem.py", "--help"],
+        ["-m", "llava.train.train", "--help"],
+        ["-m", "llava", "train", "--help"],
+        ["scripts/extract_mm_projector.py", "--help"],
+    ],
+)
+def test_help_is_printed_without_loading_torch(run_python, command):
+    if command[0] == "-m":
+        words, start = ["x", *command[2:]], f"runpy.run_module({command[1]!r}, run_name='__main__')"
+    else:
+        words, start = command, f"runpy.run_path({command[0]!r}, run_name='__main__')"
+    watch = "atexit.register(lambda: print('LOADED', 'torch' in sys.modules, 'transformers' in sys.modules))"
+    result = run_python("-c", f"import atexit, runpy, sys; {watch}; sys.argv = {words!r}; {start}")
+    assert result.returncode == 0, result.stderr
+    assert "--model_name_or_path" in result.stdout
+    assert "LOADED False False" in result.stdout
+
+
+def test_help_tells_every_flag_of_ours(capsys):
+    from dataclasses import fields
+
+    from llava.train.setup.arguments import DataArguments, ModelArguments, TrainingOptions
+
+    assert train.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for group in (ModelArguments, DataArguments, TrainingOptions):
+        for option in fields(group):
+            assert f"--{option.name}" in text
+
+
+def test_help_names_only_flags_that_parse():
+    from llava.train.setup.arguments import COMMON_TRAINER_FLAGS
+    from llava.train.setup.training_arguments import TrainingArguments
+
+    assert set(COMMON_TRAINER_FLAGS) <= set(TrainingArguments.__dataclass_fields__)
