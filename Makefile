@@ -4,7 +4,7 @@
 VENV ?= .venv
 PYTHON ?=
 BIN := $(VENV)/bin
-PICTURES := playground/pictures
+IMAGES := playground/images
 ASK := $(BIN)/python -m llava.eval.run_llava
 
 # The stamps change hands when what is pinned does; a set-up that fails leaves none.
@@ -16,7 +16,7 @@ READY_DEV := $(VENV)/.ready-dev
 .PHONY: help demo test lint format clean
 
 help:
-	@echo "make demo    set up, then ask the embedded model about two pictures"
+	@echo "make demo    set up, then ask the embedded model about two images"
 	@echo "make test    set up, then run the tests          (ARGS='-k name' chooses some)"
 	@echo "make lint    set up, then ruff check, ruff format --check, mypy"
 	@echo "make format  set up, then let ruff format and fix what it can"
@@ -32,13 +32,13 @@ $(READY_DEV): pyproject.toml constraints.txt scripts/setup_venv.sh
 	@touch $(READY) $@
 
 demo: $(READY)
-	@echo; echo "A photograph of a shoe from Fashion-MNIST ($(PICTURES)/sneaker.png):"
-	$(ASK) --image-file $(PICTURES)/sneaker.png --query "What is in the picture?" --temperature 0
-	@echo; echo "A drawn scene ($(PICTURES)/scene.png):"
-	$(ASK) --image-file $(PICTURES)/scene.png --query "Describe the picture." --temperature 0
+	@echo; echo "A photograph of a shoe from Fashion-MNIST ($(IMAGES)/sneaker.png):"
+	$(ASK) --image-file $(IMAGES)/sneaker.png --query "What is in the picture?" --temperature 0
+	@echo; echo "A drawn scene ($(IMAGES)/scene.png):"
+	$(ASK) --image-file $(IMAGES)/scene.png --query "Describe the picture." --temperature 0
 	@echo
 	@echo "That was the small model that comes with the package; it knows clothes and simple drawn scenes, no more."
-	@echo "Next: ask about a picture of your own with --image-file, or use a full LLaVA with --model-path;"
+	@echo "Next: ask about an image of your own with --image-file, or use a full LLaVA with --model-path;"
 	@echo "README.md, section \"LLaVA Weights\", tells which checkpoints can be read and where to put them."
 
 test: $(READY_DEV)

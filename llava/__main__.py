@@ -20,8 +20,8 @@ class Command:
 
 
 COMMANDS = {
-    "ask": Command("llava.eval.run_llava", "ask one question about one or more pictures"),
-    "chat": Command("llava.serve.cli", "chat about pictures in the terminal, here or with a server's model"),
+    "ask": Command("llava.eval.run_llava", "ask one question about one or more images"),
+    "chat": Command("llava.serve.cli", "chat about images in the terminal, here or with a server's model"),
     "controller": Command("llava.serve.controller", "serve: where workers register and requests are passed on"),
     "worker": Command("llava.serve.model_worker", "serve: one model, registered with a controller or by itself"),
     "openai-worker": Command("llava.serve.openai_worker", "serve: another OpenAI-compatible engine as a worker"),

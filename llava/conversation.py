@@ -10,7 +10,7 @@ under the text it was trained with. So there are two tables:
 - `conv_templates_v0`: the eight keys of v0 with their v0 meaning. `template(name, era="v0")` looks there first, so
   `--conv-mode llava_v1` on a v0 checkpoint gives the v0 text.
 
-The generations also place a picture differently: v0 leaves `<image>` where the text has it, later releases move it
+The generations also place an image differently: v0 leaves `<image>` where the text has it, later releases move it
 before the first question. `Conversation.image_first` says which; it is a property of the template.
 """
 
@@ -40,7 +40,7 @@ class SeparatorStyle(Enum):
     MPT = auto()
     """ChatML: `role` + text + sep, the role carrying its own line break."""
     PLAIN = auto()
-    """Texts and separators only, no roles: picture and caption of pretraining."""
+    """Texts and separators only, no roles: image and caption of pretraining."""
     LLAMA_2 = auto()
     """`[INST] … [/INST]` around user turns, the system text inside the first."""
     HEADED = auto()
@@ -51,8 +51,8 @@ class SeparatorStyle(Enum):
 class Conversation:
     """A template and the turns said so far.
 
-    A message's text is a string, None or "" for an open turn, or a tuple `(text, picture, mode)` for a turn that
-    carries a picture (or a list of pictures); only its text reaches the prompt.
+    A message's text is a string, None or "" for an open turn, or a tuple `(text, image, mode)` for a turn that
+    carries an image (or a list of images); only its text reaches the prompt.
     """
 
     system: str
@@ -67,7 +67,7 @@ class Conversation:
     skip_next: bool = False
     """Set by a web page to drop an empty submission."""
     image_first: bool = True
-    """Whether the picture of a first turn goes before its question (v1.0 and later), or stays where the text has it."""
+    """Whether the image of a first turn goes before its question (v1.0 and later), or stays where the text has it."""
     name: str = field(default="", compare=False)
     """Key of the template this began as, for logs and messages."""
 
@@ -76,7 +76,7 @@ class Conversation:
         self.messages.append([role, message])
 
     def get_prompt(self) -> str:
-        """The conversation as one prompt, with one `<image>` for each picture.
+        """The conversation as one prompt, with one `<image>` for each image.
 
         Raises:
             TemplateError: the turns do not fit the template (a second text in `plain`, an empty first turn in
@@ -92,24 +92,24 @@ class Conversation:
         return self.sep
 
     def copy(self) -> Conversation:
-        """A conversation of its own: adding turns to it leaves this one alone. Pictures are shared, not copied."""
+        """A conversation of its own: adding turns to it leaves this one alone. Images are shared, not copied."""
         return replace(self, messages=[list(message) for message in self.messages])
 
     def get_images(self, return_pil: bool = False) -> list[Any]:
-        """The pictures of the user's turns, in reading order, in their own size.
+        """The images of the user's turns, in reading order, in their own size.
 
         Args:
             return_pil: give them as they were put in; otherwise as base64 text of PNG files, as workers take them.
         """
-        pictures: list[Any] = []
+        images: list[Any] = []
         for _, message in self.messages[self.offset :]:
             if isinstance(message, tuple):
-                pictures.extend(message[1] if isinstance(message[1], list) else [message[1]])
-        pictures = [picture for picture in pictures if picture is not None]
-        return pictures if return_pil else [_base64_png(picture) for picture in pictures]
+                images.extend(message[1] if isinstance(message[1], list) else [message[1]])
+        images = [image for image in images if image is not None]
+        return images if return_pil else [_base64_png(image) for image in images]
 
     def dict(self) -> dict[str, Any]:
-        """What a log line keeps: texts without pictures, ready for JSON."""
+        """What a log line keeps: texts without images, ready for JSON."""
         return {
             "system": self.system,
             "roles": self.roles,
@@ -120,7 +120,7 @@ class Conversation:
         }
 
     def _texts(self) -> list[tuple[str, str | None]]:
-        """Role and text of each turn, the picture of a first turn moved to where the template wants it."""
+        """Role and text of each turn, the image of a first turn moved to where the template wants it."""
         turns = [(role, _text_of(message)) for role, message in self.messages]
         if not (self.image_first and self.messages and isinstance(self.messages[0][1], tuple)):
             return turns
@@ -134,9 +134,9 @@ class Conversation:
         return [(role, f"{DEFAULT_IMAGE_TOKEN}\n" * count + question), *turns[1:]]
 
 
-def _base64_png(picture: Any) -> str:
+def _base64_png(image: Any) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

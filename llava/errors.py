@@ -25,7 +25,7 @@ class InvalidRequest(LlavaError):
 
 
 class ImageError(LlavaError):
-    """Base of everything wrong with one picture."""
+    """Base of everything wrong with one image."""
 
     code, status = "invalid_image", 400
 
@@ -43,7 +43,7 @@ class DataError(LlavaError):
 
 
 class ImageTokenMismatch(LlavaError):
-    """A prompt whose image markers do not match its pictures; names row, expected and found."""
+    """A prompt whose image markers do not match its images; names row, expected and found."""
 
     code, status = "image_token_mismatch", 400
 
@@ -63,11 +63,11 @@ class UnknownTemplate(InvalidRequest):
     code, status = "unknown_template", 400
 
 
-# Pictures (llava.images.loading, llava.images.fetching, llava.mm_utils)
+# Images (llava.images.loading, llava.images.fetching, llava.mm_utils)
 
 
 class ImageUnreadable(ImageError):
-    """A picture file that is missing, is no regular file, or may not be read."""
+    """An image file that is missing, is no regular file, or may not be read."""
 
     code, status = "image_unreadable", 400
 
@@ -79,31 +79,31 @@ class ImageTooLarge(ImageError):
 
 
 class UnsupportedImage(ImageError):
-    """Data that are no picture, or a picture of a kind that is not read; says what they look like."""
+    """Data that are no image, or an image of a kind that is not read; says what they look like."""
 
     code, status = "unsupported_image", 415
 
 
 class ImageDamaged(ImageError):
-    """A picture whose data end early or contradict themselves."""
+    """An image whose data end early or contradict themselves."""
 
     code, status = "image_damaged", 400
 
 
 class ImageUrlRefused(ImageError):
-    """A picture address that may not be fetched: URLs are off, or it leads to a private address."""
+    """An image address that may not be fetched: URLs are off, or it leads to a private address."""
 
     code, status = "image_url_refused", 403
 
 
 class ImageFetchFailed(ImageError):
-    """A picture address that was tried and gave no picture: no answer, an error status, too slow."""
+    """An image address that was tried and gave no image: no answer, an error status, too slow."""
 
     code, status = "image_fetch_failed", 400
 
 
 class ImageShapeError(ImageError):
-    """A picture whose proportions the chosen aspect mode cannot serve."""
+    """An image whose proportions the chosen aspect mode cannot serve."""
 
     code, status = "image_shape", 400
 
@@ -193,14 +193,14 @@ class NotFinite(CheckpointError):
 
 
 class ContextTooLong(LlavaError):
-    """Prompt and pictures fill the model's context, so nothing can be answered."""
+    """Prompt and images fill the model's context, so nothing can be answered."""
 
     code, status = "context_length_exceeded", 400
 
     def __init__(self, num_tokens: int, limit: int):
         super().__init__(
-            f"prompt and pictures have {num_tokens} tokens, the model's context {limit}. "
-            "Shorten the question or give fewer pictures."
+            f"prompt and images have {num_tokens} tokens, the model's context {limit}. "
+            "Shorten the question or give fewer images."
         )
 
 

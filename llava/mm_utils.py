@@ -1,4 +1,4 @@
-"""Pictures to pixel tensors, and prompts with pictures to token ids.
+"""Images to pixel tensors, and prompts with images to token ids.
 
 `load_image` and its limits come from `llava.images.loading`, `KeywordsStoppingCriteria` comes from
 `llava.text_generation.stopping`; both are offered here too, under the names that other projects import.
@@ -64,30 +64,30 @@ KEEP_SHORTEST: Final = 224
 """Bounds of the sides in mode `keep`, as the original has them for every tower."""
 
 _PATCH: Final = 14
-"""Side of a CLIP ViT-L patch: a picture kept thinner than one patch would have no features."""
+"""Side of a CLIP ViT-L patch: an image kept thinner than one patch would have no features."""
 
 _MAX_CANVAS_SIDE: Final = 8192
-"""A square canvas of this side takes 256 MiB; a longer picture is reduced before padding."""
+"""A square canvas of this side takes 256 MiB; a longer image is reduced before padding."""
 
 _REDUCED_SIDE: Final = 2048
-"""What a picture too long for a canvas is reduced to: still several times what any tower sees."""
+"""What an image too long for a canvas is reduced to: still several times what any tower sees."""
 
 _MAX_RESIZED_PIXELS: Final = 16_000_000
-"""`square` first cuts the ends off a picture that would be larger than this before its centre is cut out: resizing
+"""`square` first cuts the ends off an image that would be larger than this before its centre is cut out: resizing
 20000 x 1 to a shortest edge of 224 would make a gigapixel."""
 
 
 def process_images(
     images: Sequence[Image.Image], image_processor: Any, model_cfg: Any
 ) -> torch.Tensor | list[torch.Tensor]:
-    """Turns pictures into what the model's `images` argument takes, as the checkpoint's `image_aspect_ratio` says.
+    """Turns images into what the model's `images` argument takes, as the checkpoint's `image_aspect_ratio` says.
 
     Modes: `square` (or none; also called `crop`): shortest edge to the tower's size, centre cut out. `pad`: onto a
     square of the mean colour first. `keep`: aspect ratio kept, sides between 224 and 448. `resize`: distorted to a
-    square. `anyres`: one reduced picture and a grid of tiles.
+    square. `anyres`: one reduced image and a grid of tiles.
 
     Args:
-        images: Pillow pictures of any mode.
+        images: Pillow images of any mode.
         image_processor: the tower's, such as `CLIPImageProcessorPil`.
         model_cfg: the model's config (object or mapping); only `image_aspect_ratio` and, for anyres,
             `image_grid_pinpoints` are read. None means `square`.
@@ -97,7 +97,7 @@ def process_images(
 
     Raises:
         InvalidRequest: an aspect mode that does not exist, or anyres without grid pinpoints.
-        ImageShapeError: `keep` with a picture too thin for one patch.
+        ImageShapeError: `keep` with an image too thin for one patch.
     """
     import torch
 
@@ -110,7 +110,7 @@ def process_images(
 
 def _process_image(image: Image.Image, processor: Any, mode: str, model_cfg: Any) -> torch.Tensor:
     if mode in ("square", "crop"):
-        # Towers that cut nothing out, such as SigLIP, see the whole picture distorted.
+        # Towers that cut nothing out, such as SigLIP, see the whole image distorted.
         cuts = getattr(processor, "do_center_crop", False)
         return _preprocess(_cut_to_centre(image, _shortest_edge(processor)) if cuts else image, processor)
     if mode == "pad":
@@ -160,14 +160,14 @@ def _kept_edge(size: Size) -> int:
     edge = int(min(KEEP_LONGEST / aspect, KEEP_SHORTEST))
     if edge < _PATCH:
         raise ImageShapeError(
-            f"a picture of {size[0]} x {size[1]} pixels, kept in proportion, would be {edge} pixels thin; "
-            f"a patch of the vision tower has {_PATCH}. Cut the picture, or use image_aspect_ratio pad or square."
+            f"an image of {size[0]} x {size[1]} pixels, kept in proportion, would be {edge} pixels thin; "
+            f"a patch of the vision tower has {_PATCH}. Cut the image, or use image_aspect_ratio pad or square."
         )
     return edge
 
 
 def _cut_to_centre(image: Image.Image, edge: int) -> Image.Image:
-    """Drops ends that the centre crop would drop anyway, where the whole picture resized would not fit in memory."""
+    """Drops ends that the centre crop would drop anyway, where the whole image resized would not fit in memory."""
     width, height = image.size
     shorter, longer = min(width, height), max(width, height)
     if edge * edge * longer <= _MAX_RESIZED_PIXELS * shorter:
@@ -180,9 +180,9 @@ def _cut_to_centre(image: Image.Image, edge: int) -> Image.Image:
 
 
 def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] | int) -> Image.Image:
-    """Centres a picture on a square canvas of the given colour; a square picture is returned as it is.
+    """Centres an image on a square canvas of the given colour; a square image is returned as it is.
 
-    A picture longer than 8192 pixels is reduced to 2048 first, so that its canvas fits in memory.
+    An image longer than 8192 pixels is reduced to 2048 first, so that its canvas fits in memory.
     """
     from PIL import Image
 
@@ -202,7 +202,7 @@ def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] |
 
 
 def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Sequence[int]]) -> Size:
-    """The (width, height) that keeps most of a picture's own pixels; of equals, the one that wastes the least."""
+    """The (width, height) that keeps most of an image's own pixels; of equals, the one that wastes the least."""
 
     def merit(resolution: Sequence[int]) -> tuple[int, int]:
         width, height = resolution
@@ -216,7 +216,7 @@ def select_best_resolution(original_size: Size, possible_resolutions: Sequence[S
 
 
 def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.Image:
-    """Fits a picture into (width, height) with its proportions kept, centred on black."""
+    """Fits an image into (width, height) with its proportions kept, centred on black."""
     from PIL import Image
 
     target_width, target_height = target_resolution
@@ -231,7 +231,7 @@ def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.I
 
 
 def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
-    """Cuts a picture into square tiles of `patch_size` pixels, row by row."""
+    """Cuts an image into square tiles of `patch_size` pixels, row by row."""
     return [
         image.crop((left, top, left + patch_size, top + patch_size))
         for top in range(0, image.height, patch_size)
@@ -240,7 +240,7 @@ def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
 
 
 def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Any, patch_size: int) -> Size:
-    """Columns and rows of the tile grid that a picture of (width, height) gets.
+    """Columns and rows of the tile grid that an image of (width, height) gets.
 
     `grid_pinpoints` is a list of (width, height) or its text, `patch_size` the side of a tile (the tower's input).
     """
@@ -249,7 +249,7 @@ def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Any, patch_siz
 
 
 def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Any) -> torch.Tensor:
-    """The whole picture reduced (and distorted) to one tile, followed by its tiles row by row.
+    """The whole image reduced (and distorted) to one tile, followed by its tiles row by row.
 
     Returns:
         float32 [1 + columns * rows, 3, tile, tile].
@@ -311,7 +311,7 @@ def tokenizer_image_token(
     Args:
         prompt: text with any number of `<image>`.
         tokenizer: called as `tokenizer(text).input_ids`.
-        image_token_index: stands for one picture.
+        image_token_index: stands for one image.
         return_tensors: None for a list, "pt" for an int64 tensor [length].
 
     Raises:
@@ -336,18 +336,18 @@ def expand_image_tokens(text: str, num_patches: list[int] | int, use_im_start_en
 
     Args:
         text: prompt with `<image>` markers.
-        num_patches: patches of each picture in reading order, or one number for all.
+        num_patches: patches of each image in reading order, or one number for all.
         use_im_start_end: put `<im_start>` and `<im_end>` around each run.
 
     Raises:
-        ImageTokenMismatch: the number of markers is not the number of pictures in `num_patches`.
+        ImageTokenMismatch: the number of markers is not the number of images in `num_patches`.
     """
     pieces = text.split(DEFAULT_IMAGE_TOKEN)
     counts = [num_patches] * (len(pieces) - 1) if isinstance(num_patches, int) else list(num_patches)
     if len(counts) != len(pieces) - 1:
         raise ImageTokenMismatch(
-            f"the text has {len(pieces) - 1} {DEFAULT_IMAGE_TOKEN} markers for {len(counts)} pictures. "
-            "Write one marker for each picture."
+            f"the text has {len(pieces) - 1} {DEFAULT_IMAGE_TOKEN} markers for {len(counts)} images. "
+            "Write one marker for each image."
         )
     expanded = pieces[0]
     for count, piece in zip(counts, pieces[1:], strict=True):

@@ -1,6 +1,6 @@
-"""From a question and its pictures to what the model is given: prompt text, token ids, pixels.
+"""From a question and its images to what the model is given: prompt text, token ids, pixels.
 
-The generations of LLaVA differ here. v0 puts the picture behind the question, as a run of `<im_patch>` tokens, and its
+The generations of LLaVA differ here. v0 puts the image behind the question, as a run of `<im_patch>` tokens, and its
 evaluators leave the assistant's turn to the model; later releases put one marker before the question and open the turn.
 """
 
@@ -31,7 +31,7 @@ class Prompt:
     """One question in the words of a template."""
 
     text: str
-    """With one `<image>` a picture."""
+    """With one `<image>` an image."""
     stop: str
     """The text that ends an answer."""
     roles: tuple[str, ...]
@@ -45,31 +45,31 @@ class ModelInputs:
     input_ids: torch.Tensor
     """[1, length], int64."""
     images: list[torch.Tensor]
-    """One a picture, [3, H, W] or [tiles, 3, H, W]."""
+    """One an image, [3, H, W] or [tiles, 3, H, W]."""
     image_sizes: list[tuple[int, int]]
     """(width, height) of the originals."""
 
 
 def build_prompt(
-    config: Any, question: str, num_pictures: int, *, conv_mode: str | None = None, name: str = ""
+    config: Any, question: str, num_images: int, *, conv_mode: str | None = None, name: str = ""
 ) -> Prompt:
     """Puts a single question into a template.
 
     Args:
         config: the model's config.
-        question: may say itself where the pictures go, by `<image>` or `<image-placeholder>`; otherwise they go where
+        question: may say itself where the images go, by `<image>` or `<image-placeholder>`; otherwise they go where
             the checkpoint's generation expects them.
         conv_mode: name of a template; None takes the checkpoint's own.
         name: the model's name, for checkpoints whose config cannot tell their template.
 
     Raises:
-        ImageTokenMismatch: the question has another number of markers than there are pictures.
+        ImageTokenMismatch: the question has another number of markers than there are images.
         UnknownTemplate: no such `conv_mode`.
     """
     era = era_of(config)
     chosen = template(conv_mode, era=era) if conv_mode else template(default_template_for(config, name=name), era=era)
     conversation = chosen.copy()
-    conversation.append_message(conversation.roles[0], place_pictures(question, num_pictures, first=era != "v0"))
+    conversation.append_message(conversation.roles[0], place_images(question, num_images, first=era != "v0"))
     if era != "v0" or conversation.sep_style is SeparatorStyle.HEADED:
         conversation.append_message(conversation.roles[1], None)
     return Prompt(
@@ -79,56 +79,55 @@ def build_prompt(
     )
 
 
-def place_pictures(question: str, num_pictures: int, *, first: bool) -> str:
-    """The question with one `<image>` a picture, before it (`first`) or behind it, unless it has them already."""
+def place_images(question: str, num_images: int, *, first: bool) -> str:
+    """The question with one `<image>` an image, before it (`first`) or behind it, unless it has them already."""
     question = question.replace(IMAGE_PLACEHOLDER, DEFAULT_IMAGE_TOKEN)
     found = question.count(DEFAULT_IMAGE_TOKEN)
-    if found == num_pictures:
+    if found == num_images:
         return question
     if found:
         raise ImageTokenMismatch(
-            f"the question has {found} {DEFAULT_IMAGE_TOKEN} markers, but {num_pictures} pictures were given. "
-            "Write one marker a picture, or none."
+            f"the question has {found} {DEFAULT_IMAGE_TOKEN} markers, but {num_images} images were given. "
+            "Write one marker an image, or none."
         )
     if first:
-        return f"{DEFAULT_IMAGE_TOKEN}\n" * num_pictures + question
-    return question + f"\n{DEFAULT_IMAGE_TOKEN}" * num_pictures
+        return f"{DEFAULT_IMAGE_TOKEN}\n" * num_images + question
+    return question + f"\n{DEFAULT_IMAGE_TOKEN}" * num_images
 
 
 def encode_prompt(
-    text: str, pictures: Sequence[Image.Image], model: Any, tokenizer: Any, image_processor: Any
+    text: str, images: Sequence[Image.Image], model: Any, tokenizer: Any, image_processor: Any
 ) -> ModelInputs:
-    """Tokenises a prompt and prepares its pictures, as the checkpoint expects both.
+    """Tokenises a prompt and prepares its images, as the checkpoint expects both.
 
     Args:
-        text: with one `<image>` a picture.
-        pictures: Pillow pictures in reading order.
+        text: with one `<image>` an image.
+        images: Pillow images in reading order.
 
     Raises:
-        ImageTokenMismatch: `text` has another number of markers than there are pictures, or the model sees no pictures.
+        ImageTokenMismatch: `text` has another number of markers than there are images, or the model sees no images.
     """
-    if text.count(DEFAULT_IMAGE_TOKEN) != len(pictures):
+    if text.count(DEFAULT_IMAGE_TOKEN) != len(images):
         raise ImageTokenMismatch(
-            f"the prompt has {text.count(DEFAULT_IMAGE_TOKEN)} {DEFAULT_IMAGE_TOKEN} markers "
-            f"for {len(pictures)} pictures."
+            f"the prompt has {text.count(DEFAULT_IMAGE_TOKEN)} {DEFAULT_IMAGE_TOKEN} markers for {len(images)} images."
         )
-    if pictures and image_processor is None:
+    if images and image_processor is None:
         raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
-    images = list(process_images(pictures, image_processor, model.config)) if pictures else []
-    sizes = [picture.size for picture in pictures]
-    counts = model.count_features(images, sizes) if images else []
+    pixels = list(process_images(images, image_processor, model.config)) if images else []
+    sizes = [image.size for image in images]
+    counts = model.count_features(pixels, sizes) if pixels else []
     input_ids = prompt_ids(text, counts, model.config, tokenizer)
-    return ModelInputs(input_ids[None].to(model.device), images, sizes)
+    return ModelInputs(input_ids[None].to(model.device), pixels, sizes)
 
 
 def prompt_ids(text: str, counts: Sequence[int], config: Any, tokenizer: Any) -> torch.Tensor:
-    """Tokenises a prompt with one `<image>` a picture, as the checkpoint's generation expects it.
+    """Tokenises a prompt with one `<image>` an image, as the checkpoint's generation expects it.
 
     Args:
-        counts: features of each picture, which only v0 spells out; later generations take any.
+        counts: features of each image, which only v0 spells out; later generations take any.
 
     Returns:
-        [length], int64: for v0 with a run of `<im_patch>` a picture, otherwise with one `IMAGE_TOKEN_INDEX`.
+        [length], int64: for v0 with a run of `<im_patch>` an image, otherwise with one `IMAGE_TOKEN_INDEX`.
     """
     import torch
 

@@ -21,7 +21,7 @@ LATER_KEYS: Final[dict[str, str | None]] = {
 def era_of(config: Any) -> Era:
     """Which generation a checkpoint's config belongs to: "v0" (`<im_patch>` runs) or "head" (v1.0 and later, -200).
 
-    A config that sees pictures is v0 unless a key of later releases says something that v0 could not do; those
+    A config that sees images is v0 unless a key of later releases says something that v0 could not do; those
     releases always wrote `mm_use_im_patch_token`.
 
     `config` is a mapping (config.json as read) or an object with attributes; None means nothing is known: "head".

@@ -9,7 +9,7 @@
 #
 # The files come from github.com/haotian-liu/LLaVA at commit c121f0432da27facab705978f83c4ada465e46fd. They are not part
 # of this project and do not stand under its licence:
-#   - questions, answers and contexts about COCO pictures: CC BY-NC 4.0, so not for commercial use; made with GPT-4, so
+#   - questions, answers and contexts about COCO images: CC BY-NC 4.0, so not for commercial use; made with GPT-4, so
 #     OpenAI's terms of use apply too; captions and boxes are COCO's, CC BY 4.0
 #   - test_sqa_llava_13b_v0.json: answers to ScienceQA, which is CC BY-NC-SA 4.0
 #   - rule.json and question.jsonl: with the original's code, Apache-2.0

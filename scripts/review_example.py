@@ -1,7 +1,7 @@
-"""Writes the example set for GPT review: pictures, questions, captions, boxes, and reference answers.
+"""Writes the example set for GPT review: images, questions, captions, boxes, and reference answers.
 
 Six drawn scenes and four photographs of clothing, three questions about each. Everything follows from the facts of a
-scene or from the class of a photograph, in sentences of our own; pictures are chosen by their place.
+scene or from the class of a photograph, in sentences of our own; images are chosen by their place.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    pictures = args.out / "pictures"
+    pictures = args.out / "images"
     pictures.mkdir(parents=True, exist_ok=True)
     contexts: list[dict[str, Any]] = []
     asked: list[tuple[str, str, str, str]] = []
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
             for number, (_, category, _, answer) in enumerate(asked)
         ],
     )
-    print(f"{len(contexts)} pictures, {len(asked)} questions in {args.out}")
+    print(f"{len(contexts)} images, {len(asked)} questions in {args.out}")
     return 0
 
 

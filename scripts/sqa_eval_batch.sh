@@ -7,7 +7,7 @@
 #   --model-name MODEL    model folder (default: ./checkpoints/LLaVA-13b-v0-science_qa)
 #   --split NAME          (default: test)
 #   --question-file FILE  (default: DIR/llava_SPLIT_QCM-LEPA.json)
-#   --image-folder DIR    (default: DIR/images/SPLIT; a minitest's pictures are the test's)
+#   --image-folder DIR    (default: DIR/images/SPLIT; a minitest's images are the test's)
 #   --answers PREFIX      process I writes PREFIX-chunkI.jsonl, its log PREFIX-chunkI.log (default: ./SPLIT_llava-13b)
 #   --gpus LIST           such as 0,1,3, or none for the CPU (default: $CUDA_VISIBLE_DEVICES, else all there are)
 #   --processes N         (default: one a GPU, or one on the CPU)

@@ -42,7 +42,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The golden checkpoints, pictures and vectors."""
+    """The golden checkpoints, images and vectors."""
     return REPOSITORY / "tests" / "data"
 
 

@@ -33,7 +33,7 @@ class BatchSettings:
     max_running: int = 32
     """Requests in one step."""
     cache_tokens: int | None = None
-    """Keys and values kept, of prompts, pictures and answers of all running requests, and of prefixes to share."""
+    """Keys and values kept, of prompts, images and answers of all running requests, and of prefixes to share."""
     step_tokens: int | None = None
     """Tokens computed in one step: a long prompt is spread over several, so that running answers go on."""
     page_tokens: int | None = None

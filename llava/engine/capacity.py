@@ -1,4 +1,4 @@
-"""How much an engine holds: the cache of keys and values, the table of pictures, and whether a model can be batched."""
+"""How much an engine holds: the cache of keys and values, the table of images, and whether a model can be batched."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def cache_tokens(model: Any, max_running: int, context_length: int) -> int | Non
     return int(max(context_length, min(max_running * context_length, affordable)))
 
 
-def picture_rows(model: Any, context_length: int) -> int:
-    """Features kept for further questions: of 32 pictures, and never fewer than one full context."""
+def image_rows(model: Any, context_length: int) -> int:
+    """Features kept for further questions: of 32 images, and never fewer than one full context."""
     if not model.config.has_vision:
         return 1
     return max(context_length, 32 * int(model.get_vision_tower().num_patches))

@@ -1,7 +1,7 @@
 """The one way to generate: requests in, pieces of text and answers out, many at once.
 
 One thread owns all state and takes messages from an inbox: new requests, prepared ones, progress of the batching
-manager, cancellations. A second thread prepares requests (tokens, pictures), the manager has one of its own, and a
+manager, cancellations. A second thread prepares requests (tokens, images), the manager has one of its own, and a
 fourth answers one by one what the manager cannot do.
 """
 
@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llava.engine.batcher import BatchSettings
-from llava.engine.capacity import cache_tokens, picture_rows, why_not_batched
-from llava.engine.image_table import IdsUsedUp, PictureEmbedding, PictureTable
+from llava.engine.capacity import cache_tokens, image_rows, why_not_batched
+from llava.engine.image_table import IdsUsedUp, ImageEmbedding, ImageTable
 from llava.engine.preparation import Preparation
 from llava.engine.request import Request
 from llava.engine.request_state import Event, Sink, Ticket
@@ -37,7 +37,7 @@ _WEDGED_S = 90.0
 """An engine that runs requests and says nothing for so long is not well."""
 
 _PREPARED_AHEAD = 8
-"""Requests prepared before there is room for them, so that the manager never waits for a picture."""
+"""Requests prepared before there is room for them, so that the manager never waits for an image."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class EngineSettings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     max_waiting: int = 256
     """Requests that may wait beside those running; more are refused."""
-    picture_rows: int | None = None
-    """Features of pictures kept for further questions; None keeps those of 32 pictures, or of one full context."""
+    image_rows: int | None = None
+    """Features of images kept for further questions; None keeps those of 32 images, or of one full context."""
     one_by_one: bool = False
     """Never batch."""
 
@@ -60,11 +60,11 @@ class EngineStats:
     cancelled: int = 0
     deaths: int = 0
     """Managers that ended with an exception and were replaced."""
-    pictures_encoded: int = 0
-    pictures_found: int = 0
-    """Pictures whose features were still there from an earlier request."""
+    images_encoded: int = 0
+    images_found: int = 0
+    """Images whose features were still there from an earlier request."""
     prompt_tokens: int = 0
-    picture_tokens: int = 0
+    image_tokens: int = 0
     new_tokens: int = 0
     steps_after_cancel: int = 0
     """Steps spent on requests that were cancelled, from the one under way then on."""
@@ -130,14 +130,14 @@ class Engine:
     def _begin_batching(self) -> None:
         embedding = self._model.get_input_embeddings()
         vocabulary = max(embedding.weight.shape[0], len(self._tokenizer))
-        num_rows = self.settings.picture_rows or picture_rows(self._model, self._context_length)
+        num_rows = self.settings.image_rows or image_rows(self._model, self._context_length)
         batch = self.settings.batch
         if batch.cache_tokens is None:
             batch = replace(batch, cache_tokens=cache_tokens(self._model, batch.max_running, self._context_length))
         self._attention = self._model.config._attn_implementation
-        self._embedding = PictureEmbedding(embedding, vocabulary, num_rows)
+        self._embedding = ImageEmbedding(embedding, vocabulary, num_rows)
         self._model.set_input_embeddings(self._embedding)
-        self._table = PictureTable(self._embedding)
+        self._table = ImageTable(self._embedding)
         self._preparation = Preparation(
             self._model, self._tokenizer, self._image_processor, self._table, self._context_length
         )
@@ -241,8 +241,8 @@ class Engine:
         return self.settings.batch.max_running if self._batches else 1
 
     @property
-    def pictures_in_use(self) -> int:
-        """Pictures that the requests running hold in the table."""
+    def images_in_use(self) -> int:
+        """Images that the requests running hold in the table."""
         return self._table.num_in_use if self._batches else 0
 
     @property
@@ -259,8 +259,8 @@ class Engine:
         return replace(
             stats,
             deaths=self._supervisor.num_deaths,
-            pictures_encoded=self._table.num_stored,
-            pictures_found=self._table.num_hits,
+            images_encoded=self._table.num_stored,
+            images_found=self._table.num_hits,
         )
 
     @property
@@ -333,7 +333,7 @@ class Engine:
         try:
             while (message := self._inbox.get()) is not None:
                 message()
-                del message  # nobody's pictures are kept until the next one comes
+                del message  # nobody's images are kept until the next one comes
                 if self._batches:
                     self._move()
             self._end_all(ShuttingDown("the engine is shutting down."))
@@ -382,7 +382,7 @@ class Engine:
             try:
                 self._preparation.prepare(ticket)
             except LlavaError as caught:
-                error = caught.with_traceback(None)  # it would keep the pictures
+                error = caught.with_traceback(None)  # it would keep the images
             except BaseException as caught:
                 error = caught
         self._tell(lambda: self._prepared(ticket, error))
@@ -419,7 +419,7 @@ class Engine:
         else:
             self._stats.failed += 1
         self._stats.prompt_tokens += len(ticket.prompt)
-        self._stats.picture_tokens += ticket.num_picture_tokens
+        self._stats.image_tokens += ticket.num_image_tokens
         self._stats.new_tokens += len(ticket.tokens)
         for place in (self._waiting, self._ready):
             if ticket in place:

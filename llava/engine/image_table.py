@@ -1,10 +1,10 @@
-"""Virtual image tokens: each row of a picture's features gets a token id of its own above the vocabulary.
+"""Virtual image tokens: each row of an image's features gets a token id of its own above the vocabulary.
 
 A table behind the token embedding maps such ids to feature rows, so whatever serves a language model by token ids
-serves one that sees pictures, without knowing it. Ids are handed out once and never again for another picture:
+serves one that sees images, without knowing it. Ids are handed out once and never again for another image:
 two prompts with equal ids have equal content, and a cache of prefixes may be shared by ids alone.
 
-The table is a ring: a new picture overwrites the oldest ones. A picture in use is skipped, never overwritten.
+The table is a ring: a new image overwrites the oldest ones. An image in use is skipped, never overwritten.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class IdsUsedUp(LlavaError):
 
 
 class TooManyFeatures(LlavaError):
-    """One request's pictures have more features than the whole table holds."""
+    """One request's images have more features than the whole table holds."""
 
     code, status = "too_many_pictures", 400
 
     def __init__(self, num_features: int, num_rows: int):
         super().__init__(
-            f"the request's pictures have {num_features} features or more, the engine's table holds {num_rows}. "
-            "Give fewer pictures, or start with a larger picture cache."
+            f"the request's images have {num_features} features or more, the engine's table holds {num_rows}. "
+            "Give fewer images, or start with a larger image cache."
         )
 
 
 @dataclass(eq=False)
 class Run:
-    """The consecutive ids of one picture."""
+    """The consecutive ids of one image."""
 
     key: bytes
     start: int
@@ -58,8 +58,8 @@ class Run:
         return range(self.start, self.start + self.length)
 
 
-class PictureEmbedding(nn.Module):
-    """A token embedding that reads ids from `vocabulary` on from the picture table instead."""
+class ImageEmbedding(nn.Module):
+    """A token embedding that reads ids from `vocabulary` on from the image table instead."""
 
     rows: Tensor
     """[rows, hidden]."""
@@ -79,16 +79,16 @@ class PictureEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] int -> [..., hidden]. Branch-free, so that it can be part of a CUDA graph."""
-        is_picture = ids >= self.vocabulary
-        text = self.text(ids.masked_fill(is_picture, 0))
+        is_image = ids >= self.vocabulary
+        text = self.text(ids.masked_fill(is_image, 0))
         rows = (ids.long() - self.vocabulary).remainder(self.rows.shape[0])
-        return torch.where(is_picture[..., None], self.rows[rows], text)
+        return torch.where(is_image[..., None], self.rows[rows], text)
 
 
-class PictureTable:
-    """Who occupies which rows of a `PictureEmbedding`. Safe to use from several threads."""
+class ImageTable:
+    """Who occupies which rows of a `ImageEmbedding`. Safe to use from several threads."""
 
-    def __init__(self, embedding: PictureEmbedding, *, max_id: int = MAX_ID):
+    def __init__(self, embedding: ImageEmbedding, *, max_id: int = MAX_ID):
         self.embedding = embedding
         self.num_hits = 0
         self.num_stored = 0
@@ -105,12 +105,12 @@ class PictureTable:
 
     @property
     def num_in_use(self) -> int:
-        """Pictures that running requests hold."""
+        """Images that running requests hold."""
         with self._changed:
             return sum(run.users > 0 for run in self._runs.values())
 
     def find(self, key: bytes) -> Run | None:
-        """The picture stored under `key`, now in use once more, or None."""
+        """The image stored under `key`, now in use once more, or None."""
         with self._changed:
             run = self._runs.get(key)
             if run is not None:
@@ -119,15 +119,15 @@ class PictureTable:
             return run
 
     def store(self, key: bytes, features: Tensor, *, own: Sequence[Run] = ()) -> Run:
-        """Writes a picture's features, [features, hidden], and returns its run, in use once.
+        """Writes an image's features, [features, hidden], and returns its run, in use once.
 
-        Waits while pictures of other requests leave no room.
+        Waits while images of other requests leave no room.
 
         Args:
             own: runs that the same request holds already; they are not waited for.
 
         Raises:
-            TooManyFeatures: the request's pictures together do not fit into the table.
+            TooManyFeatures: the request's images together do not fit into the table.
             IdsUsedUp: see there.
             ShuttingDown: the table was closed meanwhile.
         """
@@ -140,7 +140,7 @@ class PictureTable:
             if start is None:
                 raise TooManyFeatures(length + sum(run.length for run in own), self._size)
             if start + length > self._max_id:
-                raise IdsUsedUp("all ids for pictures were handed out")
+                raise IdsUsedUp("all ids for images were handed out")
             for other in [other for other in self._runs.values() if self._in_the_way(other, start, length)]:
                 del self._runs[other.key]
             self._next = start + length  # before writing: an id that was ever written is never handed out again
@@ -150,7 +150,7 @@ class PictureTable:
             return run
 
     def release(self, run: Run) -> None:
-        """One use less; the picture stays until its rows are needed."""
+        """One use less; the image stays until its rows are needed."""
         with self._changed:
             run.users -= 1
             self._changed.notify_all()
@@ -179,7 +179,7 @@ class PictureTable:
             torch.cuda.current_stream(table.device).synchronize()
 
     def _place(self, length: int) -> int | None:
-        """The next first id whose rows no picture in use occupies, or None."""
+        """The next first id whose rows no image in use occupies, or None."""
         start = self._next
         if length > self._size:
             return None
@@ -200,12 +200,12 @@ class PictureTable:
         return max(0, ahead + run.length - self._size)
 
 
-def content_key(picture: Image.Image, preprocessing: bytes) -> bytes:
-    """A key that only equal pictures under equal preprocessing share: of mode, size and every pixel.
+def content_key(image: Image.Image, preprocessing: bytes) -> bytes:
+    """A key that only equal images under equal preprocessing share: of mode, size and every pixel.
 
-    Size and mode are part of it: pixels alone are the same for a 30 x 100 and a 100 x 30 picture of one colour.
+    Size and mode are part of it: pixels alone are the same for a 30 x 100 and a 100 x 30 image of one colour.
     """
     digest = hashlib.sha256(preprocessing)
-    digest.update(f"{picture.mode} {picture.width} {picture.height}".encode())
-    digest.update(picture.tobytes())
+    digest.update(f"{image.mode} {image.width} {image.height}".encode())
+    digest.update(image.tobytes())
     return digest.digest()

@@ -1,4 +1,4 @@
-"""From a request to token ids: pictures encoded once, each a run of virtual ids; limits checked before any compute."""
+"""From a request to token ids: images encoded once, each a run of virtual ids; limits checked before any compute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llava.engine.image_table import PictureTable, Run, TooManyFeatures, content_key
+from llava.engine.image_table import ImageTable, Run, TooManyFeatures, content_key
 from llava.engine.sequential import num_text_tokens
 from llava.errors import ContextTooLong, ImageTokenMismatch
 from llava.mm_utils import process_images
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from llava.engine.request_state import Ticket
 
 
-_PICTURES_AT_ONCE = 8
+_IMAGES_AT_ONCE = 8
 """Bounds the tower's memory."""
 
 
 @dataclass(frozen=True)
 class _Unseen:
-    """A picture that the table does not have."""
+    """An image that the table does not have."""
 
     pixels: torch.Tensor
     size: tuple[int, int]
-    """(width, height) of the picture."""
+    """(width, height) of the image."""
     count: int
     """Features that it will have."""
 
@@ -41,7 +41,7 @@ class _Unseen:
 class Preparation:
     """Prepares requests for one model. One thread at a time."""
 
-    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, table: PictureTable, context_length: int):
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, table: ImageTable, context_length: int):
         self._model = model
         self._tokenizer = tokenizer
         self._image_processor = image_processor
@@ -58,14 +58,14 @@ class Preparation:
         Raises:
             LlavaError: the request cannot be served; nothing is held for it then.
         """
-        pictures = ticket.request.pictures
-        if pictures and self._image_processor is None:
+        images = ticket.request.images
+        if images and self._image_processor is None:
             raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
         start = time.monotonic()
-        keys = [content_key(picture, self._preprocessing) for picture in pictures]
+        keys = [content_key(image, self._preprocessing) for image in images]
         held: dict[bytes, Run] = {}
         try:
-            unseen = self._find(dict(zip(keys, pictures, strict=True)), held)
+            unseen = self._find(dict(zip(keys, images, strict=True)), held)
             counts = {key: run.length for key, run in held.items()} | {key: one.count for key, one in unseen.items()}
             ids = self._checked(ticket.request.prompt, keys, counts)
             self._encode(unseen, held)
@@ -76,25 +76,25 @@ class Preparation:
                 self._table.release(run)
             raise
         ticket.prompt, ticket.runs = prompt, list(held.values())
-        ticket.num_picture_tokens = len(prompt) - num_text_tokens(ids[None], self._model.patch_token_id)
+        ticket.num_image_tokens = len(prompt) - num_text_tokens(ids[None], self._model.patch_token_id)
         ticket.max_new_tokens = min(ticket.request.sampling.max_new_tokens, self._context_length - len(prompt))
 
-    def _find(self, pictures: dict[bytes, Image.Image], held: dict[bytes, Run]) -> dict[bytes, _Unseen]:
-        """Takes hold of the pictures that the table has; returns the others, ready for the tower."""
+    def _find(self, images: dict[bytes, Image.Image], held: dict[bytes, Run]) -> dict[bytes, _Unseen]:
+        """Takes hold of the images that the table has; returns the others, ready for the tower."""
         unseen = {}
-        for key, picture in pictures.items():
+        for key, image in images.items():
             run = self._table.find(key)
             if run is not None:
                 held[key] = run
                 continue
             with torch.inference_mode(False), torch.no_grad():
-                [pixels] = process_images([picture], self._image_processor, self._model.config)
-                [count] = self._model.count_features([pixels], [picture.size])
-            unseen[key] = _Unseen(pixels, picture.size, count)
+                [pixels] = process_images([image], self._image_processor, self._model.config)
+                [count] = self._model.count_features([pixels], [image.size])
+            unseen[key] = _Unseen(pixels, image.size, count)
         return unseen
 
     def _checked(self, text: str, keys: Sequence[bytes], counts: dict[bytes, int]) -> torch.Tensor:
-        """The prompt's ids, if it leaves room for an answer and its pictures fit into the table.
+        """The prompt's ids, if it leaves room for an answer and its images fit into the table.
 
         Raises:
             ContextTooLong, TooManyFeatures: they do not. The tower has seen nothing yet.
@@ -108,10 +108,10 @@ class Preparation:
         return ids
 
     def _encode(self, unseen: dict[bytes, _Unseen], held: dict[bytes, Run]) -> None:
-        """Encodes pictures, several at once, and takes hold of them."""
+        """Encodes images, several at once, and takes hold of them."""
         keys = list(unseen)
-        for first in range(0, len(keys), _PICTURES_AT_ONCE):
-            part = keys[first : first + _PICTURES_AT_ONCE]
+        for first in range(0, len(keys), _IMAGES_AT_ONCE):
+            part = keys[first : first + _IMAGES_AT_ONCE]
             with torch.inference_mode(False), torch.no_grad():
                 encoded = self._model.encode_images(
                     [unseen[key].pixels for key in part], [unseen[key].size for key in part]

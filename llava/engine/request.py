@@ -1,4 +1,4 @@
-"""A request to the engine: a prompt, its pictures, and how to answer."""
+"""A request to the engine: a prompt, its images, and how to answer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Request:
     prompt: str
-    """In the words of the checkpoint's template, with one `<image>` a picture."""
-    pictures: tuple[Image.Image, ...] = ()
+    """In the words of the checkpoint's template, with one `<image>` an image."""
+    images: tuple[Image.Image, ...] = ()
     """As `llava.mm_utils.load_image` returns them, in reading order."""
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Request:
 
     def __post_init__(self) -> None:
         found = self.prompt.count(DEFAULT_IMAGE_TOKEN)
-        if found != len(self.pictures):
+        if found != len(self.images):
             raise ImageTokenMismatch(
-                f"the prompt has {found} {DEFAULT_IMAGE_TOKEN} markers for {len(self.pictures)} pictures."
+                f"the prompt has {found} {DEFAULT_IMAGE_TOKEN} markers for {len(self.images)} images."
             )

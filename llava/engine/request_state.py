@@ -32,8 +32,8 @@ class Ticket:
     done: bool = False
 
     prompt: list[int] = field(default_factory=list)
-    """Token ids, pictures as virtual ids."""
-    num_picture_tokens: int = 0
+    """Token ids, images as virtual ids."""
+    num_image_tokens: int = 0
     encoding_s: float = 0.0
     max_new_tokens: int = 0
     """What was asked, or what the context leaves."""
@@ -92,7 +92,7 @@ class Ticket:
         self.text.finish()
         ended = self.text.stopped or bool(self.tokens and self.tokens[-1] in end_ids)
         reason: Literal["stop", "length"] = "stop" if ended else "length"
-        num_tokens = (len(self.prompt), len(self.tokens), self.num_picture_tokens)
+        num_tokens = (len(self.prompt), len(self.tokens), self.num_image_tokens)
         return Answer(self.text.text, reason, *num_tokens, self.timings())
 
     def timings(self) -> Timings:
@@ -104,7 +104,7 @@ class Ticket:
     def close(self, event: Answer | LlavaError | None) -> None:
         """Ends the request with its answer, an error, or (None) silently."""
         self.done = True
-        self.text = None  # it knows the ticket, too: together they would keep the pictures until a garbage collection
+        self.text = None  # it knows the ticket, too: together they would keep the images until a garbage collection
         if event is not None and not self.cancelled:
             self.sink(event)
 

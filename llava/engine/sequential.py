@@ -78,7 +78,7 @@ class Soloist:
             result = answer(
                 self._model,
                 self._tokenizer,
-                encode_prompt(request.prompt, request.pictures, self._model, self._tokenizer, self._image_processor),
+                encode_prompt(request.prompt, request.images, self._model, self._tokenizer, self._image_processor),
                 request.sampling,
                 stop=request.stop,
                 prefixes=request.prefixes,
@@ -111,16 +111,16 @@ def answer(
     Args:
         stop: texts that end the answer and are not part of it.
         prefixes: texts to drop, in any order and number, where the answer begins with them.
-        context_length: tokens of prompt, pictures and answer together; the answer is limited to what is left.
+        context_length: tokens of prompt, images and answer together; the answer is limited to what is left.
         on_text: called with each new piece of the answer; the pieces together are the answer's text.
         on_step: called with the number of tokens after each; True ends the answer there.
 
     Raises:
-        ContextTooLong: prompt and pictures leave no room for an answer; nothing is computed then.
+        ContextTooLong: prompt and images leave no room for an answer; nothing is computed then.
     """
     spliced = model.splice_images(inputs.input_ids, None, None, inputs.images, inputs.image_sizes, padding_side="left")
     prompt_tokens = spliced.inputs_embeds.shape[1]
-    num_picture_tokens = prompt_tokens - num_text_tokens(inputs.input_ids, model.patch_token_id)
+    num_image_tokens = prompt_tokens - num_text_tokens(inputs.input_ids, model.patch_token_id)
     room = context_length - prompt_tokens
     if room < 1:
         raise ContextTooLong(prompt_tokens, context_length)
@@ -138,11 +138,11 @@ def answer(
     text.update(generated)
     text.finish()
     ended = text.stopped or (bool(generated) and generated[-1] in end_ids(model))
-    return Answer(text.text, "stop" if ended else "length", prompt_tokens, len(generated), num_picture_tokens)
+    return Answer(text.text, "stop" if ended else "length", prompt_tokens, len(generated), num_image_tokens)
 
 
 def num_text_tokens(ids: torch.Tensor, patch_id: int | None) -> int:
-    """Those of a prompt's ids, [1, length], that are no places for features of pictures."""
+    """Those of a prompt's ids, [1, length], that are no places for features of images."""
     return int(((ids >= 0) & (ids != (-1 if patch_id is None else patch_id))).sum())
 
 

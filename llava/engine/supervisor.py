@@ -227,7 +227,7 @@ def as_error(error: BaseException) -> LlavaError:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in text.lower():
         return OutOfMemory(
             f"the device has not enough memory for this request ({text.splitlines()[0] if text else 'out of memory'}). "
-            "Give fewer or smaller pictures, a shorter prompt, or ask for fewer tokens."
+            "Give fewer or smaller images, a shorter prompt, or ask for fewer tokens."
         )
     logger.error("the model failed on a request", exc_info=error)
     return EngineFailed(f"the model failed on this request: {type(error).__name__}: {text}")

@@ -2,7 +2,7 @@
 
 convert_to_llava writes DIR/llava_SPLIT_FORMAT.json, a JSON list as the training and model_vqa_science read it, and, in
 the default format, the same as DIR/llava_SPLIT.json. convert_to_jsonl writes DIR/scienceqa_SPLIT_FORMAT.jsonl with
-`instruction` and `output`. Pictures are named as PROBLEM/FILE, relative to the folder of the split's pictures.
+`instruction` and `output`. Images are named as PROBLEM/FILE, relative to the folder of the split's images.
 
 Several splits are given one after another or as {train,val,test}, which not every shell expands.
 """
@@ -97,20 +97,20 @@ def llava_files(folder: Path, split: str, prompt_format: str) -> list[Path]:
 
 def conversation(problem: Problem, asked: str, answered: str) -> dict[str, Any]:
     """A problem as a training record."""
-    turns = [{"from": "human", "value": _with_picture(problem, asked)}, {"from": "gpt", "value": answered}]
+    turns = [{"from": "human", "value": _with_image(problem, asked)}, {"from": "gpt", "value": answered}]
     return {**_head(problem), "conversations": turns}
 
 
 def instruction(problem: Problem, asked: str, answered: str) -> dict[str, Any]:
     """A problem as an instruction and its output."""
-    return {**_head(problem), "instruction": _with_picture(problem, asked), "output": answered}
+    return {**_head(problem), "instruction": _with_image(problem, asked), "output": answered}
 
 
 def _head(problem: Problem) -> dict[str, str]:
     return {"id": problem.id} if problem.image_path is None else {"id": problem.id, "image": problem.image_path}
 
 
-def _with_picture(problem: Problem, asked: str) -> str:
+def _with_image(problem: Problem, asked: str) -> str:
     return asked if problem.image is None else f"{asked}\n{DEFAULT_IMAGE_TOKEN}"
 
 

@@ -1,7 +1,7 @@
 """Marks answers to SEED-Bench and makes the file that its leaderboard takes.
 
 An answer is right if it is the letter and nothing else, as in the published figures. Accuracy of every kind of
-question, of all, of those about pictures and of those about videos. The file to submit is written only if every
+question, of all, of those about images and of those about videos. The file to submit is written only if every
 question is answered.
 """
 
@@ -64,7 +64,7 @@ class Question:
     """image or video"""
     answer: str
     text: str | None
-    picture: str | None
+    image: str | None
 
 
 def read_questions(path: str) -> list[Question]:
@@ -81,7 +81,7 @@ def read_questions(path: str) -> list[Question]:
         number: Any = record.get("question_type_id")
         if number not in kinds:
             raise DataError(f"{place}: 'question_type_id' is {number!r}, which 'question_type' does not name.")
-        text, picture = (record.get(name) for name in ("question", "data_id"))
+        text, image = (record.get(name) for name in ("question", "data_id"))
         questions.append(
             Question(
                 identity,
@@ -91,7 +91,7 @@ def read_questions(path: str) -> list[Question]:
                 medium,
                 answer,
                 text if isinstance(text, str) else None,
-                picture if isinstance(picture, str) else None,
+                image if isinstance(image, str) else None,
             )
         )
     return questions
@@ -115,13 +115,13 @@ def mark(question: Question, text: str | None) -> MarkedAnswer:
         parsed=text if text in tuple(LETTERS) else None,
         target=question.answer,
         question=question.text,
-        image=question.picture,
+        image=question.image,
         categories=(question.kind, question.medium),
     )
 
 
 def figures(questions: Sequence[Question], marks: Sequence[MarkedAnswer]) -> list[Estimate]:
-    """Accuracy of each kind, of all, of pictures and of videos, in percent."""
+    """Accuracy of each kind, of all, of images and of videos, in percent."""
     pairs = list(zip(questions, marks, strict=True))
 
     def of(name: str, chosen: list[tuple[Question, MarkedAnswer]]) -> Estimate:

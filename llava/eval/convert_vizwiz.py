@@ -1,4 +1,4 @@
-"""Makes the file that the VizWiz server takes: the picture of every question, the answer in the server's form.
+"""Makes the file that the VizWiz server takes: the image of every question, the answer in the server's form.
 
 Nothing is written unless every question is answered.
 """

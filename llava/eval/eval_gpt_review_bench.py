@@ -1,4 +1,4 @@
-"""Has a model judge two answers to each question of LLaVA-Bench, whose pictures it knows by a caption.
+"""Has a model judge two answers to each question of LLaVA-Bench, whose images it knows by a caption.
 
     python -m llava.eval.eval_gpt_review_bench --judge-model NAME --question QUESTIONS.jsonl \\
         --context CONTEXT.jsonl --answer-list REFERENCE.jsonl ANSWERS.jsonl --output REVIEWS.jsonl

@@ -1,4 +1,4 @@
-"""Has a model judge two answers to each question about pictures, which it knows by captions and boxes.
+"""Has a model judge two answers to each question about images, which it knows by captions and boxes.
 
     python -m llava.eval.eval_gpt_review_visual --judge-model NAME --question QUESTIONS.jsonl \\
         --context CONTEXT.jsonl --answer-list REFERENCE.jsonl ANSWERS.jsonl --output REVIEWS.jsonl

@@ -1,7 +1,7 @@
-"""Marks answers to MME: two questions a picture, one to be answered with yes and one with no.
+"""Marks answers to MME: two questions an image, one to be answered with yes and one with no.
 
 The benchmark's own rule: an answer says yes or no if it is that word, or has it within its first four letters, capitals
-aside. A subtask's score is its accuracy plus the share of pictures whose two answers are both right, in percent each,
+aside. A subtask's score is its accuracy plus the share of images whose two answers are both right, in percent each,
 so at most 200; perception is the sum of ten subtasks, cognition of four. An answer that says neither is wrong, and so
 is one that is missing.
 
@@ -50,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--annotation-dir",
         metavar="DIR",
-        help="the benchmark: a folder a subtask, with a text file a picture (in questions_answers_YN or at its top)",
+        help="the benchmark: a folder a subtask, with a text file an image (in questions_answers_YN or at its top)",
     )
     parser.add_argument("--result-file", metavar="FILE", help="answers, JSON Lines")
     parser.add_argument(
         "--results-dir",
         "--results_dir",
         metavar="DIR",
-        help="in the place of both: a text file a subtask, lines of picture, question, truth and answer",
+        help="in the place of both: a text file a subtask, lines of image, question, truth and answer",
     )
     parser.add_argument(
         "--answers-dir", metavar="DIR", help="where to write such text files, for the benchmark's own tool"
@@ -84,18 +84,18 @@ def main(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about a picture."""
+    """One question about an image."""
 
     subtask: str
-    picture: str
-    """Name of the picture, without its ending."""
+    image: str
+    """Name of the image, without its ending."""
     text: str
     truth: str
     """yes or no"""
 
     @property
     def id(self) -> str:
-        return compound(f"{self.subtask}/{self.picture}", bare(self.text))
+        return compound(f"{self.subtask}/{self.image}", bare(self.text))
 
 
 def bare(question: str) -> str:
@@ -109,7 +109,7 @@ def read_annotations(folder: Path) -> list[Question]:
     """The questions of the benchmark's folder, in the order of subtasks and file names.
 
     Raises:
-        DataError: no subtask there, a line in another form, or a picture with another number of questions than two.
+        DataError: no subtask there, a line in another form, or an image with another number of questions than two.
     """
     questions: list[Question] = []
     for subtask in (name for names in SUBTASKS.values() for name in names):
@@ -117,7 +117,7 @@ def read_annotations(folder: Path) -> list[Question]:
         for file in sorted((inner if inner.is_dir() else folder / subtask).glob("*.txt")):
             pair = [_question(subtask, file, *numbered) for numbered in _lines(file)]
             if len(pair) != 2:
-                raise DataError(f"{file}: has {len(pair)} questions; every picture of MME has two.")
+                raise DataError(f"{file}: has {len(pair)} questions; every image of MME has two.")
             questions += pair
     if not questions:
         raise DataError(f"{folder}: has no subtask of MME with questions in it. {_REMEDY}")
@@ -141,7 +141,7 @@ def _truth(value: str, place: str) -> str:
 
 
 def read_results(path: Path) -> Joined:
-    """Answers by the id of their question; their own `question_id` is `SUBTASK/.../PICTURE.ENDING`, for both questions.
+    """Answers by the id of their question; their own `question_id` is `SUBTASK/.../IMAGE.ENDING`, for both questions.
 
     Raises:
         DataError: a record without question_id or prompt; names file and line.
@@ -182,7 +182,7 @@ def write_tool_files(folder: Path, questions: Sequence[Question], answers: Answe
     """Writes a text file a subtask; line ends and tabulators of an answer become spaces, a missing one is empty."""
     for subtask in dict.fromkeys(one.subtask for one in questions):
         rows = [
-            (f"{one.picture}.txt", one.text, one.truth.capitalize(), answers.texts.get(one.id, "").translate(_SPACES))
+            (f"{one.image}.txt", one.text, one.truth.capitalize(), answers.texts.get(one.id, "").translate(_SPACES))
             for one in questions
             if one.subtask == subtask
         ]
@@ -205,7 +205,7 @@ def mark(question: Question, text: str | None) -> MarkedAnswer:
         parsed=said,
         target=question.truth,
         question=bare(question.text),
-        image=f"{question.subtask}/{question.picture}",
+        image=f"{question.subtask}/{question.image}",
         categories=(question.subtask,),
     )
 
@@ -214,19 +214,19 @@ def figures(questions: Sequence[Question], marks: Sequence[MarkedAnswer]) -> lis
     """Each subtask's score (0 to 200) with its accuracy and accuracy+ (percent), and the sums of the two groups."""
     right: dict[str, dict[str, list[float]]] = {}
     for question, marked in zip(questions, marks, strict=True):
-        right.setdefault(question.subtask, {}).setdefault(question.picture, []).append(marked.score or 0.0)
+        right.setdefault(question.subtask, {}).setdefault(question.image, []).append(marked.score or 0.0)
     estimates: list[Estimate] = []
     for group, subtasks in SUBTASKS.items():
         scores = []
         for subtask in subtasks:
-            pictures = list(right.get(subtask, {}).values())
-            if not pictures:
+            images = list(right.get(subtask, {}).values())
+            if not images:
                 continue
-            accuracies = [sum(pair) / len(pair) for pair in pictures]
-            both = [float(all(pair)) for pair in pictures]
+            accuracies = [sum(pair) / len(pair) for pair in images]
+            both = [float(all(pair)) for pair in images]
             halves = [(accuracy + plus) / 2 for accuracy, plus in zip(accuracies, both, strict=True)]
             scores.append(ratio(subtask, map(Part, halves), scale=200))
-            each = [Part(one, group=number) for number, pair in enumerate(pictures) for one in pair]
+            each = [Part(one, group=number) for number, pair in enumerate(images) for one in pair]
             estimates += [
                 scores[-1],
                 ratio(f"{subtask} accuracy", each),

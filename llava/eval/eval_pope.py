@@ -1,7 +1,7 @@
-"""Marks answers to POPE: is an object in a picture, yes or no.
+"""Marks answers to POPE: is an object in an image, yes or no.
 
 The rule of the published figures: of the first sentence, a word `No`, `no` or `not` makes it a no, anything else a yes.
-Labels are found by picture and question, never by the order of lines. The errors take questions about one picture
+Labels are found by image and question, never by the order of lines. The errors take questions about one image
 together. A question without an answer counts as wrong; it is neither a yes nor a no.
 """
 
@@ -109,7 +109,7 @@ def labelled(questions: Joined, folder: Path) -> list[Question]:
 
 
 def _labels(file: Path) -> dict[str, list[tuple[str, str]]]:
-    """By picture, the questions asked about it and their labels, in order."""
+    """By image, the questions asked about it and their labels, in order."""
     labels: dict[str, list[tuple[str, str]]] = {}
     for number, record in read_jsonl(file):
         place = f"{file}: line {number}"

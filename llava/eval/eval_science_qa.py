@@ -1,6 +1,6 @@
 """Marks answers to ScienceQA: accuracy, with its standard error, in the nine columns of the published tables.
 
-NAT, SOC, LAN: natural, social, language science. TXT: problems with a hint, IMG: with a picture, NO: with neither.
+NAT, SOC, LAN: natural, social, language science. TXT: problems with a hint, IMG: with an image, NO: with neither.
 G1-6, G7-12: school years. An answer that is missing, or that names no choice, is wrong; such answers, and those that
 are there twice or belong to no problem, are counted and named on standard error.
 """
@@ -50,9 +50,9 @@ def main(args: argparse.Namespace) -> int:
 def headline(scores: list[Column]) -> str:
     """The original's line."""
     by_name = {score.name: score for score in scores}
-    everything, pictures = by_name["Avg"], by_name["IMG"].accuracy
-    with_pictures = "n/a" if pictures is None else f"{pictures:.2f}%"
-    return f"{share('Correct', everything.num_correct, everything.num_questions)}, IMG-Accuracy: {with_pictures}"
+    everything, images = by_name["Avg"], by_name["IMG"].accuracy
+    with_images = "n/a" if images is None else f"{images:.2f}%"
+    return f"{share('Correct', everything.num_correct, everything.num_questions)}, IMG-Accuracy: {with_images}"
 
 
 def analysis(marked: Marks, scores: list[Column], options: list[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Marks answers to TextVQA: how far ten people agree with each, in percent.
 
-An answer belongs to the annotation of its picture and question; the question is read out of the prompt that the answers
+An answer belongs to the annotation of its image and question; the question is read out of the prompt that the answers
 record. Give one file of answers, or a folder of them.
 """
 
@@ -96,7 +96,7 @@ def read_results(path: Path, questions: list[Question]) -> Joined:
     """The answers of a file, by the id of their question; one that asks nothing known keeps what it asks as its id.
 
     Raises:
-        DataError: a record without picture, prompt or text, or a prompt in no known form; names file and line.
+        DataError: a record without image, prompt or text, or a prompt in no known form; names file and line.
     """
     waiting: dict[tuple[str, str], list[str]] = {}
     for question in questions:

@@ -1,7 +1,7 @@
 """Marks answers to VQA (versions 1 and 2) and to VizWiz: how far ten people agree with each, in percent.
 
 VQA: annotations of the official form, answers as JSON Lines or as a submission (a JSON list of question_id and answer).
-VizWiz: annotations are a JSON list; answers of the generator are found by picture, so that they need the file of
+VizWiz: annotations are a JSON list; answers of the generator are found by image, so that they need the file of
 questions they were made from (--question-file), unless they are a submission (image and answer).
 """
 
@@ -42,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--result-file", required=True, metavar="FILE", help="answers, JSON Lines, or a submission")
     parser.add_argument(
-        "--question-file", metavar="FILE", help="VizWiz: questions of the generator, which name their pictures"
+        "--question-file", metavar="FILE", help="VizWiz: questions of the generator, which name their images"
     )
     add_output(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     questions, is_vizwiz = read_annotations(args.annotation_file)
-    found = _by_picture(args) if is_vizwiz else read_predictions(args.result_file, key="question_id", field="answer")
+    found = _by_image(args) if is_vizwiz else read_predictions(args.result_file, key="question_id", field="answer")
     answers = answers_to([one.id for one in questions], found, of=args.annotation_file)
     marks = [mark(one, answers) for one in questions]
     tell(Result("VizWiz" if is_vizwiz else "VQA", answers, marks, figures(marks)), args.output)
@@ -67,7 +67,7 @@ class Question:
     question_type: str
     """Its first words, such as `how many`; empty where the file does not say."""
     text: str | None
-    picture: str | None
+    image: str | None
 
 
 def read_annotations(path: str) -> tuple[list[Question], bool]:
@@ -94,25 +94,25 @@ def _question(record: dict[str, Any], place: str, key: str) -> Question:
     texts = tuple(text_of(one, "answer", f"{place} ({identity}): answer") for one in people if isinstance(one, dict))
     if len(texts) != NUM_PEOPLE:
         raise DataError(f"{place} ({identity}): every one of 'answers' must be an object with 'answer'.")
-    question, picture = record.get("question"), record.get("image", record.get("image_id"))
+    question, image = record.get("question"), record.get("image", record.get("image_id"))
     return Question(
         identity,
         texts,
         str(record.get("answer_type", "")),
         str(record.get("question_type", "")),
         question if isinstance(question, str) else None,
-        None if picture is None else str(picture),
+        None if image is None else str(image),
     )
 
 
-def _by_picture(args: argparse.Namespace) -> Joined:
-    """Answers to VizWiz's questions, of which there is one a picture."""
+def _by_image(args: argparse.Namespace) -> Joined:
+    """Answers to VizWiz's questions, of which there is one an image."""
     found = read_predictions(args.result_file, key="image", field="answer")
     if not all("question_id" in line.record for line in found.lines.values()):
         return found
     if args.question_file is None:
         raise InvalidRequest(
-            "answers of the generator need --question-file: the questions that they were made from name the pictures."
+            "answers of the generator need --question-file: the questions that they were made from name the images."
         )
     questions = read_answers(locate(args.question_file))
     lines = []
@@ -133,7 +133,7 @@ def mark(question: Question, answers: Answers) -> MarkedAnswer:
         accuracy=vqa_accuracy,
         form=vqa_form,
         question=question.text,
-        image=question.picture,
+        image=question.image,
         categories=tuple(
             f"{kind}: {value}"
             for kind, value in (("answer", question.answer_type), ("question", question.question_type))

@@ -1,7 +1,7 @@
 """Puts the answers of several processes into one file, in the order of the questions.
 
 Nothing is written unless every question is answered exactly once. As for the generators, a question is its id; where
-several share an id, as MME's two about a picture do, the text tells them apart, and one that is repeated is one.
+several share an id, as MME's two about an image do, the text tells them apart, and one that is repeated is one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers questions without pictures, with a LLaVA or with a plain LLaMA.
+"""Answers questions without images, with a LLaVA or with a plain LLaMA.
 
 The question file has `question_id` and `text` in each line; answers are written as by `model_vqa`.
 """
@@ -15,7 +15,7 @@ from llava.eval.data.records import locate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    command.add_arguments(parser, questions="JSON Lines with question_id and text", with_pictures=False)
+    command.add_arguments(parser, questions="JSON Lines with question_id and text", with_images=False)
 
 
 def main(args: argparse.Namespace) -> int:

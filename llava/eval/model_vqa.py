@@ -1,11 +1,11 @@
-"""Answers questions about pictures with a LLaVA, for every benchmark that has them in a JSON Lines file.
+"""Answers questions about images with a LLaVA, for every benchmark that has them in a JSON Lines file.
 
 The question file has `question_id`, `image` and `text` in each line, the answers file `question_id`, `prompt`, `text`,
 `answer_id`, `model_id` and `metadata` (which model and settings). Stopped and started again, it goes on where it was;
 `torchrun --nproc-per-node N -m llava.eval.model_vqa ...` shares the work between N processes and GPUs.
 
     python -m llava.eval.model_vqa --model-name ./LLaVA-13B-v0 --question-file questions.jsonl
-        --image-folder ./pictures --answers-file ./answers.jsonl --temperature 0
+        --image-folder ./images --answers-file ./answers.jsonl --temperature 0
 """
 
 from __future__ import annotations

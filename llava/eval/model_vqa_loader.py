@@ -1,4 +1,4 @@
-"""Answers questions about pictures briefly (POPE, MME, VQAv2, GQA, TextVQA): `model_vqa` with 128 new tokens at most.
+"""Answers questions about images briefly (POPE, MME, VQAv2, GQA, TextVQA): `model_vqa` with 128 new tokens at most.
 
 The name and the flags of later releases' fast evaluator; it and `model_vqa` run on the same engine.
 """

@@ -1,4 +1,4 @@
-"""Answers MMBench (English and Chinese) with a LLaVA, from the benchmark's own TSV file with the pictures inside.
+"""Answers MMBench (English and Chinese) with a LLaVA, from the benchmark's own TSV file with the images inside.
 
 With --all-rounds each question is asked once for each option, the options moved on by one each time (circular
 evaluation); `option_char` of a record says which option then stood under A, B, ...
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_arguments(
         parser,
         questions="TSV with index, question, hint, A to D and image (base64)",
-        with_pictures=False,
+        with_images=False,
     )
     parser.add_argument("--all-rounds", action="store_true", help="ask once for each option, the options moved on")
     parser.add_argument("--single-pred-prompt", action="store_true", help="ask for the letter and nothing else")
@@ -52,14 +52,14 @@ def read_mmbench(path: Path, *, all_rounds: bool, ending: str) -> list[Question]
     absent = [name for name in ("question", "A", "image") if name not in table.columns]
     if absent:
         raise DataError(f"{path}: has no column {', '.join(absent)}. Is it a TSV file of MMBench?")
-    pictures = {row["index"]: row["image"] for row in table.rows}
+    images = {row["index"]: row["image"] for row in table.rows}
     questions = []
     for number, row in enumerate(table.rows, start=1):
         place = f"{path}: row {number} (question {row['index']})"
         options = list(options_of(row).values())
         if not options:
             raise DataError(f"{place} has no options.")
-        picture = _picture(row["image"], pictures, place)
+        image = _image(row["image"], images, place)
         for turn in range(len(options) if all_rounds else 1):
             moved = [*options[turn:], *options[:turn]]
             letters = [*LETTERS[turn : len(options)], *LETTERS[:turn]]
@@ -77,15 +77,15 @@ def read_mmbench(path: Path, *, all_rounds: bool, ending: str) -> list[Question]
                 "options": moved,
                 "option_char": letters,
             }
-            questions.append(Question(place, record, text + ending, (picture,)))
+            questions.append(Question(place, record, text + ending, (image,)))
     return questions
 
 
-def _picture(value: str, pictures: dict[str, str], place: str) -> str:
-    """As a data URI; where the field holds a short number, it names the row that has the picture."""
-    data = pictures.get(value.strip(), "") if len(value) < 64 else value
+def _image(value: str, images: dict[str, str], place: str) -> str:
+    """As a data URI; where the field holds a short number, it names the row that has the image."""
+    data = images.get(value.strip(), "") if len(value) < 64 else value
     if len(data) < 64:
-        raise DataError(f"{place}: 'image' is neither a picture in base64 nor the index of a row that has one.")
+        raise DataError(f"{place}: 'image' is neither an image in base64 nor the index of a row that has one.")
     return f"data:image/jpeg;base64,{data.strip()}"
 
 

@@ -1,4 +1,4 @@
-"""Asks a LLaVA one question about one or several pictures and prints its answer.
+"""Asks a LLaVA one question about one or several images and prints its answer.
 
 Without --model-name the small embedded model answers. The answer goes to standard output, everything else to standard
 error; on a terminal the answer appears as it is written.
@@ -20,12 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-i",
         action="append",
         default=[],
-        metavar="PICTURE",
-        help="path, data URI or http(s) address; repeat for several pictures",
+        metavar="IMAGE",
+        help="path, data URI or http(s) address; repeat for several images",
     )
-    parser.add_argument(
-        "--sep", default=None, metavar="CHARACTER", help="splits one --image-file into several pictures"
-    )
+    parser.add_argument("--sep", default=None, metavar="CHARACTER", help="splits one --image-file into several images")
     parser.add_argument("--query", "-q", required=True, metavar="TEXT", help="the question")
     add_answer_arguments(parser, max_new_tokens=512)
     parser.add_argument("--seed", type=int, default=None, help="makes sampling repeatable (default: not)")
@@ -41,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
 
     sampling = Sampling(args.temperature, args.top_p, args.num_beams, args.max_new_tokens, seed=args.seed)
     files = [part for file in args.image_file for part in (file.split(args.sep) if args.sep else [file])]
-    pictures = [load_image(file, allow_url=True) for file in files]
+    images = [load_image(file, allow_url=True) for file in files]
 
     folder, name, notice = find_model(args.model_path)
     if notice:
@@ -51,8 +49,8 @@ def main(args: argparse.Namespace) -> int:
     from llava.prompting import build_prompt
 
     tokenizer, model, image_processor, context_length = load(args, folder)
-    prompt = build_prompt(model.config, args.query, len(pictures), conv_mode=args.conv_mode, name=name)
-    request = Request(prompt.text, tuple(pictures), sampling, stop=(prompt.stop,), prefixes=prompt.roles)
+    prompt = build_prompt(model.config, args.query, len(images), conv_mode=args.conv_mode, name=name)
+    request = Request(prompt.text, tuple(images), sampling, stop=(prompt.stop,), prefixes=prompt.roles)
     streams = sys.stdout.isatty()
     with Engine(model, tokenizer, image_processor, context_length) as engine:
         for event in engine.iterate(request):

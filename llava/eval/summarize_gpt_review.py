@@ -3,7 +3,7 @@
     python -m llava.eval.summarize_gpt_review -f review-a.json review-b.json --output summary
 
 Without a file or folder it looks where the original's commands put reviews, and says where it looked. Reviews without
-scores are in no figure and are counted. Intervals are taken over pictures.
+scores are in no figure and are counted. Intervals are taken over images.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--question",
         metavar="FILE",
-        help="the question file, which says what picture a question is about where reviews do not",
+        help="the question file, which says what image a question is about where reviews do not",
     )
     parser.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="resamples for intervals (2000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the resampling (default: 0)")
@@ -154,11 +154,11 @@ def _summary(reviews: list[Reviews], args: argparse.Namespace) -> Summary:
     from llava.eval.reviews.figures import Bootstrap, differences, model_figures, score
     from llava.eval.reviews.tables import Summary, notes
 
-    pictures = {}
+    images = {}
     if args.question:
         lines = read_questions(locate(args.question)).lines
-        pictures = {i: str(line.record["image"]) for i, line in lines.items() if line.record.get("image")}
-    bootstrap = Bootstrap(args.bootstrap, args.seed, pictures)
+        images = {i: str(line.record["image"]) for i, line in lines.items() if line.record.get("image")}
+    bootstrap = Bootstrap(args.bootstrap, args.seed, images)
     names = _names(reviews)
     models = [model_figures(one, name, bootstrap) for one, name in zip(reviews, names, strict=True)]
     scored = [
@@ -168,8 +168,8 @@ def _summary(reviews: list[Reviews], args: argparse.Namespace) -> Summary:
     if not any(model.figures for model in models):
         raise DataError(f"{', '.join(str(one.path) for one in reviews)}: no review has scores.")
     found = notes(models, {str(one.path): one.repeated for one in reviews})
-    if args.bootstrap and not any(group.startswith("picture") for _, one in scored for group in one.groups):
-        found.append("No review says what picture it is about, so questions were resampled. --question FILE tells.")
+    if args.bootstrap and not any(group.startswith("image") for _, one in scored for group in one.groups):
+        found.append("No review says what image it is about, so questions were resampled. --question FILE tells.")
     return Summary(tuple(models), tuple(differences(scored, bootstrap)), args.bootstrap, args.seed, tuple(found))
 
 

@@ -9,11 +9,11 @@ from llava.command_line import add_tools, run, run_tool
 
 TOOLS = {
     # Answering
-    "vqa": ("llava.eval.model_vqa", "answer questions about pictures"),
+    "vqa": ("llava.eval.model_vqa", "answer questions about images"),
     "vqa-loader": ("llava.eval.model_vqa_loader", "the same, briefly (POPE, MME, VQAv2, GQA, TextVQA)"),
     "vqa-science": ("llava.eval.model_vqa_science", "answer ScienceQA"),
     "vqa-mmbench": ("llava.eval.model_vqa_mmbench", "answer MMBench"),
-    "qa": ("llava.eval.model_qa", "answer questions without pictures"),
+    "qa": ("llava.eval.model_qa", "answer questions without images"),
     "merge-answers": ("llava.eval.merge_answers", "the answers of several processes as one file"),
     # ScienceQA
     "convert-science-qa": ("llava.eval.convert_science_qa", "ScienceQA as conversations"),
@@ -24,7 +24,7 @@ TOOLS = {
     "gpt-answers": ("llava.eval.qa_baseline_gpt35", "a hosted model's answers to text-only questions"),
     "gpt-review": ("llava.eval.eval_gpt_review", "a judge compares two answers: text-only questions"),
     "gpt-review-bench": ("llava.eval.eval_gpt_review_bench", "a judge compares two answers: LLaVA-Bench"),
-    "gpt-review-visual": ("llava.eval.eval_gpt_review_visual", "a judge compares two answers about a picture"),
+    "gpt-review-visual": ("llava.eval.eval_gpt_review_visual", "a judge compares two answers about an image"),
     "gpt-review-summary": ("llava.eval.summarize_gpt_review", "figures of reviews, with intervals"),
     "webpage-data": ("llava.eval.generate_webpage_data_from_table", "questions, answers and reviews as one JSON file"),
     # Other benchmarks: marks, and what their servers take

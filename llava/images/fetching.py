@@ -1,4 +1,4 @@
-"""Fetches a picture from an http(s) address without letting the address choose what this machine talks to.
+"""Fetches an image from an http(s) address without letting the address choose what this machine talks to.
 
 An address is parsed once, its host resolved once, every resolved address checked, and the connection made to the very
 address that was checked, so that a name that resolves differently the second time gains nothing. Each redirect goes
@@ -41,12 +41,12 @@ _CHUNK_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class UrlPolicy:
-    """Where a picture address may lead and how long it may take."""
+    """Where an image address may lead and how long it may take."""
 
     allowed_hosts: frozenset[str] | None = None
     """Host names that may be asked, lower case; None allows every host whose addresses are public."""
     allowed_networks: tuple[str, ...] = ()
-    """Networks that may be reached although they are not public, such as "10.1.2.0/24" for one's own picture store."""
+    """Networks that may be reached although they are not public, such as "10.1.2.0/24" for one's own image store."""
     connect_timeout_s: float = 5.0
     """For connecting, and for each wait for more bytes."""
     total_timeout_s: float = 20.0
@@ -85,29 +85,29 @@ def fetch(url: str, *, policy: UrlPolicy, max_bytes: int) -> bytes:
         finally:
             answer.close()
         url = urljoin(url, location)
-    raise ImageFetchFailed(f"{shown}: more than {policy.max_redirects} redirects. Give the picture's own address.")
+    raise ImageFetchFailed(f"{shown}: more than {policy.max_redirects} redirects. Give the image's own address.")
 
 
 def _parse(url: str, policy: UrlPolicy) -> SplitResult:
     # What two parsers could read differently is refused, not repaired.
     if re.search(r"[\s\\\x00-\x1f\x7f]", url) or not url.isascii():
-        raise ImageUrlRefused("the picture address has spaces, backslashes or characters that must be percent-encoded.")
+        raise ImageUrlRefused("the image address has spaces, backslashes or characters that must be percent-encoded.")
     try:
         target = urlsplit(url)
         port = target.port
     except ValueError as error:
-        raise ImageUrlRefused("the picture address is malformed: check its host and port.") from error
+        raise ImageUrlRefused("the image address is malformed: check its host and port.") from error
     if target.scheme not in _PORTS:
-        raise ImageUrlRefused(f"the picture address leads to {target.scheme or 'no'}: only http and https are fetched.")
+        raise ImageUrlRefused(f"the image address leads to {target.scheme or 'no'}: only http and https are fetched.")
     if target.username is not None or target.password is not None:
         raise ImageUrlRefused(
-            "the picture address carries a user name or password; addresses with credentials are refused."
+            "the image address carries a user name or password; addresses with credentials are refused."
         )
     host = target.hostname
     if not host or port == 0 or not re.fullmatch(r"[a-z0-9.\-_:]+", host):
-        raise ImageUrlRefused("the picture address is malformed: check its host and port.")
+        raise ImageUrlRefused("the image address is malformed: check its host and port.")
     if policy.allowed_hosts is not None and host not in policy.allowed_hosts:
-        raise ImageUrlRefused(f"pictures are not fetched from {host}: it is not among the allowed hosts.")
+        raise ImageUrlRefused(f"images are not fetched from {host}: it is not among the allowed hosts.")
     return target
 
 
@@ -118,7 +118,7 @@ def _checked_addresses(target: SplitResult, policy: UrlPolicy, deadline: float, 
     for address in addresses:
         if not _may_reach(address, policy):
             raise ImageUrlRefused(
-                f"{shown}: leads to an address that is not public; pictures are fetched from public addresses only."
+                f"{shown}: leads to an address that is not public; images are fetched from public addresses only."
             )
     return addresses
 
@@ -138,7 +138,7 @@ def _resolve(host: str, port: int, deadline: float, shown: str) -> list[str]:
         except (OSError, UnicodeError) as error:
             answers.put(OSError(str(error)))
 
-    threading.Thread(target=look_up, name="picture-host-lookup", daemon=True).start()
+    threading.Thread(target=look_up, name="image-host-lookup", daemon=True).start()
     try:
         answer = answers.get(timeout=_left(deadline, shown))
     except queue.Empty:
@@ -188,7 +188,7 @@ def _left(deadline: float, shown: str) -> float:
 
 
 def _too_slow(shown: str) -> ImageFetchFailed:
-    return ImageFetchFailed(f"{shown}: too slow; the picture did not arrive in time.")
+    return ImageFetchFailed(f"{shown}: too slow; the image did not arrive in time.")
 
 
 def _connect(addresses: list[IPAddress], port: int, policy: UrlPolicy, deadline: float, shown: str) -> socket.socket:
@@ -235,7 +235,7 @@ class _Answer:
             if location:
                 return location
         if status != 200:
-            raise ImageFetchFailed(f"{self._shown}: the server answered with status {status} instead of a picture.")
+            raise ImageFetchFailed(f"{self._shown}: the server answered with status {status} instead of an image.")
         return None
 
     def body(self, max_bytes: int) -> bytes:
@@ -267,10 +267,10 @@ class _Answer:
         if int(announced) > max_bytes:
             raise _too_large(self._shown, max_bytes)
         if self._response.getheader("Content-Encoding", "identity").lower() != "identity":
-            raise ImageFetchFailed(f"{self._shown}: the server compresses the picture although it was asked not to.")
+            raise ImageFetchFailed(f"{self._shown}: the server compresses the image although it was asked not to.")
         kind = self._response.getheader("Content-Type", "").split(";")[0].strip().lower()
         if kind.startswith("text/") or kind in ("application/json", "application/xhtml+xml", "application/pdf"):
-            raise UnsupportedImage(f"{self._shown}: not a picture; the server says it is {kind}.")
+            raise UnsupportedImage(f"{self._shown}: not an image; the server says it is {kind}.")
 
     def _cut(self) -> None:
         with contextlib.suppress(OSError):  # closed already
@@ -285,4 +285,4 @@ class _Answer:
 
 
 def _too_large(shown: str, max_bytes: int) -> ImageTooLarge:
-    return ImageTooLarge(f"{shown}: more than {readable_bytes(max_bytes)}, the limit for a picture.")
+    return ImageTooLarge(f"{shown}: more than {readable_bytes(max_bytes)}, the limit for an image.")

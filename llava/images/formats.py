@@ -1,4 +1,4 @@
-"""The picture formats that are read, how each is recognised, and what to call data that are none of them.
+"""The image formats that are read, how each is recognised, and what to call data that are none of them.
 
 Formats are told by their first bytes, never by a file's name, and each is decoded by its own Pillow plugin.
 """
@@ -33,13 +33,13 @@ class Kind:
     header_size: Callable[[bytes], tuple[int, int] | None] | None = None
     """Width and height read by ourselves, where Pillow's decoder reserves memory on opening."""
     unit_size: Callable[[ImageFile.ImageFile], tuple[int, int] | None] | None = None
-    """Width and height of what is decoded at a time, where the format lets it be larger than the picture."""
+    """Width and height of what is decoded at a time, where the format lets it be larger than the image."""
 
     def open(self, data: bytes) -> ImageFile.ImageFile:
-        """The picture with its header read and no pixel decoded; raises any of `decoder_errors()` on bad data.
+        """The image with its header read and no pixel decoded; raises any of `decoder_errors()` on bad data.
 
         The plugin is called itself, not through `Image.open`: that would try every format it knows, and warns about
-        large pictures by a global limit where ours decides.
+        large images by a global limit where ours decides.
         """
         module, name = self.plugin.split(":")
         image: ImageFile.ImageFile = getattr(importlib.import_module(f"PIL.{module}"), name)(io.BytesIO(data))
@@ -59,8 +59,8 @@ def recognise(data: bytes, name: str) -> Kind:
             return kind
     labels = ", ".join(kind.label for kind in KINDS[:-1])
     raise UnsupportedImage(
-        f"{name}: not a picture that can be read; it looks like {looks_like(data)}. "
-        f"Give a {labels} or {KINDS[-1].label} picture."
+        f"{name}: not an image that can be read; it looks like {looks_like(data)}. "
+        f"Give a {labels} or {KINDS[-1].label} image."
     )
 
 
@@ -68,10 +68,10 @@ def describe_damage(data: bytes, name: str, kind: Kind) -> str:
     """Why data of this kind could not be decoded, as well as can be told from outside the decoder."""
     declared = kind.declared_bytes(data) if kind.declared_bytes else None
     if declared is not None and declared > len(data):
-        return f"{name}: this {kind.label} picture is truncated: {len(data)} of at least {declared} bytes are there."
+        return f"{name}: this {kind.label} image is truncated: {len(data)} of at least {declared} bytes are there."
     if kind.label == "JPEG" and b"\xff\xd9" not in data[-64:]:
-        return f"{name}: this JPEG picture is truncated: it ends after {len(data)} bytes without an end marker."
-    return f"{name}: this {kind.label} picture ({len(data)} bytes) is damaged or cut short and cannot be decoded."
+        return f"{name}: this JPEG image is truncated: it ends after {len(data)} bytes without an end marker."
+    return f"{name}: this {kind.label} image ({len(data)} bytes) is damaged or cut short and cannot be decoded."
 
 
 def readable_bytes(count: int) -> str:
@@ -165,7 +165,7 @@ _STRANGERS: Final = (
     (_magic(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "JPEG XL"),
     (_magic(rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
     (_magic(rb"version https://git-lfs"), "a Git LFS pointer: fetch the file itself with `git lfs pull`"),
-    (_magic(rb"\x89PNG|RIFF|GIF8|\xff\xd8"), "a picture whose first bytes are damaged"),
+    (_magic(rb"\x89PNG|RIFF|GIF8|\xff\xd8"), "an image whose first bytes are damaged"),
     (_magic(rb"\x00+\Z"), "nothing but zero bytes"),
 )
 _MARKUP: Final = re.compile(
@@ -174,7 +174,7 @@ _MARKUP: Final = re.compile(
 
 
 def looks_like(data: bytes) -> str:
-    """What data that are no readable picture seem to be, in words for a message."""
+    """What data that are no readable image seem to be, in words for a message."""
     head = data[:1024].removeprefix(b"\xef\xbb\xbf")
     for magic, label in _STRANGERS:
         if magic.match(head):

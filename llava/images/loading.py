@@ -1,4 +1,4 @@
-"""The one way a picture enters the program: any source in, an upright 8-bit RGB picture or a typed error out.
+"""The one way an image enters the program: any source in, an upright 8-bit RGB image or a typed error out.
 
 Everything here is untrusted: size, kind and dimensions are checked before a pixel is decoded, decoders are named one by
 one (Pillow is never asked to guess), and messages are ours, never a decoder's. Nothing global of Pillow is touched, so
@@ -51,7 +51,7 @@ def _max_pixels() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a picture may cost. All three are checked before decoding.
+    """What an image may cost. All three are checked before decoding.
 
     Decoding takes for a moment up to 10 bytes of memory a pixel beyond the file itself (grey with alpha 14, WebP 18):
     half a gigabyte at the default of 50 megapixels.
@@ -73,27 +73,27 @@ def load_image(
     limits: ImageLimits | None = None,
     url_policy: UrlPolicy | None = None,
 ) -> Image.Image:
-    """Reads one picture as it should be seen: upright, first frame, 8-bit RGB.
+    """Reads one image as it should be seen: upright, first frame, 8-bit RGB.
 
     Reads PNG, JPEG, WebP, GIF, BMP and TIFF, whatever the file is called. The EXIF orientation is applied; transparency
     is laid on white, as viewers show it (dropping it, as a bare `convert("RGB")` does, turns black writing on a
-    transparent ground into a black picture); 16-bit and floating grey is scaled, not clipped; of an animation the first
-    frame counts. Opaque RGB and grey pictures keep their exact values.
+    transparent ground into a black image); 16-bit and floating grey is scaled, not clipped; of an animation the first
+    frame counts. Opaque RGB and grey images keep their exact values.
 
     Args:
-        source: path, bytes, open binary file, data URI, Pillow picture, or http(s) address.
+        source: path, bytes, open binary file, data URI, Pillow image, or http(s) address.
         allow_url: fetch an http(s) address; without it an address is refused.
         allow_path: open files of this machine; a server passes False for what a client sent.
         limits: bytes, pixels and side allowed; `ImageLimits()` if None.
         url_policy: where an address may lead and how long it may take; `UrlPolicy()` (public addresses only) if None.
 
     Returns:
-        A loaded picture of mode RGB that needs neither file nor source any more.
+        A loaded image of mode RGB that needs neither file nor source any more.
 
     Raises:
         ImageUnreadable: no such file, a folder, no permission.
         ImageTooLarge: over one of the limits; nothing was decoded.
-        UnsupportedImage: not a picture, or of a kind that is not read; the message says what it looks like.
+        UnsupportedImage: not an image, or of a kind that is not read; the message says what it looks like.
         ImageDamaged: ends early or contradicts itself.
         ImageUrlRefused, ImageFetchFailed: see `llava.images.fetching.fetch`.
     """
@@ -101,7 +101,7 @@ def load_image(
 
     limits = limits or ImageLimits()
     if isinstance(source, Image.Image):
-        name = _shown(str(getattr(source, "filename", "") or "picture"))
+        name = _shown(str(getattr(source, "filename", "") or "image"))
         _check_dimensions(source.size, name, limits)
         try:
             source.load()
@@ -113,16 +113,16 @@ def load_image(
 
 
 def load_image_from_base64(image: str | bytes, *, limits: ImageLimits | None = None) -> Image.Image:
-    """Reads a picture from base64 text, with or without a `data:` prefix; same result and errors as `load_image`."""
+    """Reads an image from base64 text, with or without a `data:` prefix; same result and errors as `load_image`."""
     limits = limits or ImageLimits()
     if isinstance(image, bytes):
         image = image.decode("ascii", errors="replace")
     if image.startswith("data:"):
         return load_image(image, allow_path=False, limits=limits)
-    return decode_image(_decode_base64(image, "base64 picture", limits), name="base64 picture", limits=limits)
+    return decode_image(_decode_base64(image, "base64 image", limits), name="base64 image", limits=limits)
 
 
-def decode_image(data: bytes, *, name: str = "picture", limits: ImageLimits | None = None) -> Image.Image:
+def decode_image(data: bytes, *, name: str = "image", limits: ImageLimits | None = None) -> Image.Image:
     """Decodes encoded bytes; `name` is what messages call them. See `load_image` for result and errors."""
     limits = limits or ImageLimits()
     _check_bytes(len(data), name, limits)
@@ -137,19 +137,19 @@ def decode_image(data: bytes, *, name: str = "picture", limits: ImageLimits | No
         if unit is not None:
             _check_dimensions(unit, name, limits)
         image.load()
-        picture = to_rgb(image)
+        rgb = to_rgb(image)
     except MemoryError as error:
-        raise ImageTooLarge(f"{name}: this machine has not enough memory to decode it. Resize the picture.") from error
+        raise ImageTooLarge(f"{name}: this machine has not enough memory to decode it. Resize the image.") from error
     except decoder_errors() as error:
         raise ImageDamaged(describe_damage(data, name, kind)) from error
-    # A picture of its own: the decoder's would keep the encoded file, and carry place and owner from its metadata.
-    picture = picture.copy() if picture is image else picture
-    picture.info = {}
-    return picture
+    # An image of its own: the decoder's would keep the encoded file, and carry place and owner from its metadata.
+    rgb = rgb.copy() if rgb is image else rgb
+    rgb.info = {}
+    return rgb
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright 8-bit RGB copy of any Pillow picture (itself if it already is one): transparency on white."""
+    """An upright 8-bit RGB copy of any Pillow image (itself if it already is one): transparency on white."""
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -166,9 +166,9 @@ def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # premultiplied modes convert to RGBA only through their straight counterpart
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
-    picture = Image.new("RGB", layer.size, (255, 255, 255))
-    picture.paste(layer, mask=layer.getchannel("A"))
-    return picture
+    canvas = Image.new("RGB", layer.size, (255, 255, 255))
+    canvas.paste(layer, mask=layer.getchannel("A"))
+    return canvas
 
 
 _TURNS: Final = {
@@ -189,7 +189,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except decoder_errors():
-        # Broken metadata do not spoil the picture; viewers ignore them too.
+        # Broken metadata do not spoil the image; viewers ignore them too.
         return image
     if turn is None:
         return image
@@ -230,11 +230,11 @@ def read_encoded(
     limits: ImageLimits | None = None,
     url_policy: UrlPolicy | None = None,
 ) -> tuple[bytes, str]:
-    """The encoded bytes of a picture that is not decoded yet, and what messages call it; see `load_image`."""
+    """The encoded bytes of an image that is not decoded yet, and what messages call it; see `load_image`."""
     limits = limits or ImageLimits()
     if isinstance(source, (bytes, bytearray, memoryview)):
-        _check_bytes(memoryview(source).nbytes, "picture", limits)
-        return bytes(source), "picture"
+        _check_bytes(memoryview(source).nbytes, "image", limits)
+        return bytes(source), "image"
     if isinstance(source, str):
         scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.\-]*):(?://)?", source.lstrip())
         if scheme and scheme[1].lower() == "data":
@@ -243,7 +243,7 @@ def read_encoded(
             return _read_url(source.strip(), scheme[1].lower(), allow_url, limits, url_policy), _shown(source)
     if isinstance(source, (str, os.PathLike)):
         if not allow_path:
-            raise ImageUnreadable("file names are not accepted here: send the picture as a data URI.")
+            raise ImageUnreadable("file names are not accepted here: send the image as a data URI.")
         return _read_file(Path(os.fspath(source)), limits), _shown(str(source))
     if hasattr(source, "read"):
         name = _shown(str(getattr(source, "name", "open file")))
@@ -253,8 +253,8 @@ def read_encoded(
         _check_bytes(len(data), name, limits)
         return data, name
     raise UnsupportedImage(
-        f"{type(source).__name__} is no picture source: give a path, bytes, an open binary file, a data URI, "
-        "an http(s) address or a Pillow picture."
+        f"{type(source).__name__} is no image source: give a path, bytes, an open binary file, a data URI, "
+        "an http(s) address or a Pillow image."
     )
 
 
@@ -264,9 +264,9 @@ def _read_file(path: Path, limits: ImageLimits) -> bytes:
         # Asked before opening: opening a named pipe would wait for ever.
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageUnreadable(f"{name} is a folder. Give the path of one picture file.")
+            raise ImageUnreadable(f"{name} is a folder. Give the path of one image file.")
         if not stat.S_ISREG(status.st_mode):
-            raise ImageUnreadable(f"{name} is no regular file. Give the path of one picture file.")
+            raise ImageUnreadable(f"{name} is no regular file. Give the path of one image file.")
         _check_bytes(status.st_size, name, limits)
         with path.open("rb") as file:
             data = file.read(limits.max_bytes + 1)
@@ -286,7 +286,7 @@ def _read_url(url: str, scheme: str, allow_url: bool, limits: ImageLimits, polic
         )
     if not allow_url:
         raise ImageUrlRefused(
-            f"{_shown(url)}: fetching pictures by address is switched off. Download the picture and give its path, "
+            f"{_shown(url)}: fetching images by address is switched off. Download the image and give its path, "
             "or send it as a data URI."
         )
     from llava.images.fetching import UrlPolicy, fetch
@@ -330,7 +330,7 @@ def _check_bytes(count: int, name: str, limits: ImageLimits) -> None:
 def _check_dimensions(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise ImageDamaged(f"{name}: its header says {width} x {height} pixels; a picture needs at least 1 x 1.")
+        raise ImageDamaged(f"{name}: its header says {width} x {height} pixels; an image needs at least 1 x 1.")
     if max(width, height) > limits.max_side:
         raise ImageTooLarge(
             f"{name}: {width} x {height} pixels, the longer side may have {limits.max_side}. Resize it."
@@ -338,7 +338,7 @@ def _check_dimensions(size: tuple[int, int], name: str, limits: ImageLimits) -> 
     if width * height > limits.max_pixels:
         raise ImageTooLarge(
             f"{name}: {width} x {height} is {width * height / 1e6:.1f} megapixels, the limit is "
-            f"{limits.max_pixels / 1e6:.1f}. Resize the picture, or raise {MAX_PIXELS_VARIABLE}."
+            f"{limits.max_pixels / 1e6:.1f}. Resize the image, or raise {MAX_PIXELS_VARIABLE}."
         )
 
 

@@ -127,7 +127,7 @@ def load_pretrained_model(
 
 
 def context_length(config: LlavaConfig) -> int:
-    """Tokens that prompt, pictures and answer may have together."""
+    """Tokens that prompt, images and answer may have together."""
     length = getattr(config, "max_sequence_length", None) or config.tokenizer_model_max_length
     return length or config.max_position_embeddings
 

@@ -3,7 +3,7 @@
     python -m llava.model.convert --model-path /path/to/LLaVA-7B-v0 --output /path/to/export
 
 Exports load in transformers (`LlavaForConditionalGeneration`, or `LlavaNextForConditionalGeneration` for tiled
-pictures) and are in the format that engines such as vLLM and SGLang read, with no need of this package: vision tower,
+images) and are in the format that engines such as vLLM and SGLang read, with no need of this package: vision tower,
 processor and chat template are in the folder. A folder in transformers' format is turned back into the original's.
 Reads and writes block by block.
 """
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     folder = resolve_folder(args.model_path)
     flavour = read_flavour(folder)
     if flavour.kind not in ("flat", "nested"):
-        what = {"text": "a language model without pictures", "lora": "a LoRA run", "projector": "only a projector"}
+        what = {"text": "a language model without images", "lora": "a LoRA run", "projector": "only a projector"}
         hint = " Merge it first with scripts/merge_lora_weights.py." if flavour.kind == "lora" else ""
         raise InvalidRequest(f"{folder}: holds {what[flavour.kind]}; a whole LLaVA can be converted.{hint}")
     wanted = args.to or ("original" if flavour.kind == "nested" else "transformers")

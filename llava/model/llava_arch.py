@@ -1,6 +1,6 @@
-"""What makes a language model a LLaVA: a vision tower, a projector, and pictures among its tokens.
+"""What makes a language model a LLaVA: a vision tower, a projector, and images among its tokens.
 
-`LlavaMetaModel` adds the modules to a decoder, `LlavaMetaForCausalLM` adds the way of the data: encode the pictures,
+`LlavaMetaModel` adds the modules to a decoder, `LlavaMetaForCausalLM` adds the way of the data: encode the images,
 project them, merge the tiles of large ones, and splice them into the text (`llava.model.language_model.splice`). Both
 are mixins, so another language model needs some twenty lines (`llava.model.language_model`).
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llava.model.multimodal_encoder.vision_tower import VisionTower
 
 Images = Tensor | Sequence[Tensor]
-"""[pictures, 3, H, W], or one entry a picture: [3, H, W], or [tiles, 3, H, W] for a picture cut into tiles."""
+"""[images, 3, H, W], or one entry an image: [3, H, W], or [tiles, 3, H, W] for an image cut into tiles."""
 
 
 class LlavaMetaModel:
@@ -62,7 +62,7 @@ class LlavaMetaModel:
 
 
 class LlavaMetaForCausalLM:
-    """Picture understanding for a causal language model whose decoder is a `LlavaMetaModel`."""
+    """Image understanding for a causal language model whose decoder is a `LlavaMetaModel`."""
 
     config: Any
 
@@ -83,17 +83,17 @@ class LlavaMetaForCausalLM:
         self.get_model().vision_tower = tower.to(device=embedding.device)
 
     def encode_images(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[Tensor]:
-        """Encodes and projects pictures.
+        """Encodes and projects images.
 
         Args:
             images: see `Images`.
-            image_sizes: (width, height) of each original picture; needed where the model removes padding from tiles.
+            image_sizes: (width, height) of each original image; needed where the model removes padding from tiles.
 
         Returns:
-            One tensor [features, hidden] a picture.
+            One tensor [features, hidden] an image.
 
         Raises:
-            ImageError: a picture whose pixels have no usable shape.
+            ImageError: an image whose pixels have no usable shape.
         """
         entries = list(images)
         batches = [entry if entry.dim() == 4 else entry[None] for entry in entries]
@@ -106,10 +106,10 @@ class LlavaMetaForCausalLM:
         ]
 
     def count_features(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[int]:
-        """How many features `encode_images` makes of each picture; nothing is computed for it.
+        """How many features `encode_images` makes of each image; nothing is computed for it.
 
         Raises:
-            ImageError: a picture cut into tiles without its original size, or into other tiles than this model's.
+            ImageError: an image cut into tiles without its original size, or into other tiles than this model's.
         """
         tower, width = self.get_vision_tower(), self.config.hidden_size
         counts = []
@@ -122,12 +122,12 @@ class LlavaMetaForCausalLM:
         return counts
 
     def _encode_batches(self, batches: list[Tensor]) -> list[Tensor]:
-        """Runs the tower once for each distinct picture size; returns [tiles, patches, hidden] for each entry."""
+        """Runs the tower once for each distinct image size; returns [tiles, patches, hidden] for each entry."""
         model, tower = self.get_model(), self.get_vision_tower()
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, batch in enumerate(batches):
             if batch.dim() != 4:
-                raise ImageError(f"picture {i} has pixels of shape {list(batch.shape)}; expected [3, height, width].")
+                raise ImageError(f"image {i} has pixels of shape {list(batch.shape)}; expected [3, height, width].")
             groups.setdefault(tuple(batch.shape[1:]), []).append(i)
         encoded: dict[int, Tensor] = {}
         trained = any(parameter.requires_grad for parameter in tower.parameters())
@@ -141,9 +141,9 @@ class LlavaMetaForCausalLM:
         return [encoded[i] for i in range(len(batches))]
 
     def _merge_tiles(self, tiles: Tensor, image_size: tuple[int, int] | None) -> Tensor:
-        """Joins the tiles of one picture, [tiles, patches, hidden], into one sequence [features, hidden].
+        """Joins the tiles of one image, [tiles, patches, hidden], into one sequence [features, hidden].
 
-        `flat`: one tile after the other. `spatial`: the whole picture first, then the tiles' patches in raster order
+        `flat`: one tile after the other. `spatial`: the whole image first, then the tiles' patches in raster order
         over the whole grid. `spatial_unpad`: besides, rows and columns of padding are dropped and `image_newline` ends
         each row (LLaVA-NeXT, Liu et al. 2024).
         """
@@ -162,13 +162,13 @@ class LlavaMetaForCausalLM:
         return torch.cat([tiles[0], grid.flatten(1).T])
 
     def _raster(self, tiles: Tensor, image_size: tuple[int, int] | None) -> Tensor:
-        """Tiles [tiles, patches, hidden] -> [hidden, rows, columns] of the picture they were cut from."""
+        """Tiles [tiles, patches, hidden] -> [hidden, rows, columns] of the image they were cut from."""
         from llava.mm_utils import get_anyres_image_grid_shape
 
         tower = self.get_vision_tower()
         if image_size is None:
             raise ImageError(
-                "this model cuts pictures into tiles and needs their original sizes: image_sizes=[(width, height), …]."
+                "this model cuts images into tiles and needs their original sizes: image_sizes=[(width, height), …]."
             )
         side = tower.num_patches_per_side
         columns, rows = get_anyres_image_grid_shape(
@@ -176,7 +176,7 @@ class LlavaMetaForCausalLM:
         )
         if rows * columns != len(tiles):
             raise ImageError(
-                f"a picture of {image_size[0]} x {image_size[1]} pixels is cut into {columns} x {rows} tiles by this "
+                f"an image of {image_size[0]} x {image_size[1]} pixels is cut into {columns} x {rows} tiles by this "
                 f"model, but {len(tiles)} were given."
             )
         grid = tiles.view(rows, columns, side, side, -1).permute(4, 0, 2, 1, 3)
@@ -210,10 +210,10 @@ class LlavaMetaForCausalLM:
         )
 
     def refuse_markers(self, input_ids: Tensor) -> None:
-        """Raises ImageTokenMismatch where ids stand for pictures and none were given."""
+        """Raises ImageTokenMismatch where ids stand for images and none were given."""
         if has_markers(input_ids, self.patch_token_id):
             row = next(i for i, ids in enumerate(input_ids) if has_markers(ids, self.patch_token_id))
-            raise ImageTokenMismatch(f"row {row}: the prompt has a place for a picture, but no pictures were given.")
+            raise ImageTokenMismatch(f"row {row}: the prompt has a place for an image, but no images were given.")
 
     def initialize_vision_modules(
         self,
@@ -315,8 +315,8 @@ def unpad_image(grid: Tensor, original_size: tuple[int, int]) -> Tensor:
     """Drops the rows or columns that padding to the tile grid added.
 
     Args:
-        grid: [hidden, rows, columns] of a picture that was resized keeping its aspect ratio and centred.
-        original_size: (width, height) of the picture before that.
+        grid: [hidden, rows, columns] of an image that was resized keeping its aspect ratio and centred.
+        original_size: (width, height) of the image before that.
     """
     width, height = original_size
     rows, columns = grid.shape[1:]

@@ -26,7 +26,7 @@ class WeightsInfo:
     kind: str = ""
     """What it is, in words."""
     era: str = ""
-    """`v0` or `v1 and later`; how pictures stand in its prompts."""
+    """`v0` or `v1 and later`; how images stand in its prompts."""
     parameters: int = 0
     size: str = ""
     dtype: str = ""
@@ -94,7 +94,7 @@ _KINDS = {
     "nested": "LLaVA in transformers' format",
     "projector": "projector of a LLaVA, without the language model",
     "lora": "LoRA adapter of a LLaVA, without the language model",
-    "text": "language model without pictures",
+    "text": "language model without images",
 }
 
 

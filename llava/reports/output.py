@@ -42,15 +42,15 @@ def write_report(
 
     Args:
         csvs: file names, and what makes each.
-        draw: makes the picture of a report in the format `plot`, `svg` or `png`.
+        draw: makes the image of a report in the format `plot`, `svg` or `png`.
 
     Raises:
         InvalidRequest: `folder` is a file.
     """
-    picture = f"{stem}.{plot}"
+    image = f"{stem}.{plot}"
     texts = {
         f"{stem}.json": tables.as_json(report) + "\n",
         **{name: as_csv(report) for name, as_csv in csvs.items()},
-        f"{stem}.md": tables.as_markdown(report, picture) + "\n",
+        f"{stem}.md": tables.as_markdown(report, image) + "\n",
     }
-    write_files(folder, {name: text.encode() for name, text in texts.items()} | {picture: draw(report, plot)})
+    write_files(folder, {name: text.encode() for name, text in texts.items()} | {image: draw(report, plot)})

@@ -1,4 +1,4 @@
-"""Pictures of figures with their intervals: a line each, a point at the figure, a bar over its interval."""
+"""Images of figures with their intervals: a line each, a point at the figure, a bar over its interval."""
 
 from __future__ import annotations
 

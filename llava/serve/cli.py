@@ -1,10 +1,10 @@
-"""Chats about pictures in the terminal, with a model loaded here or with a server's; or asks one question.
+"""Chats about images in the terminal, with a model loaded here or with a server's; or asks one question.
 
     llava chat                                        a chat with the small embedded model
-    llava chat -i cat.jpg                             with a picture to begin with
+    llava chat -i cat.jpg                             with an image to begin with
     llava chat --server http://localhost:10000        with a model that is served
     llava chat -i cat.jpg "What is in the picture?"   one question; the answer goes to standard output
-    fetch-picture | llava chat -i - "What is this?" --json
+    fetch-image | llava chat -i - "What is this?" --json
 
 Inside of a chat /help lists the commands. A question on standard input is answered like one on the command line.
 """
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-i",
         action="append",
         default=[],
-        metavar="PICTURE",
-        help="path, data URI or http(s) address; - reads standard input; repeat for several pictures",
+        metavar="IMAGE",
+        help="path, data URI or http(s) address; - reads standard input; repeat for several images",
     )
     parser.add_argument("--json", action="store_true", help="one question: print answer and figures as a JSON object")
     parser.add_argument("--plain", action="store_true", help="one question: print the answer's text as it is")
@@ -87,7 +87,7 @@ def _add_session_arguments(group: argparse._ArgumentGroup) -> None:
         "--thumbnails",
         choices=("auto", "kitty", "iterm", "sixel", "blocks", "none"),
         default="auto",
-        help="how pictures are shown (default: the best that the terminal can)",
+        help="how images are shown (default: the best that the terminal can)",
     )
 
 

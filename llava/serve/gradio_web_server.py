@@ -1,4 +1,4 @@
-"""Runs the web page: chat with pictures, an arena of two models, votes. It asks a controller over HTTP.
+"""Runs the web page: chat with images, an arena of two models, votes. It asks a controller over HTTP.
 
     python -m llava.serve.gradio_web_server --controller http://localhost:10000
 
@@ -70,7 +70,7 @@ def add_page_arguments(parser: argparse._ActionsContainer) -> None:
         "--log-dir",
         type=Path,
         metavar="FOLDER",
-        help="where conversations, pictures and votes are stored (default: nothing is stored)",
+        help="where conversations, images and votes are stored (default: nothing is stored)",
     )
     parser.add_argument(
         "--log-addresses", action="store_true", help="store the clients' addresses, too (default: left empty)"

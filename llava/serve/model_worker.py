@@ -31,7 +31,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--model-name", metavar="NAME", help="name to serve it under (default: the path's last part)")
     add_loading_arguments(model)
-    # Accepted and unused: whether a model sees, and how it wants pictures cut, its own config says.
+    # Accepted and unused: whether a model sees, and how it wants images cut, its own config says.
     model.add_argument("--multi-modal", action="store_true", help=argparse.SUPPRESS)
     model.add_argument("--keep-aspect-ratio", action="store_true", help=argparse.SUPPRESS)
 
@@ -44,7 +44,7 @@ def model_flags(args: argparse.Namespace) -> list[str]:
 
 def main(args: argparse.Namespace) -> int:
     from llava.serve.worker.engine_backend import EngineBackend
-    from llava.serve.worker.images import PictureReader
+    from llava.serve.worker.images import ImageReader
 
     folder, name, notice = find_model(args.model_path)
     if notice:
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     backend = EngineBackend(
         name=args.model_name or name,
         load=lambda: load_model(args, folder),
-        pictures=PictureReader(allowed_hosts=image_hosts(args)),
+        images=ImageReader(allowed_hosts=image_hosts(args)),
         asked_limit=args.limit_model_concurrency,
     )
     return run_worker(args, backend, title="LLaVA model worker")

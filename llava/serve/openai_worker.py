@@ -1,6 +1,6 @@
 """Registers any OpenAI-compatible engine (vLLM, SGLang, LMDeploy, llama.cpp, another of ours) as a worker.
 
-The controller and the web page use it like a worker of their own. Messages and pictures are sent on, not a flattened
+The controller and the web page use it like a worker of their own. Messages and images are sent on, not a flattened
 prompt, so that the engine's own template decides; who leaves cancels there too.
 
     python -m llava.serve.openai_worker --controller http://localhost:10000 --port 40001
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.serve.worker.images import PictureReader
+    from llava.serve.worker.images import ImageReader
     from llava.serve.worker.openai_backend import OpenAiBackend
     from llava.serve.worker.upstream import Upstream
 
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
         name=args.model_name or args.backend_model,
         upstream=Upstream.connect(args.backend_url, args.backend_model, key),
         limit=args.limit_model_concurrency or OpenAiBackend.limit,
-        pictures=PictureReader(allowed_hosts=image_hosts(args)),
+        images=ImageReader(allowed_hosts=image_hosts(args)),
         wait_s=args.backend_wait,
         stop=tuple(args.stop),
         stops_here=args.stop_here,

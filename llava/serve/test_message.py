@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the question (default: asks for a story)",
     )
     parser.add_argument(
-        "--image-file", action="append", default=[], metavar="PICTURE", help="a picture; repeat for several"
+        "--image-file", action="append", default=[], metavar="IMAGE", help="an image; repeat for several"
     )
     parser.add_argument("--template", metavar="NAME", help="prompt template (default: by the model's name)")
 
@@ -45,18 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from llava.conversation import template
     from llava.images.loading import load_image
-    from llava.prompting import place_pictures
+    from llava.prompting import place_images
     from llava.serve.client.http_client import Client
     from llava.serve.protocol.original import GENERATE_PATH
     from llava.template_choice import default_template_for
 
-    pictures = [load_image(file) for file in args.image_file]
+    images = [load_image(file) for file in args.image_file]
     model, address = _find(args)
     print(f"worker_addr: {address}")
 
     conversation = template(args.template or default_template_for(name=model))
-    question = place_pictures(args.message, len(pictures), first=conversation.image_first)
-    conversation.append_message(conversation.roles[0], (question, pictures, "Pad"))
+    question = place_images(args.message, len(images), first=conversation.image_first)
+    conversation.append_message(conversation.roles[0], (question, images, "Pad"))
     conversation.append_message(conversation.roles[1], None)
     body = {
         "model": model,
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
         "max_new_tokens": args.max_new_tokens,
         "stop": conversation.stop_str,
     }
-    if pictures:
+    if images:
         body["images"] = conversation.get_images()
 
     print(f"{conversation.roles[0]}: {args.message}")

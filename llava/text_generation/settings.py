@@ -22,7 +22,7 @@ class Sampling:
     num_beams: int = 1
     """More than 1 searches instead of streaming."""
     max_new_tokens: int = 512
-    """Tokens, not characters; prompt and pictures not counted."""
+    """Tokens, not characters; prompt and images not counted."""
     top_k: int | None = None
     """Keep this many of the most likely tokens."""
     seed: int | None = None
@@ -62,11 +62,11 @@ class Timings:
     """Seconds, measured from the moment a request was handed in."""
 
     started_s: float = 0.0
-    """Its tokens went to the model; before that it waited, or its pictures were encoded."""
+    """Its tokens went to the model; before that it waited, or its images were encoded."""
     first_token_s: float = 0.0
     total_s: float = 0.0
     encoding_s: float = 0.0
-    """Spent on pictures before that; next to nothing for those that were encoded already."""
+    """Spent on images before that; next to nothing for those that were encoded already."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Answer:
     finish_reason: Literal["stop", "length"]
     """Whether the model ended by itself, or ran into the limit of tokens."""
     num_prompt_tokens: int
-    """Pictures counted by their features."""
+    """Images counted by their features."""
     num_new_tokens: int
-    num_picture_tokens: int = 0
-    """Those of the prompt's tokens that are features of pictures."""
+    num_image_tokens: int = 0
+    """Those of the prompt's tokens that are features of images."""
     timings: Timings = Timings()

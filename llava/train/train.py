@@ -118,15 +118,15 @@ def make_trainer(
     from transformers import set_seed
 
     from llava.train.data.collator import Collator
-    from llava.train.data.records import check_first_pictures, load_records
+    from llava.train.data.records import check_first_images, load_records
     from llava.train.llava_trainer import LLaVATrainer
-    from llava.train.setup.parts import picture_folder, prepare_data, prepare_model
+    from llava.train.setup.parts import image_folder, prepare_data, prepare_model
     from llava.train.setup.trainable import Stage, describe_trainable, select_trainable
 
     for note in training_args.notes:
         _say(training_args, note)
     records = load_records(str(data_args.data_path))
-    check_first_pictures(records, picture_folder(data_args))
+    check_first_images(records, image_folder(data_args))
     set_seed(training_args.seed)
     prepared = prepare_model(model_args, data_args, training_args, attn_implementation=attn_implementation)
     stage = Stage(
@@ -188,9 +188,9 @@ def _identity(
 
 
 def _describe_data(records: list[Any], prepared: Any) -> str:
-    with_pictures = sum(1 for record in records if record.images)
-    form = "<im_patch> runs" if prepared.picture_tokens.as_patches else "one marker each"
-    return f"data: {len(records):,} records, {with_pictures:,} with pictures ({form}); text: {prepared.template.name}"
+    with_images = sum(1 for record in records if record.images)
+    form = "<im_patch> runs" if prepared.image_tokens.as_patches else "one marker each"
+    return f"data: {len(records):,} records, {with_images:,} with images ({form}); text: {prepared.template.name}"
 
 
 def _copy_tokenizer_model(base: str, training_args: TrainingArguments) -> None:

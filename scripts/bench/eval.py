@@ -2,7 +2,7 @@
 
     python -m scripts.bench.eval --work /path/with/3GB [--layers 8]
 
-The model is that of `scripts.bench.serve`. 64 questions, three a picture, 32 new tokens each, greedy, each way in a
+The model is that of `scripts.bench.serve`. 64 questions, three an image, 32 new tokens each, greedy, each way in a
 process of its own on one thread, measured from the moment its model is loaded. All ways must give the same answers.
 Then the scorer of ScienceQA marks 4,241 answers. Prints CPU seconds and ratios; figures of different runs should not be
 compared, ratios may.
@@ -33,14 +33,14 @@ from scripts.bench.serve import (
     Static,
     all_at_once,
     arguments,
+    image,
     in_a_process,
     made_model,
-    picture,
 )
 
 NUM_QUESTIONS = 64
 NEW_TOKENS = 32
-A_PICTURE = 3
+AN_IMAGE = 3
 NUM_SCIENCE = 4241
 """Problems of ScienceQA's test split."""
 
@@ -49,7 +49,7 @@ def questions() -> list[Asked]:
     """The same for every way and every run."""
     rng = random.Random(4)
     return [
-        Asked(" ".join(rng.choices(WORDS, k=rng.randint(8, 40))) + "?", number // A_PICTURE, NEW_TOKENS)
+        Asked(" ".join(rng.choices(WORDS, k=rng.randint(8, 40))) + "?", number // AN_IMAGE, NEW_TOKENS)
         for number in range(NUM_QUESTIONS)
     ]
 
@@ -95,10 +95,10 @@ def _by_command(folder: Path) -> Measured:
     started: list[float] = []
     with tempfile.TemporaryDirectory() as place:
         asked = questions()
-        for number in {one.picture for one in asked}:
-            picture(number).save(Path(place) / f"{number}.png")
+        for number in {one.image for one in asked}:
+            image(number).save(Path(place) / f"{number}.png")
         records = [
-            {"question_id": number, "image": f"{one.picture}.png", "text": one.question}
+            {"question_id": number, "image": f"{one.image}.png", "text": one.question}
             for number, one in enumerate(asked)
         ]
         file = Path(place) / "questions.jsonl"
@@ -155,7 +155,7 @@ def report_answering(folder: Path) -> None:
     ways = ("model_vqa", "static", "one by one")
     results = {way: Measured(**in_a_process("measure", str(folder), way, module="scripts.bench.eval")) for way in ways}
     ours = results["model_vqa"]
-    print(f"{NUM_QUESTIONS} questions, {A_PICTURE} a picture, {NEW_TOKENS} new tokens")
+    print(f"{NUM_QUESTIONS} questions, {AN_IMAGE} an image, {NEW_TOKENS} new tokens")
     for way, one in results.items():
         same = sum(a == b for a, b in zip(one.texts, ours.texts, strict=True))
         print(

@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 folder=${1:-.cache/lmms_eval}
-tasks=${TASKS:-llava_pictures}
+tasks=${TASKS:-llava_images}
 roads=${ROADS:-engine server class}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)

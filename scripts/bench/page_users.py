@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from llava.command_line import run
 from llava.serve.service import flags
 
-PICTURES = Path(__file__).parents[2] / "playground" / "pictures"
+IMAGES = Path(__file__).parents[2] / "playground" / "images"
 QUESTIONS = (
     "What is in the picture?",
     "Describe the picture.",
@@ -101,8 +101,8 @@ def _memory_mb(url: str) -> int | None:
 def _ask(client: Any, model: str, rng: random.Random) -> str:
     from gradio_client import handle_file
 
-    picture = PICTURES / rng.choice(("sneaker.png", "scene.png"))
-    files = [handle_file(str(picture))] if rng.random() < 0.7 else []
+    image = IMAGES / rng.choice(("sneaker.png", "scene.png"))
+    files = [handle_file(str(image))] if rng.random() < 0.7 else []
     message = {"text": rng.choice(QUESTIONS), "files": files}
     job = client.submit(message, model, _run_id(client), "Crop", "", 0.2, 1.0, 256, api_name="/chat")
     if rng.random() < STOPPED:

@@ -2,7 +2,7 @@
 
     python -m scripts.bench.serve --work /path/with/3GB [--layers 8] [--parts batch,stream,http]
 
-Makes a random LLaVA of a Llama's shape (8 layers and 576 wide unless told otherwise, 256 patches a picture) and answers
+Makes a random LLaVA of a Llama's shape (8 layers and 576 wide unless told otherwise, 256 patches an image) and answers
 16 requests of 16 to 128 new tokens with it, greedy, each way in a process of its own on one thread. All ways must
 give the same tokens. Prints tokens a second of CPU and of wall-clock time, and their ratios; figures of different runs
 should not be compared, ratios may.
@@ -103,20 +103,20 @@ def made_model(work: Path, num_layers: int) -> Path:
 @dataclass(frozen=True)
 class Asked:
     question: str
-    picture: int
+    image: int
     max_new_tokens: int
 
 
-def requests(num_pictures: int) -> list[Asked]:
+def requests(num_images: int) -> list[Asked]:
     """The same for every way and every run."""
     rng = random.Random(3)
     return [
-        Asked(" ".join(rng.choices(WORDS, k=rng.randint(8, 40))) + "?", i % num_pictures, rng.randint(16, 128))
+        Asked(" ".join(rng.choices(WORDS, k=rng.randint(8, 40))) + "?", i % num_images, rng.randint(16, 128))
         for i in range(NUM_REQUESTS)
     ]
 
 
-def picture(number: int) -> Any:
+def image(number: int) -> Any:
     from PIL import Image
 
     rng = random.Random(number)
@@ -147,9 +147,7 @@ class OneByOne:
         texts = []
         for one in batch:
             prompt = build_prompt(self.model.config, one.question, 1)
-            inputs = encode_prompt(
-                prompt.text, [picture(one.picture)], self.model, self.tokenizer, self.image_processor
-            )
+            inputs = encode_prompt(prompt.text, [image(one.image)], self.model, self.tokenizer, self.image_processor)
             sampling = Sampling(temperature=0, max_new_tokens=one.max_new_tokens)
             texts.append(answer(self.model, self.tokenizer, inputs, sampling, context_length=self.context).text)
         return texts
@@ -177,8 +175,8 @@ class Static:
         from llava.prompting import build_prompt
 
         prompts = [build_prompt(self.config, one.question, 1).text for one in batch]
-        pictures = [picture(one.picture) for one in batch]
-        inputs = self.processor(text=prompts, images=pictures, return_tensors="pt", padding=True)
+        images = [image(one.image) for one in batch]
+        inputs = self.processor(text=prompts, images=images, return_tensors="pt", padding=True)
         longest = max(one.max_new_tokens for one in batch)
         with torch.inference_mode():
             output = self.model.generate(**inputs, max_new_tokens=longest, do_sample=False)
@@ -208,7 +206,7 @@ class Batched:
 
         prompt = build_prompt(self.loaded.model.config, one.question, 1)
         sampling = Sampling(temperature=0, max_new_tokens=one.max_new_tokens)
-        return Request(prompt.text, (picture(one.picture),), sampling)
+        return Request(prompt.text, (image(one.image),), sampling)
 
     def answer(self, batch: list[Asked]) -> list[str]:
         return [answer.text for answer in self.engine.generate([self.request(one) for one in batch])]
@@ -259,13 +257,13 @@ class Measured:
     texts: list[str]
 
 
-def measure(folder: Path, way: str, num_pictures: int, span_s: float) -> Measured:
+def measure(folder: Path, way: str, num_images: int, span_s: float) -> Measured:
     import torch
 
     torch.set_num_threads(1)
     made = WAYS[way](folder)
     made.answer([Asked("warm up?", 99, 4)])
-    asked = requests(num_pictures)
+    asked = requests(num_images)
     cpu, wall = time.process_time(), time.monotonic()
     texts = over_time(made, asked, span_s) if span_s else all_at_once(made, asked)
     result = Measured(time.process_time() - cpu, time.monotonic() - wall, texts)
@@ -275,7 +273,7 @@ def measure(folder: Path, way: str, num_pictures: int, span_s: float) -> Measure
 
 
 def first_token_times(folder: Path) -> tuple[float, float]:
-    """Median seconds to the first token of the first and of further questions about a picture."""
+    """Median seconds to the first token of the first and of further questions about an image."""
     import torch
 
     torch.set_num_threads(1)
@@ -287,14 +285,14 @@ def first_token_times(folder: Path) -> tuple[float, float]:
             question = " ".join(random.Random(number + len(later) * 100).choices(WORDS, k=12)) + "?"
             [answer] = batched.engine.generate([batched.request(Asked(question, number + 200, 2))])
             times.append(answer.timings.first_token_s)
-    encoded = batched.engine.stats.pictures_encoded
+    encoded = batched.engine.stats.images_encoded
     batched.engine.close()
     if encoded != 8:
-        raise SystemExit(f"8 pictures were encoded {encoded} times")
+        raise SystemExit(f"8 images were encoded {encoded} times")
     return statistics.median(first[1:]), statistics.median(later[1:])
 
 
-def many_streams(folder: Path, num_streams: int, num_pictures: int, *, one_by_one: bool) -> tuple[float, float]:
+def many_streams(folder: Path, num_streams: int, num_images: int, *, one_by_one: bool) -> tuple[float, float]:
     """(tokens a second of wall-clock time, 95th percentile of seconds to the first token) of concurrent streams."""
     import torch
 
@@ -303,7 +301,7 @@ def many_streams(folder: Path, num_streams: int, num_pictures: int, *, one_by_on
 
     async def run() -> list[Any]:
         async def listen(number: int) -> Any:
-            asked = Asked(" ".join(WORDS[number % 8 : number % 8 + 10]), number % num_pictures, 48)
+            asked = Asked(" ".join(WORDS[number % 8 : number % 8 + 10]), number % num_images, 48)
             return [event async for event in batched.engine.stream(batched.request(asked))][-1]
 
         return await asyncio.gather(*(listen(number) for number in range(num_streams)))
@@ -327,7 +325,7 @@ async def many_clients(url: str, num_streams: int) -> float:
 
     async def listen(number: int) -> int:
         content: Any = [
-            {"type": "image_url", "image_url": {"url": data_uri(picture(number))}},
+            {"type": "image_url", "image_url": {"url": data_uri(image(number))}},
             {"type": "text", "text": " ".join(WORDS[number % 8 : number % 8 + 10])},
         ]
         stream = await client.chat.completions.create(
@@ -401,7 +399,7 @@ TASKS: dict[str, Callable[..., Any]] = {
     "measure": lambda folder, *rest: vars(measure(Path(folder), *rest)),
     "first token": lambda folder: first_token_times(Path(folder)),
     "http": lambda folder, count: over_http(Path(folder), count),
-    "streams": lambda folder, count, pictures, alone: many_streams(Path(folder), count, pictures, one_by_one=alone),
+    "streams": lambda folder, count, images, alone: many_streams(Path(folder), count, images, one_by_one=alone),
 }
 
 
@@ -411,16 +409,16 @@ TASKS: dict[str, Callable[..., Any]] = {
 def report_batches(folder: Path) -> None:
     tokens = sum(one.max_new_tokens for one in requests(1))
     print(f"\n{NUM_REQUESTS} requests, {tokens} new tokens; tokens a second of CPU, of wall-clock time")
-    for title, num_pictures, ways in (
-        ("all pictures different", NUM_REQUESTS, ("one by one", "static batches", "engine")),
-        ("three requests a picture", 5, ("one by one", "static batches", "engine")),
+    for title, num_images, ways in (
+        ("all images different", NUM_REQUESTS, ("one by one", "static batches", "engine")),
+        ("three requests an image", 5, ("one by one", "static batches", "engine")),
     ):
-        results = {way: Measured(**in_a_process("measure", str(folder), way, num_pictures, 0)) for way in ways}
+        results = {way: Measured(**in_a_process("measure", str(folder), way, num_images, 0)) for way in ways}
         _print_ways(title, results, tokens)
-        if num_pictures == NUM_REQUESTS:
+        if num_images == NUM_REQUESTS:
             span_s = 0.75 * results["static batches"].wall_s
             late = {
-                way: Measured(**in_a_process("measure", str(folder), way, num_pictures, span_s))
+                way: Measured(**in_a_process("measure", str(folder), way, num_images, span_s))
                 for way in ("static batches", "engine")
             }
             _print_ways(f"all different, coming over {span_s:.0f} s", late, tokens)
@@ -440,8 +438,8 @@ def _print_ways(title: str, results: dict[str, Measured], tokens: int) -> None:
 
 def report_streams(folder: Path) -> None:
     first, later = in_a_process("first token", str(folder))
-    print(f"\nto the first token: first question {first:.3f} s, later ones about the picture {later:.3f} s ", end="")
-    print(f"({later / first:.2f} of it), pictures encoded once")
+    print(f"\nto the first token: first question {first:.3f} s, later ones about the image {later:.3f} s ", end="")
+    print(f"({later / first:.2f} of it), images encoded once")
     alone = in_a_process("streams", str(folder), 32, 8, True)
     engine = in_a_process("streams", str(folder), 32, 8, False)
     print("32 streams at once: tokens a second, 95th percentile of the time to the first token")

@@ -2,8 +2,8 @@
 
     python -m scripts.bench.soak --minutes 10
 
-Eight clients ask a real controller and worker about pictures old and new, streaming and not, in both protocols. One
-request in twenty is left in the middle, one in a hundred carries a picture that must be refused. Prints a line twice a
+Eight clients ask a real controller and worker about images old and new, streaming and not, in both protocols. One
+request in twenty is left in the middle, one in a hundred carries an image that must be refused. Prints a line twice a
 minute, and at the end how memory grew over the second half; fails if an answer was anything but whole or refused.
 """
 
@@ -53,12 +53,12 @@ def start(module: str, *arguments: str) -> subprocess.Popen[str]:
     return service
 
 
-def picture(rng: random.Random) -> str:
-    """Base64 of the sneaker, or of a picture that nobody has sent before."""
+def image(rng: random.Random) -> str:
+    """Base64 of the sneaker, or of an image that nobody has sent before."""
     from PIL import Image
 
     if rng.random() < 0.5:
-        data = (REPOSITORY / "playground" / "pictures" / "sneaker.png").read_bytes()
+        data = (REPOSITORY / "playground" / "images" / "sneaker.png").read_bytes()
     else:
         file = io.BytesIO()
         size = rng.randint(20, 600), rng.randint(20, 600)
@@ -88,13 +88,13 @@ class Client:
         if choice < 0.3:
             return await self.original(http)
         stream = choice < 0.7
-        answer = await http.post("/v1/chat/completions", json=self.chat(picture(self.rng), stream))
+        answer = await http.post("/v1/chat/completions", json=self.chat(image(self.rng), stream))
         if answer.status_code != 200:
             return f"status {answer.status_code}"
         return "ok" if not stream or answer.text.endswith("data: [DONE]\n\n") else "stream without end"
 
     async def leave(self, http: httpx.AsyncClient) -> str:
-        async with http.stream("POST", "/v1/chat/completions", json=self.chat(picture(self.rng), True)) as answer:
+        async with http.stream("POST", "/v1/chat/completions", json=self.chat(image(self.rng), True)) as answer:
             async for _ in answer.aiter_bytes():
                 break
         return "left"
@@ -103,7 +103,7 @@ class Client:
         body = {
             "model": "tiny",
             "prompt": "### Human: What is in the picture?\n<image>\n### Assistant:",
-            "images": [picture(self.rng)],
+            "images": [image(self.rng)],
             "stop": "###",
             "temperature": 0.2,
             "max_new_tokens": 60,

@@ -118,13 +118,13 @@ class Asker:
 
     def prompt(self, case: Case) -> str:
         """The dialogue up to the answer."""
-        from llava.prompting import place_pictures
+        from llava.prompting import place_images
 
         conversation = self.template.copy()
         asker, answerer = conversation.roles
         for index, (text, answer) in enumerate((*case.before, (case.text, None))):
             if index == 0:
-                text = place_pictures(text, 1, first=self.picture_first)
+                text = place_images(text, 1, first=self.picture_first)
             conversation.append_message(asker, text)
             conversation.append_message(answerer, answer)
         return conversation.get_prompt()

@@ -20,7 +20,7 @@ SIDE = 264
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--out", type=Path, default=Path("playground/pictures"), help="folder (playground/pictures)")
+    parser.add_argument("--out", type=Path, default=Path("playground/images"), help="folder (playground/images)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The browser that all tests of the page share, and where they leave pictures of what they saw."""
+"""The browser that all tests of the page share, and where they leave images of what they saw."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from tests.support.reviews import make_question_set, read_lines
 from tests.support.science_qa import make_science_qa
 from tests.support.serving import Service
 from tests.support.terminal import Terminal
-from tests.support.vqa import PICTURES, write_questions
+from tests.support.vqa import IMAGES, write_questions
 from tests.support.vqa import records as records_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ def blocks_in(language: str) -> list[Block]:
 
 def review_places(folder: Path) -> dict[str, str]:
     """The original's 90 questions, made up, and what a reader adds to them."""
-    files = make_question_set(folder / "qa90", pictures=30)
+    files = make_question_set(folder / "qa90", images=30)
     data = "playground/data/coco2014_val_qa_eval"
     return {
         f"{data}/qa90_questions.jsonl": str(files["questions"]),
@@ -112,7 +112,7 @@ def review_places(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, str]:
-    """What a reader replaces, by what the tests have: tiny checkpoints with their tower inside, small pictures."""
+    """What a reader replaces, by what the tests have: tiny checkpoints with their tower inside, small images."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("llava-v0-tiny", "llava-v1.5-tiny"):
         shutil.copytree(DATA / name, folder / name)
@@ -136,7 +136,7 @@ def places(tmp_path_factory) -> dict[str, str]:
         "/path/to/ScienceQA/data/scienceqa": str(science_qa),
         "/path/to/LLaVA-13b-v0-science_qa": str(find("tiny")),
         "/path/to/questions.jsonl": str(write_questions(folder)),
-        "/path/to/coco2014_val": str(PICTURES),
+        "/path/to/coco2014_val": str(IMAGES),
         "/path/to/answers": str(folder / "answers"),
         "/path/to/LLaVA.git": str(REPOSITORY),
         "/path/to/LLaVA-13B-v0": str(folder / "llava-v0-tiny"),
@@ -325,7 +325,7 @@ def test_the_chat_commands_chat_on_a_terminal_and_answer_once(places, shell):
     for place in sorted(places, key=len, reverse=True):
         conversation = conversation.replace(place, places[place])
     with Terminal(*shlex.split(conversation)[1:], "--no-history", "--max-new-tokens", "8") as terminal:
-        terminal.enter("What is in the picture?", prompt=r"^\[1 picture\] > $")
+        terminal.enter("What is in the picture?", prompt=r"^\[1 image\] > $")
         terminal.wait_for(r"cut at 8 tokens")
         terminal.enter("/quit")
         assert terminal.wait() == 0
@@ -376,7 +376,7 @@ def terminals() -> Iterator[Terminals]:
     """With the embedded model in place of the README's."""
     *services, _ = commands_under("Controller, workers and page")
     here = {port: str(free_port()) for port in ("10000", "40000") if is_taken(int(port))}
-    here |= {"/path/to/LLaVA-13B-v0": str(find("tiny")), "/path/to/first.jpg": "playground/pictures/sneaker.png"}
+    here |= {"/path/to/LLaVA-13B-v0": str(find("tiny")), "/path/to/first.jpg": "playground/images/sneaker.png"}
     placed = Terminals("", here).placed
     controller, worker, page = map(placed, services)
     if is_taken(7860):
@@ -398,7 +398,7 @@ def terminals() -> Iterator[Terminals]:
 def test_the_page_of_the_readmes_third_terminal_answers_in_a_browser(browser, terminals):
     with OpenedPage(browser, terminals.page) as opened:
         assert "LLaVA" in opened.page.title()
-        opened.ask("What is in the picture?", [REPOSITORY / "playground" / "pictures" / "sneaker.png"])
+        opened.ask("What is in the picture?", [REPOSITORY / "playground" / "images" / "sneaker.png"])
         opened.wait_for_answer()
         opened.seen("sneaker")
         assert opened.faults == []
@@ -478,7 +478,7 @@ def test_scienceqa_is_converted_answered_and_marked_as_printed(shell, checkout: 
 def test_the_originals_spelling_runs_in_its_folder_with_data_of_another(places, shell, checkout: Path):
     """`python model_vqa.py` in llava/eval, with a path that begins at the repository."""
     folder = REPOSITORY / "llava" / "eval"
-    words = "--image-folder playground/pictures --temperature 0 --max-new-tokens 8"
+    words = "--image-folder playground/images --temperature 0 --max-new-tokens 8"
     done = shell(
         f"python model_vqa.py --question-file /path/to/questions.jsonl {words} --answers-file {checkout}/a.jsonl",
         cwd=folder,

@@ -94,10 +94,10 @@ class OpenedPage:
         self.page.get_by_role("option", name=name, exact=True).click()
         expect(field).to_have_value(name)
 
-    def ask(self, text: str, pictures: Sequence[Path] = (), *, box: str = "#llava-box") -> None:
-        if pictures:
-            self.page.set_input_files(f"{box} input[type=file]", [str(picture) for picture in pictures])
-            expect(self.page.locator(f"{box} .thumbnail-item")).to_have_count(len(pictures), timeout=TIMEOUT_MS)
+    def ask(self, text: str, images: Sequence[Path] = (), *, box: str = "#llava-box") -> None:
+        if images:
+            self.page.set_input_files(f"{box} input[type=file]", [str(image) for image in images])
+            expect(self.page.locator(f"{box} .thumbnail-item")).to_have_count(len(images), timeout=TIMEOUT_MS)
         area = self.page.locator(f"{box} textarea")
         area.fill(text)
         area.press("Enter")
@@ -117,7 +117,7 @@ class OpenedPage:
     # What a user sees
 
     def button(self, name: str) -> Locator:
-        """One with these words on it; the chatbot's own have pictures."""
+        """One with these words on it; the chatbot's own have images."""
         return self.page.locator("button:visible", has_text=re.compile(rf"^\s*{name}\s*$"))
 
     @property

@@ -102,7 +102,7 @@ def small_tower(folder: Path, image_size: int = 56) -> Path:
 
 
 def small_llava(tower: Path, **settings: object) -> LlavaLlamaForCausalLM:
-    """A random LLaVA in memory, 16 patches a picture, `<im_patch>` = 2049."""
+    """A random LLaVA in memory, 16 patches an image, `<im_patch>` = 2049."""
     config = LlavaConfig(
         **{
             **text_config().to_dict(),

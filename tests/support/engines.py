@@ -28,8 +28,8 @@ def engine(name: str, settings: EngineSettings | None = None, *, context_length:
     return Engine(model, tokenizer, image_processor, context_length or context, settings)
 
 
-def picture(number: int) -> Image.Image:
-    """One of many different pictures."""
+def image(number: int) -> Image.Image:
+    """One of many different images."""
     base = load_image(DATA / "images" / "tiny.png")
     return base.rotate(7 * number, fillcolor=(number * 40 % 256, number * 90 % 256, number * 20 % 256))
 
@@ -37,25 +37,23 @@ def picture(number: int) -> Image.Image:
 def ask(
     name: str,
     question: str,
-    *pictures: Image.Image,
+    *images: Image.Image,
     max_new_tokens: int = 24,
     stop: tuple[str, ...] | None = None,
     **settings: Any,
 ) -> Request:
     """A greedy request (unless `temperature` is given) in the checkpoint's own template."""
-    prompt = build_prompt(loaded(name)[1].config, question, len(pictures))
+    prompt = build_prompt(loaded(name)[1].config, question, len(images))
     sampling = Sampling(**{"temperature": 0.0, "max_new_tokens": max_new_tokens} | settings)
-    return Request(
-        prompt.text, pictures, sampling, stop=(prompt.stop,) if stop is None else stop, prefixes=prompt.roles
-    )
+    return Request(prompt.text, images, sampling, stop=(prompt.stop,) if stop is None else stop, prefixes=prompt.roles)
 
 
 def mixed_requests(name: str, count: int) -> list[Request]:
-    """Questions of different lengths about one, no or two of three pictures, with answers of different lengths."""
+    """Questions of different lengths about one, no or two of three images, with answers of different lengths."""
     requests = []
     for i in range(count):
-        pictures = [picture(i % 3)] * (0 if i % 5 == 4 else 1) + [picture(1)] * (i % 7 == 6)
-        requests.append(ask(name, QUESTIONS[i % 4], *pictures, max_new_tokens=6 + 5 * i % 37))
+        images = [image(i % 3)] * (0 if i % 5 == 4 else 1) + [image(1)] * (i % 7 == 6)
+        requests.append(ask(name, QUESTIONS[i % 4], *images, max_new_tokens=6 + 5 * i % 37))
     return requests
 
 
@@ -65,7 +63,7 @@ def answered_alone(name: str, request: Request) -> Answer:
     return answer(
         model,
         tokenizer,
-        encode_prompt(request.prompt, request.pictures, model, tokenizer, image_processor),
+        encode_prompt(request.prompt, request.images, model, tokenizer, image_processor),
         request.sampling,
         stop=request.stop,
         prefixes=request.prefixes,
@@ -79,6 +77,6 @@ def facts(result: Answer) -> tuple[Any, ...]:
         result.text,
         result.finish_reason,
         result.num_prompt_tokens,
-        result.num_picture_tokens,
+        result.num_image_tokens,
         result.num_new_tokens,
     )

@@ -37,15 +37,15 @@ WORDS = ("A", " cat", " sits", " on", " a", " mat.")
 @dataclass(frozen=True)
 class FakeRequest:
     prompt: str
-    pictures: tuple[Any, ...] = ()
+    images: tuple[Any, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     request_id: str | None = None
 
     def __post_init__(self) -> None:
-        if self.prompt.count("<image>") != len(self.pictures):
-            raise ImageTokenMismatch("the prompt has another number of markers than there are pictures.")
+        if self.prompt.count("<image>") != len(self.images):
+            raise ImageTokenMismatch("the prompt has another number of markers than there are images.")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class FakeEngine:
     closed: bool = False
     stats: Any = field(
         default_factory=lambda: SimpleNamespace(
-            pictures_found=0, pictures_encoded=0, steps_after_cancel=0, most_steps_after_cancel=0
+            images_found=0, images_encoded=0, steps_after_cancel=0, most_steps_after_cancel=0
         )
     )
 
@@ -89,8 +89,8 @@ class FakeEngine:
 
     async def stream(self, request: FakeRequest) -> AsyncIterator[Piece | Answer]:
         self.seen.append(request)
-        self.stats.pictures_encoded += len(request.pictures)
-        num_prompt_tokens = len(request.prompt.split()) + 9 * len(request.pictures)
+        self.stats.images_encoded += len(request.images)
+        num_prompt_tokens = len(request.prompt.split()) + 9 * len(request.images)
         if num_prompt_tokens >= self.context_length:
             raise ContextTooLong(num_prompt_tokens, self.context_length)
         plan = self.plan(request)
@@ -128,7 +128,7 @@ class FakeEngine:
                 yield Piece(event, number)
             reason = "length" if len(words) == request.sampling.max_new_tokens and event is None else "stop"
             self.finished += 1
-            yield Answer(text, reason, num_prompt_tokens, number, 9 * len(request.pictures))
+            yield Answer(text, reason, num_prompt_tokens, number, 9 * len(request.images))
         finally:
             open_ = False
             self.running -= 1
@@ -158,7 +158,7 @@ def main(args: argparse.Namespace) -> int:
     import time
 
     from llava.errors import CheckpointError
-    from llava.serve.worker.images import PictureReader
+    from llava.serve.worker.images import ImageReader
 
     words = tuple(f" w{index}" for index in range(args.words))
     engine = FakeEngine(plan=lambda request: Plan(words=words, pace_s=args.pace))
@@ -172,7 +172,7 @@ def main(args: argparse.Namespace) -> int:
     backend = EngineBackend(
         name="llava-fake",
         load=load,
-        pictures=PictureReader(allowed_hosts=image_hosts(args)),
+        images=ImageReader(allowed_hosts=image_hosts(args)),
         asked_limit=args.limit_model_concurrency,
     )
     if args.dies_after:

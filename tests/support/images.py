@@ -1,4 +1,4 @@
-"""Pictures that tests make, and their encoded bytes."""
+"""Images that tests make, and their encoded bytes."""
 
 from __future__ import annotations
 

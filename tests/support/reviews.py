@@ -1,4 +1,4 @@
-"""A made-up question set about pictures, with answers, contexts and reviews, in the original's formats."""
+"""A made-up question set about images, with answers, contexts and reviews, in the original's formats."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.support.science_qa import write_lines
 CATEGORIES = ("conv", "detail", "complex")
 
 
-def make_question_set(folder: Path, pictures: int = 3) -> dict[str, Path]:
-    """Three questions a picture, as in the original's 90; the second model's answers grow longer with the id."""
+def make_question_set(folder: Path, images: int = 3) -> dict[str, Path]:
+    """Three questions an image, as in the original's 90; the second model's answers grow longer with the id."""
     folder.mkdir(parents=True, exist_ok=True)
     questions, contexts = [], []
-    for number in range(pictures):
+    for number in range(images):
         name = f"{number:012d}.jpg"
         box = {"category": "dog", "bbox": [0.25, 0.5, 0.75, 0.9]}
         contexts.append({"id": name, "image": name, "captions": [f"Dog {number}.", "A dog."], "instances": [box, box]})

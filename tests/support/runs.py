@@ -12,7 +12,7 @@ HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window
 
 
 def mark(number: int, score: float | None, text: str | None = "Yes.", **more: Any) -> MarkedAnswer:
-    """An answer to question `number`; two questions in a row are about one picture, every third is a hard one."""
+    """An answer to question `number`; two questions in a row are about one image, every third is a hard one."""
     fields: dict[str, Any] = {
         "parsed": None if text is None or score is None else text.lower().strip("."),
         "target": "yes",

@@ -1,4 +1,4 @@
-"""A small ScienceQA, made up: the authors' two files and a picture for each problem that has one."""
+"""A small ScienceQA, made up: the authors' two files and an image for each problem that has one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llava.eval.science_qa.dataset import SUBJECTS
 
 
 def problem(number: int, **changes: Any) -> dict[str, Any]:
-    """Problem `number`: its answer is the choice `number % 3`; every second has a picture, every third a hint."""
+    """Problem `number`: its answer is the choice `number % 3`; every second has an image, every third a hint."""
     return {
         "question": f"Which of these is {number}?",
         "choices": [f"the number {number}", f"half of {2 * number + 1}", f"twice {number}"],
@@ -37,9 +37,9 @@ def make_science_qa(folder: Path, count: int = 12, *, changes: Mapping[int, dict
     (folder / "pid_splits.json").write_text(json.dumps({"test": ids, "minitest": ids[:4], "val": ["13"]}))
     for identity in ids:
         if problems[identity]["image"]:
-            picture = folder / "images" / "test" / identity / problems[identity]["image"]
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (4, 4), (int(identity) * 20 % 256, 0, 0)).save(picture)
+            image = folder / "images" / "test" / identity / problems[identity]["image"]
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (int(identity) * 20 % 256, 0, 0)).save(image)
     return folder
 
 

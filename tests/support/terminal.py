@@ -123,5 +123,5 @@ class _AnsweringScreen(pyte.HistoryScreen):
 
 
 def _without_graphics(data: bytes) -> bytes:
-    """The emulator knows no pictures."""
+    """The emulator knows no images."""
     return re.sub(rb"\x1b_G.*?\x1b\\|\x1b\]1337;.*?\x07", b"", data, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Questions about the two pictures of the repository, and the generators run in this process as a command would."""
+"""Questions about the two images of the repository, and the generators run in this process as a command would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from llava.command_line import run
 from tests.support.science_qa import write_lines
 
-PICTURES = Path(__file__).resolve().parents[2] / "playground" / "pictures"
+IMAGES = Path(__file__).resolve().parents[2] / "playground" / "images"
 QUESTIONS = ("What is in the picture?", "Is this a drawing or a photograph?", "Describe the picture.")
 GREEDY = ("--temperature", "0", "--max-new-tokens", "24")
 
@@ -20,7 +20,7 @@ def ask(identity: int | str, text: str = QUESTIONS[0], image: Any = "sneaker.png
 
 
 def six_questions() -> list[dict[str, Any]]:
-    """Three about each of two pictures, in turn, so that questions about one do not stand together."""
+    """Three about each of two images, in turn, so that questions about one do not stand together."""
     return [ask(10 - number, QUESTIONS[number // 2], ("sneaker.png", "scene.png")[number % 2]) for number in range(6)]
 
 

@@ -67,11 +67,11 @@ def data_uri(image: Image.Image | None = None, kind: str = "PNG", media: str = "
     return f"data:{media};base64,{base64.b64encode(encoded(image or noise(), kind)).decode()}"
 
 
-def about(picture: str, question: str = "What is it?") -> list[dict[str, Any]]:
+def about(image: str, question: str = "What is it?") -> list[dict[str, Any]]:
     return [
         {
             "role": "user",
-            "content": [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": picture}}],
+            "content": [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": image}}],
         }
     ]
 

@@ -33,7 +33,7 @@ def raising(error: BaseException):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (ImageError("cat.png: no picture in it"), 1, "error: cat.png: no picture in it\n"),
+        (ImageError("cat.png: no image in it"), 1, "error: cat.png: no image in it\n"),
         (
             FileNotFoundError(2, "No such file or directory", "cat.png"),
             1,
@@ -61,10 +61,10 @@ def test_a_broken_installation_points_to_the_doctor(capsys):
 
 
 def test_debug_shows_where_the_error_was_raised(capsys):
-    assert run(no_arguments, raising(ImageError("cat.png: no picture in it")), argv=["--debug"]) == 1
+    assert run(no_arguments, raising(ImageError("cat.png: no image in it")), argv=["--debug"]) == 1
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert err.endswith("error: cat.png: no picture in it\n")
+    assert err.endswith("error: cat.png: no image in it\n")
 
 
 def test_a_mistake_of_ours_shows_its_traceback_and_asks_for_a_report(capsys):

@@ -49,7 +49,7 @@ def converse(conversation: Conversation, case: str) -> Conversation:
     dialogue, kind = case.split("/")
     number, state = dialogue.split("_")
     texts: list = list(DIALOGUES[number])
-    picture = Image.new("RGB", (2, 2))
+    image = Image.new("RGB", (2, 2))
     if state == "open":
         texts[-1] = None
     if kind == "user_message_only":
@@ -57,11 +57,11 @@ def converse(conversation: Conversation, case: str) -> Conversation:
     elif kind == "image_in_text_end":
         texts[0] += "\n<image>"
     elif kind == "image_tuple_end":
-        texts[0] = (texts[0] + "\n<image>", picture, "Crop")
+        texts[0] = (texts[0] + "\n<image>", image, "Crop")
     elif kind == "image_tuple_first":
-        texts[0] = ("<image>\n" + texts[0], picture, "Crop")
+        texts[0] = ("<image>\n" + texts[0], image, "Crop")
     elif kind == "image_tuple_second_turn":
-        texts[2] = (texts[2] + "\n<image>", picture, "Crop")
+        texts[2] = (texts[2] + "\n<image>", image, "Crop")
     for index, text in enumerate(texts):
         conversation.append_message(conversation.roles[index % 2], text)
     return conversation
@@ -144,15 +144,15 @@ def test_every_template_renders_an_open_question_that_ends_where_the_answer_begi
         assert prompt.endswith((":", "[/INST]", conversation.roles[1])), name
 
 
-def test_several_pictures_of_a_first_turn_keep_one_marker_each():
+def test_several_images_of_a_first_turn_keep_one_marker_each():
     conversation = template("llava_v1")
-    pictures = [Image.new("RGB", (1, 1)), Image.new("RGB", (2, 2))]
-    conversation.append_message("USER", ("<image> or <image>, which is larger?", pictures, "Pad"))
+    images = [Image.new("RGB", (1, 1)), Image.new("RGB", (2, 2))]
+    conversation.append_message("USER", ("<image> or <image>, which is larger?", images, "Pad"))
     assert conversation.get_prompt().endswith("USER: <image>\n<image>\nor , which is larger? ")
-    assert conversation.get_images(return_pil=True) == pictures
+    assert conversation.get_images(return_pil=True) == images
 
 
-def test_pictures_come_out_in_reading_order_without_those_of_the_template():
+def test_images_come_out_in_reading_order_without_those_of_the_template():
     conversation = template("multimodal")
     first, second = Image.new("RGB", (3, 3)), Image.new("L", (4, 4))
     conversation.append_message("Human", ("What?\n<image>", first, "Crop"))
@@ -162,7 +162,7 @@ def test_pictures_come_out_in_reading_order_without_those_of_the_template():
     assert all(text.startswith("iVBORw0KGgo") for text in conversation.get_images())  # base64 of PNG files
 
 
-def test_a_log_line_has_the_texts_and_no_pictures():
+def test_a_log_line_has_the_texts_and_no_images():
     conversation = template("llava_v1")
     conversation.append_message("USER", ("Hello\n<image>", Image.new("RGB", (1, 1)), "Crop"))
     conversation.append_message("ASSISTANT", "Hi")
@@ -253,13 +253,13 @@ def test_a_config_that_names_no_template_is_an_error():
         default_template_for(V1_5 | {"conv_mode": "llava_v9"})
 
 
-def test_a_config_without_pictures_is_of_no_old_generation():
+def test_a_config_without_images_is_of_no_old_generation():
     assert era_of({"model_type": "llama"}) == "head"
     assert era_of(V0) == "v0"
     assert default_conversation.version == "v1"
 
 
-def test_templates_and_picture_tools_load_without_the_heavy_libraries():
+def test_templates_and_image_tools_load_without_the_heavy_libraries():
     heavy = "{'torch', 'transformers', 'PIL', 'numpy'}"
     code = f"import sys, llava.conversation, llava.mm_utils; print({heavy} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""Pictures to pixels as the original makes them, and prompts with pictures to ids."""
+"""Images to pixels as the original makes them, and prompts with images to ids."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tokenizer() -> LlamaTokenizer:
     return LlamaTokenizer.from_pretrained(DATA / "llava-v1.5-tiny", legacy=True, add_bos_token=True)
 
 
-def picture(name: str) -> Image.Image:
+def open_image(name: str) -> Image.Image:
     return load_image(DATA / "images" / f"{name}.png")
 
 
@@ -75,7 +75,7 @@ def normalised(image: Image.Image) -> torch.Tensor:
 @pytest.mark.parametrize("case", GOLDEN["pixels"])
 def test_pixels_equal_those_of_the_original(processor, case):
     mode, name = case.split(".")
-    pixels = process_images([picture(name)], processor, SimpleNamespace(image_aspect_ratio=mode))[0]
+    pixels = process_images([open_image(name)], processor, SimpleNamespace(image_aspect_ratio=mode))[0]
     expected = GOLDEN["pixels"][case]
     assert pixels.dtype == torch.float32
     assert pixels.double().sum().item() == pytest.approx(expected["sum"], abs=1e-2)
@@ -89,20 +89,20 @@ def test_pixels_equal_those_of_the_original(processor, case):
 
 
 @pytest.mark.parametrize("name", GOLDEN["keep_shapes"])
-def test_mode_keep_gives_the_grids_of_the_original_and_nothing_but_a_resized_picture(processor, name):
-    image = picture(name)
+def test_mode_keep_gives_the_grids_of_the_original_and_nothing_but_a_resized_image(processor, name):
+    image = open_image(name)
     pixels = process_images([image], processor, {"image_aspect_ratio": "keep"})[0]
     assert list(pixels.shape) == GOLDEN["keep_shapes"][name]
     resized = image.resize((pixels.shape[2], pixels.shape[1]), Image.Resampling.BICUBIC)
     torch.testing.assert_close(pixels, normalised(resized), rtol=0, atol=1e-6)
 
 
-def test_mode_keep_bounds_the_longer_side_of_a_wide_picture(processor):
-    assert process_images([picture("wide")], processor, {"image_aspect_ratio": "keep"}).shape == (1, 3, 105, 448)
+def test_mode_keep_bounds_the_longer_side_of_a_wide_image(processor):
+    assert process_images([open_image("wide")], processor, {"image_aspect_ratio": "keep"}).shape == (1, 3, 105, 448)
 
 
 @pytest.mark.parametrize("size", [(640, 150), (20_000, 10)])
-def test_a_tower_that_cuts_nothing_out_sees_the_whole_picture(size):
+def test_a_tower_that_cuts_nothing_out_sees_the_whole_image(size):
     siglip = SiglipImageProcessorPil(size={"height": 64, "width": 64})
     image = noise(*size)
     expected = siglip(image, return_tensors="pt")["pixel_values"]
@@ -112,18 +112,18 @@ def test_a_tower_that_cuts_nothing_out_sees_the_whole_picture(size):
         assert process_images([image], siglip, config).shape[-3:] == (3, 64, 64)
 
 
-def test_mode_keep_refuses_a_picture_too_thin_for_one_patch(processor):
+def test_mode_keep_refuses_an_image_too_thin_for_one_patch(processor):
     with pytest.raises(ImageShapeError, match=r"1 x 500.*pad or square"):
         process_images([noise(1, 500)], processor, {"image_aspect_ratio": "keep"})
 
 
-def test_mode_resize_shows_the_whole_picture_distorted(processor):
-    pixels = process_images([picture("wide")], processor, {"image_aspect_ratio": "resize"})[0]
-    expected = normalised(picture("wide").resize((224, 224), Image.Resampling.BICUBIC))
+def test_mode_resize_shows_the_whole_image_distorted(processor):
+    pixels = process_images([open_image("wide")], processor, {"image_aspect_ratio": "resize"})[0]
+    expected = normalised(open_image("wide").resize((224, 224), Image.Resampling.BICUBIC))
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
 
 
-def test_mode_pad_shows_the_whole_picture_on_the_mean_colour(processor):
+def test_mode_pad_shows_the_whole_image_on_the_mean_colour(processor):
     pixels = process_images([Image.new("RGB", (100, 50), "white")], processor, {"image_aspect_ratio": "pad"})[0]
     border = normalised(Image.new("RGB", (1, 1), (122, 116, 104)))
     torch.testing.assert_close(pixels[:, :1, :1], border, rtol=0, atol=1e-6)
@@ -139,8 +139,8 @@ def test_anyres_chooses_the_grid_of_the_original(size):
 
 
 @pytest.mark.parametrize("name", ["land", "port", "wide", "tiny"])
-def test_anyres_tiles_put_together_are_the_picture_on_black(processor, name):
-    image, pinpoints = picture(name), [[224, 448], [448, 224], [448, 448], [672, 224]]
+def test_anyres_tiles_put_together_are_the_image_on_black(processor, name):
+    image, pinpoints = open_image(name), [[224, 448], [448, 224], [448, 448], [672, 224]]
     pixels = process_images([image], processor, {"image_aspect_ratio": "anyres", "image_grid_pinpoints": pinpoints})[0]
     width, height = select_best_resolution(image.size, pinpoints)
     columns, rows = width // 224, height // 224
@@ -155,7 +155,7 @@ def test_anyres_tiles_put_together_are_the_picture_on_black(processor, name):
 
 
 def test_anyres_takes_its_grid_as_a_list_or_as_text(processor):
-    image = picture("land")
+    image = open_image("land")
     as_list = process_anyres_image(image, processor, [[224, 448], [448, 224]])
     assert torch.equal(as_list, process_anyres_image(image, processor, "[(224, 448), (448, 224)]"))
 
@@ -178,7 +178,7 @@ def test_without_a_mode_the_centre_is_cut_out(processor, config):
     assert torch.equal(process_images([image], processor, config), expected)
 
 
-def test_pictures_of_one_shape_are_stacked_and_others_listed(processor):
+def test_images_of_one_shape_are_stacked_and_others_listed(processor):
     keep = {"image_aspect_ratio": "keep"}
     assert process_images([noise(40, 40), noise(80, 80)], processor, keep).shape == (2, 3, 224, 224)
     mixed = process_images([noise(40, 40), noise(80, 40)], processor, keep)
@@ -187,7 +187,7 @@ def test_pictures_of_one_shape_are_stacked_and_others_listed(processor):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "I;16"])
-def test_a_picture_of_any_mode_becomes_pixels(processor, mode):
+def test_an_image_of_any_mode_becomes_pixels(processor, mode):
     image = Image.new(mode, (30, 20))
     for aspect in ("square", "pad", "keep", "resize"):
         assert process_images([image], processor, {"image_aspect_ratio": aspect})[0].shape[0] == 3
@@ -195,25 +195,25 @@ def test_a_picture_of_any_mode_becomes_pixels(processor, mode):
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000), (60_000, 3)])
 @pytest.mark.parametrize("mode", ["square", "pad", "resize", "anyres"])
-def test_a_thread_of_a_picture_is_processed_without_a_huge_canvas(processor, size, mode):
+def test_a_thread_of_an_image_is_processed_without_a_huge_canvas(processor, size, mode):
     config = {"image_aspect_ratio": mode, "image_grid_pinpoints": PINPOINTS}
     pixels = process_images([Image.new("RGB", size, (200, 10, 10))], processor, config)[0]
     assert pixels.shape[-2:] == (224, 224)
 
 
 @pytest.mark.parametrize("size", [(4000, 10), (4001, 10), (9, 3999), (701, 2)])
-def test_cutting_the_ends_of_a_long_picture_first_changes_next_to_nothing(processor, size):
+def test_cutting_the_ends_of_a_long_image_first_changes_next_to_nothing(processor, size):
     image = noise(*size)
     whole = processor(image, return_tensors="pt")["pixel_values"]
     ours = process_images([image], processor, None)
-    # Half an output pixel of shift where the halves do not come out even; the picture is noise, the worst there is.
+    # Half an output pixel of shift where the halves do not come out even; the image is noise, the worst there is.
     assert (whole - ours).abs().mean() < 0.05
 
 
 # The original's helpers under their names
 
 
-def test_expand2square_centres_the_picture():
+def test_expand2square_centres_the_image():
     square = expand2square(Image.new("RGB", (3, 1), "white"), (1, 2, 3))
     assert [square.getpixel((1, row)) for row in range(3)] == [(1, 2, 3), (255, 255, 255), (1, 2, 3)]
     assert expand2square(Image.new("L", (1, 2)), (1, 2, 3)).getpixel((1, 0)) == (1, 2, 3)
@@ -250,7 +250,7 @@ def test_a_model_is_named_after_its_folder(path, name):
 
 
 @pytest.mark.parametrize("case", GOLDEN["prompt_ids"], ids=lambda case: case["prompt"][-30:])
-def test_ids_of_a_prompt_with_a_picture_equal_those_of_the_original(tokenizer, case):
+def test_ids_of_a_prompt_with_an_image_equal_those_of_the_original(tokenizer, case):
     ids = tokenizer_image_token(case["prompt"], tokenizer, return_tensors="pt")
     assert ids.dtype == torch.int64
     assert ids.tolist() == case["input_ids"]
@@ -262,7 +262,7 @@ def test_each_marker_becomes_one_image_index_and_the_text_begins_once(tokenizer)
     assert ids.count(-200) == 3
     assert ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer_image_token("<image>", tokenizer, -7) == [tokenizer.bos_token_id, -7]
-    assert tokenizer_image_token("no picture", tokenizer) == tokenizer("no picture").input_ids
+    assert tokenizer_image_token("no image", tokenizer) == tokenizer("no image").input_ids
 
 
 def test_a_tokenizer_that_adds_no_bos_loses_no_token():
@@ -280,11 +280,11 @@ def test_v0_markers_are_written_out_as_patch_runs():
     assert expand_image_tokens("a <image> b", 2, False) == "a <im_patch><im_patch> b"
     text = expand_image_tokens("<image><image>", [1, 3], True)
     assert text == "<im_start><im_patch><im_end><im_start><im_patch><im_patch><im_patch><im_end>"
-    assert expand_image_tokens("no picture", 256, True) == "no picture"
+    assert expand_image_tokens("no image", 256, True) == "no image"
 
 
-def test_patch_runs_for_another_number_of_pictures_are_an_error_with_both_numbers():
-    with pytest.raises(ImageTokenMismatch, match="1 <image> markers for 2 pictures"):
+def test_patch_runs_for_another_number_of_images_are_an_error_with_both_numbers():
+    with pytest.raises(ImageTokenMismatch, match="1 <image> markers for 2 images"):
         expand_image_tokens("<image>", [256, 256], True)
 
 

@@ -1,4 +1,4 @@
-"""Where pictures go in a question, and which template asks it."""
+"""Where images go in a question, and which template asks it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 
 from llava.errors import ImageTokenMismatch, UnknownTemplate
 from llava.model.loading.flavours import read_flavour
-from llava.prompting import build_prompt, place_pictures
+from llava.prompting import build_prompt, place_images
 from tests.support.checkpoints import DATA
 
 
 @pytest.mark.parametrize(
-    ("question", "num_pictures", "first", "expected"),
+    ("question", "num_images", "first", "expected"),
     [
         ("Why?", 1, True, "<image>\nWhy?"),
         ("Why?", 1, False, "Why?\n<image>"),
@@ -20,13 +20,13 @@ from tests.support.checkpoints import DATA
         ("Is <image> like <image-placeholder>?", 2, True, "Is <image> like <image>?"),
     ],
 )
-def test_pictures_go_where_the_question_or_the_generation_says(question, num_pictures, first, expected):
-    assert place_pictures(question, num_pictures, first=first) == expected
+def test_images_go_where_the_question_or_the_generation_says(question, num_images, first, expected):
+    assert place_images(question, num_images, first=first) == expected
 
 
 def test_wrong_number_of_markers_in_the_question_is_an_error():
-    with pytest.raises(ImageTokenMismatch, match="has 1 <image> markers, but 2 pictures"):
-        place_pictures("<image> Why?", 2, first=True)
+    with pytest.raises(ImageTokenMismatch, match="has 1 <image> markers, but 2 images"):
+        place_images("<image> Why?", 2, first=True)
 
 
 def test_unknown_template_is_an_error_that_offers_the_nearest():

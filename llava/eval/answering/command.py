@@ -1,6 +1,6 @@
 """One run of an evaluation's generation, whichever benchmark asks: resumed, batched, shown, kept.
 
-Questions are answered many at once, those about one picture together. Each answer is written down when it is there; at
+Questions are answered many at once, those about one image together. Each answer is written down when it is there; at
 the end the file is in the order of the questions. Run again, the same command answers what is left. Several processes
 share a run: by --num-chunks and --chunk-idx with a file each, or, started by torchrun, with one file for all.
 """
@@ -24,7 +24,7 @@ from llava.errors import DataError, InvalidRequest, LlavaError
 from llava.eval.answering.answerer import Answerer, Manner, Written
 from llava.eval.answering.arguments import add_answer_arguments, add_model_arguments
 from llava.eval.data.answers_file import AnswersFile
-from llava.eval.data.questions import Question, by_picture, chunk, distinct, note, with_files
+from llava.eval.data.questions import Question, by_image, chunk, distinct, note, with_files
 from llava.eval.data.records import locate, some
 from llava.text_generation.settings import Sampling
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 _AHEAD = 8
-"""Questions under way beyond those that the model answers at once, so that it never waits for a picture."""
+"""Questions under way beyond those that the model answers at once, so that it never waits for an image."""
 _HOPELESS_IN_A_ROW = 32
 """When the first so many questions have all failed, the others would, too."""
 _SHOWN = 5
@@ -48,7 +48,7 @@ def add_arguments(
     *,
     questions: str,
     question_file: str = "tables/question.jsonl",
-    with_pictures: bool = True,
+    with_images: bool = True,
     max_new_tokens: int = 1024,
 ) -> None:
     """The flags that all generators have.
@@ -56,7 +56,7 @@ def add_arguments(
     Args:
         questions: what the question file is, for its help line.
         question_file: the default, the original's.
-        with_pictures: whether there are pictures in files.
+        with_images: whether there are images in files.
         max_new_tokens: the default.
     """
     add_model_arguments(parser)
@@ -72,8 +72,8 @@ def add_arguments(
         metavar="FILE",
         help=f"{questions}; looked for here, then in the repository, then in llava/eval (default: {question_file})",
     )
-    if with_pictures:
-        parser.add_argument("--image-folder", default="", metavar="FOLDER", help="of the pictures (default: here)")
+    if with_images:
+        parser.add_argument("--image-folder", default="", metavar="FOLDER", help="of the images (default: here)")
     parser.add_argument(
         "--answers-file",
         default="answer.jsonl",
@@ -84,8 +84,8 @@ def add_arguments(
     parser.add_argument(
         "--skip-unanswerable",
         action="store_true",
-        help="leave out questions whose picture is missing or damaged, or that are too long, and say which "
-        "(default: a missing picture is an error before anything is asked; the others end the run with exit code 1)",
+        help="leave out questions whose image is missing or damaged, or that are too long, and say which "
+        "(default: a missing image is an error before anything is asked; the others end the run with exit code 1)",
     )
     add_answer_arguments(parser, max_new_tokens=max_new_tokens)
     parser.add_argument(
@@ -135,7 +135,7 @@ def answer_all(
     """Answers questions as the flags of `add_arguments` say; returns the exit code.
 
     Args:
-        questions: of the whole file; pictures still by name.
+        questions: of the whole file; images still by name.
         told: further settings of the benchmark that every record tells.
 
     Raises:
@@ -155,7 +155,7 @@ def answer_all(
         )
     if missing and not args.skip_unanswerable:
         raise DataError(
-            f"{_listed(missing)} ({len(missing)} of {len(mine)} questions). Put the pictures there, check "
+            f"{_listed(missing)} ({len(missing)} of {len(mine)} questions). Put the images there, check "
             "--image-folder, or leave such questions out with --skip-unanswerable."
         )
     answerer = _answerer(args, manner)
@@ -207,7 +207,7 @@ class _Run:
             self.num_kept = outcome.num_before
             if left:
                 await self._answerer.open()
-                await self._answer(by_picture(left), outcome, file)
+                await self._answer(by_image(left), outcome, file)
             file.finish(self._questions)
         return outcome
 

@@ -38,11 +38,11 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 FAILED = "[LMMS_EVAL_REQUEST_FAILED] "
 """Begins the response to a request that could not be served; lmms-eval's API models use the same mark."""
 
-Pictures: TypeAlias = "tuple[Image.Image, ...]"
+Images: TypeAlias = "tuple[Image.Image, ...]"
 
 
 class LlavaEngine(lmms):
-    """Simple model interface: text, and the pictures that belong to it."""
+    """Simple model interface: text, and the images that belong to it."""
 
     is_simple = True
 
@@ -137,10 +137,10 @@ class LlavaEngine(lmms):
     def _asked(
         self, context: str, settings: Mapping[str, Any], doc_to_visual: Any, doc_id: int, task: str, split: str
     ) -> Request:
-        return self._request(context, _pictures(doc_to_visual(self.task_dict[task][split][doc_id])), settings)
+        return self._request(context, _images(doc_to_visual(self.task_dict[task][split][doc_id])), settings)
 
     def _texts(self, asks: Iterable[Callable[[], Request]], progress: Callable[[], object]) -> list[str]:
-        """The answers, in order. Requests are made, and their pictures loaded, only as the engine has room for them."""
+        """The answers, in order. Requests are made, and their images loaded, only as the engine has room for them."""
         texts: dict[int, str] = {}
 
         def servable() -> Iterator[Request]:
@@ -165,14 +165,14 @@ class LlavaEngine(lmms):
             texts[number] = answer.text if isinstance(answer, Answer) else f"{FAILED}{answer}"
         return [texts[number] for number in range(len(texts))]
 
-    def _request(self, context: str, pictures: Pictures, settings: Mapping[str, Any]) -> Request:
-        prompt = self._prompt(context, len(pictures))
+    def _request(self, context: str, images: Images, settings: Mapping[str, Any]) -> Request:
+        prompt = self._prompt(context, len(images))
         stop = (prompt.stop, *_until(settings))
-        return Request(prompt.text, pictures, _sampling(settings), stop=stop, prefixes=prompt.roles)
+        return Request(prompt.text, images, _sampling(settings), stop=stop, prefixes=prompt.roles)
 
-    def _prompt(self, context: str, num_pictures: int) -> Prompt:
+    def _prompt(self, context: str, num_images: int) -> Prompt:
         config = self._loaded[1].config
-        return build_prompt(config, context, num_pictures, conv_mode=self._template, name=self._name)
+        return build_prompt(config, context, num_images, conv_mode=self._template, name=self._name)
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[list[str]]:
         """The answers of all rounds of each request. A task's `doc_to_text` makes each round of the one before."""
@@ -195,7 +195,7 @@ class LlavaEngine(lmms):
         document = self.task_dict[task][split][doc_id]
         visuals, said, info = doc_to_visual(document), [], None
         while True:
-            said += self._texts([partial(self._request, context, _pictures(visuals), settings)], lambda: None)
+            said += self._texts([partial(self._request, context, _images(visuals), settings)], lambda: None)
             visuals, context, ends, said, info = doc_to_text(
                 document, previous_output=list(said), round_idx=len(said), previous_round_info=info
             )
@@ -228,11 +228,11 @@ class LlavaEngine(lmms):
 
         tokenizer, model, image_processor, _ = self._loaded
         document = self.task_dict[task][split][doc_id] if doc_to_visual is not None else None
-        pictures = _pictures(doc_to_visual(document)) if doc_to_visual is not None else ()
+        images = _images(doc_to_visual(document)) if doc_to_visual is not None else ()
         continuation = target if isinstance(target, str) else target(document)
-        start = self._opened(context, len(pictures))
-        before = encode_prompt(start, pictures, model, tokenizer, image_processor).input_ids
-        inputs = encode_prompt(start + continuation, pictures, model, tokenizer, image_processor)
+        start = self._opened(context, len(images))
+        before = encode_prompt(start, images, model, tokenizer, image_processor).input_ids
+        inputs = encode_prompt(start + continuation, images, model, tokenizer, image_processor)
         written = inputs.input_ids[0, _common_length(before[0], inputs.input_ids[0]) :]
         if not len(written):
             raise InvalidRequest(f"the continuation {continuation!r} has no tokens of its own to score.")
@@ -246,21 +246,21 @@ class LlavaEngine(lmms):
         chances = logits.float().log_softmax(-1).gather(1, written[:, None])
         return -float(chances.mean()), bool((logits.argmax(-1) == written).all())
 
-    def _opened(self, context: str, num_pictures: int) -> str:
+    def _opened(self, context: str, num_images: int) -> str:
         """The prompt up to where the assistant's words begin; v0 leaves its role to the model."""
-        prompt = self._prompt(context, num_pictures)
+        prompt = self._prompt(context, num_images)
         role = prompt.roles[1]
         if era_of(self._loaded[1].config) != "v0" or prompt.text.rstrip().endswith(role):
             return prompt.text
         return f"{prompt.text}{role}"
 
 
-def _pictures(visuals: Any) -> Pictures:
-    """The pictures of a document.
+def _images(visuals: Any) -> Images:
+    """The images of a document.
 
     Raises:
         InvalidRequest: it has videos or sound, which LLaVA does not take.
-        ImageError: a picture cannot be used.
+        ImageError: an image cannot be used.
     """
     from PIL import Image
 
@@ -269,7 +269,7 @@ def _pictures(visuals: Any) -> Pictures:
     listed = list(visuals) if isinstance(visuals, (list, tuple)) else [visuals]
     for one in listed:
         if not isinstance(one, Image.Image):
-            raise InvalidRequest(f"the task gives a {type(one).__name__}; this model takes pictures, nothing else.")
+            raise InvalidRequest(f"the task gives a {type(one).__name__}; this model takes images, nothing else.")
     return tuple(load_image(one) for one in listed)
 
 

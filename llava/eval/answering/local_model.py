@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LETTER_PROMPT = " ###\nANSWER:"
 """What the original puts behind an explanation: the heading under which ScienceQA's training data have the letter."""
 
-_PICTURES_KEPT = 4
+_IMAGES_KEPT = 4
 """Decoded, for further questions about them."""
 
 
@@ -41,7 +41,7 @@ class LocalModel:
         self._args = args
         self._manner = manner
         self._engine: Engine | None = None
-        self._load_picture = lru_cache(maxsize=_PICTURES_KEPT)(load_image)
+        self._load_image = lru_cache(maxsize=_IMAGES_KEPT)(load_image)
 
     async def identify(self) -> tuple[str, dict[str, Any]]:
         args = self._args
@@ -72,16 +72,16 @@ class LocalModel:
     async def answer(self, question: Question) -> Written:
         from llava.prompting import build_prompt
 
-        pictures = tuple(self._load_picture(source) for source in question.pictures)
-        prompt = build_prompt(self._config, question.text, len(pictures), conv_mode=self._template)
+        images = tuple(self._load_image(source) for source in question.images)
+        prompt = build_prompt(self._config, question.text, len(images), conv_mode=self._template)
         sampling = self._manner.sampling_for(question)
-        explained = await self._write(prompt, prompt.text, pictures, sampling)
+        explained = await self._write(prompt, prompt.text, images, sampling)
         if not self._manner.answer_prompter:
             return Written(explained.text, explained.finish_reason == "length")
         is_cut = explained.finish_reason == "length"
         try:
             text = prompt.text + explained.text + _LETTER_PROMPT
-            letter = (await self._write(prompt, text, pictures, replace(sampling, max_new_tokens=LETTER_TOKENS))).text
+            letter = (await self._write(prompt, text, images, replace(sampling, max_new_tokens=LETTER_TOKENS))).text
         except ContextTooLong:
             # The explanation has filled the context: there is no letter, and the answer counts as it should, as none.
             letter, is_cut = "", True
@@ -96,12 +96,12 @@ class LocalModel:
         if self._engine is not None:
             self._engine.close()
 
-    async def _write(self, prompt: Prompt, text: str, pictures: tuple[Image.Image, ...], sampling: Sampling) -> Answer:
+    async def _write(self, prompt: Prompt, text: str, images: tuple[Image.Image, ...], sampling: Sampling) -> Answer:
         from llava.engine import Answer, Request
 
         # An explanation ends where the heading of the letter begins, in every template.
         stop = (prompt.stop, "###") if self._manner.answer_prompter else (prompt.stop,)
-        request = Request(text, pictures, sampling, stop, prompt.roles)
+        request = Request(text, images, sampling, stop, prompt.roles)
         assert self._engine is not None
         async with aclosing(self._engine.stream(request)) as events:
             async for event in events:

@@ -19,12 +19,12 @@ from llava.images.formats import recognise
 from llava.images.loading import read_encoded
 from llava.serve.client.chat_server import ChatServer
 from llava.serve.client.conversation import AnswerSettings, Chat, Turn
-from llava.serve.client.images import ChatPicture, read_picture
+from llava.serve.client.images import ChatImage, read_image
 from llava.serve.worker.backend import Finished
 from llava.serve.worker.images import MEDIA_TYPES
 
 _MAX_BYTES: Final = 12_000_000
-"""Of a picture that is sent as it is: with others around it, in base64, below the 20 MB of a request."""
+"""Of an image that is sent as it is: with others around it, in base64, below the 20 MB of a request."""
 _PAUSES_S: Final = (1, 2, 4, 8, 15, 30, 60)
 """Before a question is asked again that the server had no room for, or that was lost with a worker."""
 _HOPELESS: Final = (401, 403, 404)
@@ -54,7 +54,7 @@ class ServerModel:
         self._server = ChatServer(args.server)
         self._asked_name = args.model_path
         self._manner = manner
-        self._read_picture = lru_cache(maxsize=4)(_picture)
+        self._read_image = lru_cache(maxsize=4)(_image)
 
     async def identify(self) -> tuple[str, dict[str, Any]]:
         there = await self._server.models()
@@ -70,8 +70,8 @@ class ServerModel:
         """The server is there since `identify`."""
 
     async def answer(self, question: Question) -> Written:
-        pictures = tuple(self._read_picture(source) for source in question.pictures)
-        chat = Chat((Turn("user", question.text, pictures),))
+        images = tuple(self._read_image(source) for source in question.images)
+        chat = Chat((Turn("user", question.text, images),))
         sampling = self._manner.sampling_for(question)
         settings = AnswerSettings(
             sampling.temperature,
@@ -108,10 +108,10 @@ class ServerModel:
         await self._server.close()
 
 
-def _picture(source: str | Path) -> ChatPicture:
-    """A picture as it is sent: byte for byte, so that the server's model sees what a model here would."""
+def _image(source: str | Path) -> ChatImage:
+    """An image as it is sent: byte for byte, so that the server's model sees what a model here would."""
     data, name = read_encoded(source)
     kind = recognise(data, name).label
     if kind in MEDIA_TYPES and len(data) <= _MAX_BYTES:
-        return ChatPicture(data, MEDIA_TYPES[kind], Path(name).name)
-    return read_picture(source)
+        return ChatImage(data, MEDIA_TYPES[kind], Path(name).name)
+    return read_image(source)

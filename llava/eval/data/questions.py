@@ -1,6 +1,6 @@
-"""What is asked in an evaluation: the questions of a file, and where their pictures are.
+"""What is asked in an evaluation: the questions of a file, and where their images are.
 
-Two questions are the same when id and text are: some benchmarks ask several things under one id (the id of a picture).
+Two questions are the same when id and text are: some benchmarks ask several things under one id (the id of an image).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Question:
     record: dict[str, Any]
     """How its answer's record begins: `question_id` as in the file, `prompt`, and what else the benchmark wants."""
     text: str
-    """What the model is asked; pictures go where its checkpoint wants them, unless the text says `<image>` itself."""
-    pictures: tuple[str | Path, ...] = ()
+    """What the model is asked; images go where its checkpoint wants them, unless the text says `<image>` itself."""
+    images: tuple[str | Path, ...] = ()
     """Names as in the file, then the files themselves; or data URIs."""
 
     @property
@@ -68,7 +68,7 @@ def read_vqa(path: Path) -> list[Question]:
     Raises:
         DataError: not such a file, or nothing in it; names file and line.
     """
-    return list(_read_lines(path, with_pictures=True))
+    return list(_read_lines(path, with_images=True))
 
 
 def read_text_only(path: Path) -> list[Question]:
@@ -77,17 +77,17 @@ def read_text_only(path: Path) -> list[Question]:
     Raises:
         DataError: not such a file, or nothing in it; names file and line.
     """
-    return list(_read_lines(path, with_pictures=False))
+    return list(_read_lines(path, with_images=False))
 
 
-def _read_lines(path: Path, *, with_pictures: bool) -> Iterator[Question]:
+def _read_lines(path: Path, *, with_images: bool) -> Iterator[Question]:
     lines = read_jsonl(path)
     if not lines:
         raise DataError(f"{path}: holds no questions.")
     for number, record in lines:
         place = _place(path, "line", number, record, "question_id")
         text = text_field(record, "text", place)
-        names = _names(record.get("image"), place) if with_pictures else ()
+        names = _names(record.get("image"), place) if with_images else ()
         yield Question(place, {"question_id": record["question_id"], "prompt": text}, text, names)
 
 
@@ -136,7 +136,7 @@ def _place(path: Path, unit: str, number: int, record: Any, key: str) -> str:
 def _names(value: Any, place: str) -> tuple[str, ...]:
     names = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{place}: 'image' must be the name of a picture, or a list of names.")
+        raise DataError(f"{place}: 'image' must be the name of an image, or a list of names.")
     return tuple(names)
 
 
@@ -152,16 +152,16 @@ def distinct(questions: Sequence[Question], *, say: Callable[[str], None] = note
     """The questions, one that is repeated only once; `say` is told of repetitions and of ids that several share.
 
     Raises:
-        DataError: two ask the same under one id about different pictures, so that their answers could not be told
+        DataError: two ask the same under one id about different images, so that their answers could not be told
             apart.
     """
     first: dict[Key, Question] = {}
     repeated = []
     for question in questions:
         other = first.setdefault(question.key, question)
-        if other.pictures != question.pictures:
+        if other.images != question.images:
             raise DataError(
-                f"{question.place}: {other.place.rpartition(': ')[2]} asks the same about another picture under the "
+                f"{question.place}: {other.place.rpartition(': ')[2]} asks the same about another image under the "
                 "same id. Give each an id of its own."
             )
         if other is not question:
@@ -186,25 +186,25 @@ def chunk(items: Sequence[T], count: int, index: int) -> Sequence[T]:
     return items[size * index : size * (index + 1)]
 
 
-def by_picture(questions: Iterable[Question]) -> list[Question]:
-    """Questions about the same pictures one after the other, otherwise in their order."""
+def by_image(questions: Iterable[Question]) -> list[Question]:
+    """Questions about the same images one after the other, otherwise in their order."""
     groups: dict[tuple[str | Path, ...], list[Question]] = {}
     for question in questions:
-        # Without a picture there is nothing to share.
-        groups.setdefault(question.pictures or (question.place,), []).append(question)
+        # Without an image there is nothing to share.
+        groups.setdefault(question.images or (question.place,), []).append(question)
     return [question for group in groups.values() for question in group]
 
 
-# Pictures
+# Images
 
 
-class PictureFolder:
-    """Finds pictures by name; COCO's also where question file and folder disagree about the prefix `COCO_val2014_`."""
+class ImageFolder:
+    """Finds images by name; COCO's also where question file and folder disagree about the prefix `COCO_val2014_`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.num_renamed = 0
-        """Pictures that were found under COCO's other name."""
+        """Images that were found under COCO's other name."""
 
     def find(self, name: str) -> Path | None:
         for number, candidate in enumerate(_coco_names(name)):
@@ -231,25 +231,25 @@ def with_files(
     *,
     say: Callable[[str], None] = note,
 ) -> list[Question]:
-    """The questions with files in the place of the names of their pictures, data URIs as they are.
+    """The questions with files in the place of the names of their images, data URIs as they are.
 
     Args:
-        on_missing: called with a question, which is left out, and the name of its picture that is not there.
-        say: told where pictures have other names than in the questions.
+        on_missing: called with a question, which is left out, and the name of its image that is not there.
+        say: told where images have other names than in the questions.
     """
-    pictures = PictureFolder(folder)
+    images = ImageFolder(folder)
     found = []
     for question in questions:
-        names = [name for name in question.pictures if isinstance(name, str)]
-        files = [name if name.startswith("data:") else pictures.find(name) for name in names]
+        names = [name for name in question.images if isinstance(name, str)]
+        files = [name if name.startswith("data:") else images.find(name) for name in names]
         missing = next((name for name, file in zip(names, files, strict=True) if file is None), None)
         if missing is None:
-            found.append(replace(question, pictures=tuple(file for file in files if file is not None)))
+            found.append(replace(question, images=tuple(file for file in files if file is not None)))
         else:
             on_missing(question, missing)
-    if pictures.num_renamed:
+    if images.num_renamed:
         say(
-            f"{pictures.num_renamed} pictures were found in {folder} under COCO's other name "
+            f"{images.num_renamed} images were found in {folder} under COCO's other name "
             "(with or without COCO_val2014_)"
         )
     return found

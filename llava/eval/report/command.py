@@ -1,4 +1,4 @@
-"""Lays runs side by side in one page: figures with intervals, plots, and every answer beside its picture.
+"""Lays runs side by side in one page: figures with intervals, plots, and every answer beside its image.
 
     llava eval report pope-7b.json pope-13b.json --image-folder coco/val2014 --output pope.html
 
@@ -23,7 +23,7 @@ from llava.eval.data.records import locate
 
 if TYPE_CHECKING:
     from llava.eval.report.comparison import Comparison
-    from llava.eval.report.pictures import Pictures
+    from llava.eval.report.images import Images
     from llava.eval.report.run import Run
 
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown", ".json": "json"}
@@ -43,21 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--question-file",
         metavar="FILE",
-        help="what was asked, and about which picture: JSON Lines with question_id, or a JSON list with id",
+        help="what was asked, and about which image: JSON Lines with question_id, or a JSON list with id",
     )
-    parser.add_argument("--image-folder", metavar="DIR", help="where the pictures are that questions name")
-    parser.add_argument("--base-dir", metavar="DIR", help="folder of ScienceQA: answers are marked, pictures found")
+    parser.add_argument("--image-folder", metavar="DIR", help="where the images are that questions name")
+    parser.add_argument("--base-dir", metavar="DIR", help="folder of ScienceQA: answers are marked, images found")
     parser.add_argument("--split", default="test", help="of ScienceQA (default: test)")
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--no-pictures", action="store_true", help="put no pictures into the page")
+    sizes.add_argument("--no-images", action="store_true", help="put no images into the page")
     sizes.add_argument(
-        "--full-pictures", action="store_true", help="put pictures into the page in their own size, not as thumbnails"
+        "--full-images", action="store_true", help="put images into the page in their own size, not as thumbnails"
     )
     parser.add_argument(
-        "--picture-megabytes",
+        "--image-megabytes",
         type=_positive,
         metavar="MB",
-        help="what all pictures may take together; thumbnails shrink to fit (default: 12, with --full-pictures 100)",
+        help="what all images may take together; thumbnails shrink to fit (default: 12, with --full-images 100)",
     )
     parser.add_argument(
         "--max-answers",
@@ -98,9 +98,9 @@ def main(args: argparse.Namespace) -> int:
     else:
         from llava.eval.report.page import as_page
 
-        pictures = _pictures(args, comparison)
-        read += _told(pictures)
-        text = as_page(comparison, figures, pictures, **common)
+        images = _images(args, comparison)
+        read += _told(images)
+        text = as_page(comparison, figures, images, **common)
     _write(output, text)
     _tell(runs, comparison, read)
     return DONE
@@ -125,46 +125,46 @@ def _runs(args: argparse.Namespace) -> list[Run]:
     return named(lend_answers(runs))
 
 
-def _pictures(args: argparse.Namespace, comparison: Comparison) -> Pictures | None:
+def _images(args: argparse.Namespace, comparison: Comparison) -> Images | None:
     """Those of the questions that will be shown."""
     from tqdm import tqdm
 
-    from llava.eval.report.pictures import embed
+    from llava.eval.report.images import embed
     from llava.eval.report.science_qa import ScienceQATest
 
     questions = comparison.questions[: args.max_answers]
     names = list(dict.fromkeys(question.image for question in questions if question.image))
-    if args.no_pictures or not names:
+    if args.no_images or not names:
         return None
     if args.image_folder:
-        folder = locate(args.image_folder, remedy="--image-folder takes the folder with the pictures.")
+        folder = locate(args.image_folder, remedy="--image-folder takes the folder with the images.")
     elif args.base_dir:
-        folder = ScienceQATest(args.base_dir, args.split).pictures
+        folder = ScienceQATest(args.base_dir, args.split).images
     else:
-        print(f"note: the questions name {len(names)} pictures; --image-folder shows them", file=sys.stderr)
+        print(f"note: the questions name {len(names)} images; --image-folder shows them", file=sys.stderr)
         return None
-    megabytes = args.picture_megabytes or (100 if args.full_pictures else 12)
+    megabytes = args.image_megabytes or (100 if args.full_images else 12)
     return embed(
         names,
         folder,
-        full=args.full_pictures,
+        full=args.full_images,
         max_bytes=int(megabytes * 1e6),
-        progress=lambda words: tqdm(words, desc="pictures", unit="", leave=False, disable=None, file=sys.stderr),
+        progress=lambda words: tqdm(words, desc="images", unit="", leave=False, disable=None, file=sys.stderr),
     )
 
 
-def _told(pictures: Pictures | None) -> list[str]:
-    """What became of the pictures, a sentence each."""
-    if pictures is None:
+def _told(images: Images | None) -> list[str]:
+    """What became of the images, a sentence each."""
+    if images is None:
         return []
-    size = "in their own size" if pictures.side is None else f"at most {pictures.side} pixels a side"
-    told = [f"pictures: {len(pictures.uris):,}, {size}"]
+    size = "in their own size" if images.side is None else f"at most {images.side} pixels a side"
+    told = [f"images: {len(images.uris):,}, {size}"]
     reasons: dict[str, list[str]] = {}
-    for name, reason in pictures.absent.items():
+    for name, reason in images.absent.items():
         reasons.setdefault(reason, []).append(name)
     from llava.eval.data.records import some
 
-    return told + [f"pictures left out: {len(names):,} ({some(names, 3)}): {why}" for why, names in reasons.items()]
+    return told + [f"images left out: {len(names):,} ({some(names, 3)}): {why}" for why, names in reasons.items()]
 
 
 def _write(output: str, text: str) -> None:

@@ -22,8 +22,8 @@ OUTCOMES = (RIGHT, PARTLY, WRONG, BETTER, EVEN, WORSE, UNPARSABLE, MISSING, NOT_
 """In the order in which they are shown; the three in the middle are those of reviews."""
 
 
-FEW_PICTURES = 10
-"""Fewer are too few: where questions share pictures, errors are estimated from as many observations as pictures."""
+FEW_IMAGES = 10
+"""Fewer are too few: where questions share images, errors are estimated from as many observations as images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Question:
     text: str | None
     target: str | None
     image: str | None
-    """Name of its picture."""
+    """Name of its image."""
     categories: tuple[str, ...]
     note: str | None
     """What is said about all of its answers at once."""
@@ -274,13 +274,13 @@ def _remarks(runs: Sequence[Run], questions: Sequence[Question], cells: Sequence
             remarks.append(
                 f"{run.name}: asked in other words at {len(changed):,} questions, shown there: {some(changed)}"
             )
-    if any(run.is_marked for run in runs) and has_few_pictures(questions):
-        remarks.append(f"questions about fewer than {FEW_PICTURES} pictures: too few for the intervals to be trusted")
+    if any(run.is_marked for run in runs) and has_few_images(questions):
+        remarks.append(f"questions about fewer than {FEW_IMAGES} images: too few for the intervals to be trusted")
     return remarks
 
 
-def has_few_pictures(questions: Sequence[Question]) -> bool:
-    """Whether questions share pictures, and those are too few to tell from them what others would give."""
-    pictures = Counter(question.image for question in questions if question.image)
-    independent = len(pictures) + sum(question.image is None for question in questions)
-    return bool(pictures) and max(pictures.values()) > 1 and independent < FEW_PICTURES
+def has_few_images(questions: Sequence[Question]) -> bool:
+    """Whether questions share images, and those are too few to tell from them what others would give."""
+    images = Counter(question.image for question in questions if question.image)
+    independent = len(images) + sum(question.image is None for question in questions)
+    return bool(images) and max(images.values()) > 1 and independent < FEW_IMAGES

@@ -1,6 +1,6 @@
 """The figures of a report: each run's, their differences, and the same in each category.
 
-Questions about one picture are one observation: they succeed and fail together. Two runs are compared on the questions
+Questions about one image are one observation: they succeed and fail together. Two runs are compared on the questions
 that both have a mark for, question by question, which says far more than two intervals side by side.
 """
 
@@ -151,8 +151,8 @@ def _relative(first: int, second: int, comparison: Comparison) -> Relative:
 
     reviews = comparison.runs[first].reviews
     assert reviews is not None
-    pictures = {question.id: question.image for question in comparison.questions if question.image}
-    model = model_figures(reviews, reviews.name, Bootstrap(pictures=pictures))
+    images = {question.id: question.image for question in comparison.questions if question.image}
+    model = model_figures(reviews, reviews.name, Bootstrap(images=images))
     gap = model.order_gap
     return Relative(
         first,

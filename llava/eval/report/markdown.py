@@ -58,7 +58,7 @@ def _question(comparison: Comparison, number: int) -> str:
 def _facts(question: Question) -> list[str]:
     facts = [_quoted(question.text or "")]
     if question.image:
-        facts.append(f"Picture: {escaped(question.image)}")
+        facts.append(f"Image: {escaped(question.image)}")
     if question.target:
         facts.append(f"Right: {_one_line(question.target)}")
     return facts

@@ -130,12 +130,12 @@ function passage(text, empty = "(nothing)") {
   return folded;
 }
 
-function drawPicture(question) {
+function drawImage(question) {
   if (!question.image) return null;
-  const uri = question.picture === null ? null : data.pictures[question.picture];
+  const uri = question.shown === null ? null : data.images[question.shown];
   if (!uri) return element("figure", {}, element("figcaption", {}, `${question.image}: not shown`));
-  const button = element("button", { type: "button", class: "picture", "aria-expanded": "false", title: "Larger or smaller" },
-    element("img", { src: uri, alt: `Picture ${question.image}`, decoding: "async" }));
+  const button = element("button", { type: "button", class: "image", "aria-expanded": "false", title: "Larger or smaller" },
+    element("img", { src: uri, alt: `Image ${question.image}`, decoding: "async" }));
   const figure = element("figure", {}, button, element("figcaption", {}, question.image));
   button.addEventListener("click", () => {
     button.setAttribute("aria-expanded", String(figure.classList.toggle("large")));
@@ -176,7 +176,7 @@ function drawQuestion(number) {
     element("strong", { class: "text" }, data.scale === 100 ? "Right:" : "Reference:"), passage(question.target));
   return element("article", { class: "question", tabindex: "-1", "data-number": number },
     element("header", {}, element("h3", {}, link), categories ? element("span", { class: "quiet" }, categories) : null),
-    element("div", { class: "body" }, drawPicture(question), element("div", {},
+    element("div", { class: "body" }, drawImage(question), element("div", {},
       passage(question.text, "(the question's text was not given)"),
       target,
       element("div", { class: "answers" }, ...data.runs.map((_, run) => drawAnswer(run, number))),
@@ -254,7 +254,7 @@ function onKey(event) {
     "/": () => QUERY.focus(),
     j: () => move(1),
     k: () => move(-1),
-    p: () => document.activeElement.closest?.(".question")?.querySelector(".picture")?.click(),
+    p: () => document.activeElement.closest?.(".question")?.querySelector(".image")?.click(),
   };
   if (actions[event.key]) {
     event.preventDefault();

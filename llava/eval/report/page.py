@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: styles, script, figures, answers and pictures are all in it.
+"""The report as one HTML page that needs nothing else: styles, script, figures, answers and images are all in it.
 
 What models, judges and files wrote is untrusted. It reaches the page in two ways only: escaped by the template, or as
 JSON that the script turns into text nodes. The page's own security policy allows its own script and nothing else.
@@ -30,7 +30,7 @@ from llava.eval.report.comparison import (
     Question,
 )
 from llava.eval.report.figures import Figures
-from llava.eval.report.pictures import Pictures
+from llava.eval.report.images import Images
 from llava.eval.report.plot import Point, Row, intervals, legend_mark, shares
 from llava.eval.report.run import PERCENT, Run
 from llava.eval.report.tables import Table, measure, tables_of, with_interval
@@ -54,7 +54,7 @@ _PLOTTED_ROWS: Final = 40
 def as_page(
     comparison: Comparison,
     figures: Figures,
-    pictures: Pictures | None,
+    images: Images | None,
     *,
     title: str,
     read: Sequence[str],
@@ -63,7 +63,7 @@ def as_page(
     """The page.
 
     Args:
-        pictures: None leaves all of them out.
+        images: None leaves all of them out.
         read: what else was read, a sentence each.
         max_answers: questions whose answers are in the page; figures are of all of them. None is all.
     """
@@ -86,7 +86,7 @@ def as_page(
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
-        data=_for_script(_data(comparison, pictures, max_answers)),
+        data=_for_script(_data(comparison, images, max_answers)),
     )
     # JSON may hold halves of surrogate pairs, which no file can.
     return html.encode("utf-8", "replace").decode("utf-8")
@@ -185,9 +185,9 @@ def _point(estimate: Any, series: int, name: str) -> Point:
 # Answers
 
 
-def _data(comparison: Comparison, pictures: Pictures | None, max_answers: int | None) -> dict[str, Any]:
+def _data(comparison: Comparison, images: Images | None, max_answers: int | None) -> dict[str, Any]:
     questions = comparison.questions[:max_answers]
-    uris = pictures.uris if pictures else {}
+    uris = images.uris if images else {}
     names = [name for name in dict.fromkeys(question.image for question in questions) if name in uris]
     categories = comparison.categories
     return {
@@ -198,7 +198,7 @@ def _data(comparison: Comparison, pictures: Pictures | None, max_answers: int | 
         "outcomes": comparison.outcomes,
         "tones": TONES,
         "categories": categories,
-        "pictures": [uris[name] for name in names],
+        "images": [uris[name] for name in names],
         "questions": [_question(one, names, categories) for one in questions],
         "answers": [[_answer(cell) for cell in row[:max_answers]] for row in comparison.cells],
         "disagreeing": [number for number in range(len(questions)) if comparison.disagrees(number)],
@@ -211,7 +211,7 @@ def _question(question: Question, names: list[str], categories: list[str]) -> di
         "text": question.text,
         "target": question.target,
         "image": question.image,
-        "picture": names.index(question.image) if question.image in names else None,
+        "shown": names.index(question.image) if question.image in names else None,
         "categories": [categories.index(name) for name in question.categories],
         "note": question.note,
     }

@@ -113,7 +113,7 @@ def _from_answers(source: Source, lines: Sequence[Line]) -> Run:
 def told_apart(lines: Sequence[Line], *, key: str, text: str) -> list[Line]:
     """Gives questions that share an id, but not what is asked, ids of their own: `id | round` or `id | text`.
 
-    Some benchmarks ask several questions under the id of a picture, and some ask one question in several rounds.
+    Some benchmarks ask several questions under the id of an image, and some ask one question in several rounds.
     """
     rounds: dict[Any, set[Any]] = {}
     texts: dict[Any, set[Any]] = {}

@@ -34,8 +34,8 @@ class ScienceQATest:
         return self.data.split(self.split)
 
     @property
-    def pictures(self) -> Path:
-        """Where the authors' archive has the pictures of the split."""
+    def images(self) -> Path:
+        """Where the authors' archive has the images of the split."""
         return self.data.folder / "images" / self.split
 
     def marked(self, run: Run) -> Run:
@@ -121,5 +121,5 @@ def _analysed(entry: Any, score: float, place: str) -> MarkedAnswer:
         parsed=None if parsed == FAILED else parsed,
         target=entry["ground_truth"],
         question=None if question == "Unknown" else question,
-        categories=("with picture",) if entry.get("is_multimodal") else ("without picture",),
+        categories=("with image",) if entry.get("is_multimodal") else ("without image",),
     )

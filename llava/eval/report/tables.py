@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-from llava.eval.report.comparison import OUTCOMES, Comparison, has_few_pictures
+from llava.eval.report.comparison import OUTCOMES, Comparison, has_few_images
 from llava.eval.report.figures import ALL, CategoryFigures, Difference, Figures
 from llava.eval.report.run import PERCENT, Figure, Run
 from llava.eval.scoring.estimates import Estimate
@@ -72,10 +72,10 @@ def _results(comparison: Comparison, figures: Figures) -> Table:
         rows.append([run.name, *scores, *(f"{run.counts[outcome]:,}" for outcome in outcomes), words])
         for column, outcome in enumerate(outcomes, start=1 + len(scores)):
             views[number, column] = urlencode({"show": outcome, "of": number})
-    return Table("Results", head, rows, _CLUSTERED if marked and _shares_pictures(comparison) else "", views)
+    return Table("Results", head, rows, _CLUSTERED if marked and _shares_images(comparison) else "", views)
 
 
-_CLUSTERED = "Questions about one picture are not independent; the intervals take them together."
+_CLUSTERED = "Questions about one image are not independent; the intervals take them together."
 
 
 def _differences(comparison: Comparison, figures: Figures) -> Table:
@@ -102,8 +102,8 @@ def _differences(comparison: Comparison, figures: Figures) -> Table:
 def _verdict(one: Difference, comparison: Comparison) -> str:
     if one.value.value is None:
         return "nothing in common"
-    if has_few_pictures(comparison.questions):
-        return "too few pictures"
+    if has_few_images(comparison.questions):
+        return "too few images"
     return "clear" if one.is_clear else "within chance"
 
 
@@ -163,7 +163,7 @@ def _has_partial_marks(comparison: Comparison) -> bool:
     return any(cell.score not in (None, 0.0, 1.0) for row in comparison.cells for cell in row)
 
 
-def _shares_pictures(comparison: Comparison) -> bool:
+def _shares_images(comparison: Comparison) -> bool:
     names = [question.image for question in comparison.questions if question.image]
     return len(set(names)) < len(names)
 

@@ -26,7 +26,7 @@ def add_review_arguments(parser: argparse.ArgumentParser, *, context: bool) -> N
     )
     if context:
         parser.add_argument(
-            "-c", "--context", required=True, metavar="FILE", help="what the pictures show, JSON Lines, joined by image"
+            "-c", "--context", required=True, metavar="FILE", help="what the images show, JSON Lines, joined by image"
         )
     parser.add_argument(
         "-a",

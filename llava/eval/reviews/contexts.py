@@ -1,4 +1,4 @@
-"""What tells a judge, who sees no picture, what it shows: captions and boxes, or one caption."""
+"""What tells a judge, who sees no image, what it shows: captions and boxes, or one caption."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _REMEDY: Final = "scripts/get_data.sh fetches the original's; docs/gpt-review.md
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """A context file, by picture."""
+    """A context file, by image."""
 
     path: Path
     form: ContextForm
     lines: Mapping[str, Line]
-    """By `picture_name`."""
+    """By `image_name`."""
 
     def text(self, questions: Joined, identity: str) -> str:
-        """What the judge reads about the picture of a question.
+        """What the judge reads about the image of a question.
 
         Raises:
-            DataError: the question names no picture, or one that is not in the file, or its record is not of the form.
+            DataError: the question names no image, or one that is not in the file, or its record is not of the form.
         """
-        name = picture_name(questions.text(identity, "image"))
+        name = image_name(questions.text(identity, "image"))
         if name not in self.lines:
-            raise DataError(f"{questions.place(identity)}: its picture {name} is not in {self.path}.")
+            raise DataError(f"{questions.place(identity)}: its image {name} is not in {self.path}.")
         number, record = self.lines[name]
         place = f"{self.path}: line {number} ({name})"
         if self.form == "caption":
@@ -54,13 +54,13 @@ def read_contexts(form: ContextForm, path: str | None) -> Contexts | None:
     if form == "none":
         return None
     if path is None:
-        raise InvalidRequest("--context is missing: the file that tells the judge what the pictures show.")
+        raise InvalidRequest("--context is missing: the file that tells the judge what the images show.")
     by_image = read_answers(locate(path, remedy=_REMEDY), key="image")
-    return Contexts(by_image.path, form, {picture_name(name): line for name, line in by_image.lines.items()})
+    return Contexts(by_image.path, form, {image_name(name): line for name, line in by_image.lines.items()})
 
 
-def picture_name(name: str) -> str:
-    """A picture's file name, the same for COCO's two spellings (`COCO_val2014_000000000042.jpg` and without)."""
+def image_name(name: str) -> str:
+    """An image's file name, the same for COCO's two spellings (`COCO_val2014_000000000042.jpg` and without)."""
     return _COCO_PREFIX.sub("", name.replace("\\", "/").rpartition("/")[2])
 
 

@@ -1,8 +1,8 @@
 """Figures of reviews: relative scores as the original has them, with intervals, and differences between models.
 
 A relative score is the mean score of the second file's answers in percent of that of the first's. Where both orders
-were asked, a question's scores are the means of the two. Intervals are percentiles of a bootstrap that draws pictures,
-with all their questions, because answers about one picture succeed and fail together.
+were asked, a question's scores are the means of the two. Intervals are percentiles of a bootstrap that draws images,
+with all their questions, because answers about one image succeed and fail together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Figure:
     relative: float | None
     """mean2 / mean1, percent, 1 decimal; None where mean1 is 0."""
     low: float | None
-    """The 95 % interval begins here; None without resamples or with fewer than two pictures."""
+    """The 95 % interval begins here; None without resamples or with fewer than two images."""
     high: float | None
 
 
@@ -72,7 +72,7 @@ class Model:
     """Ids of questions with a review that has no scores; that review counts in no figure."""
     one_order_only: tuple[str, ...]
     """Ids of questions with scores in one order, in a file that has both."""
-    num_pictures: int
+    num_images: int
     """Groups that were resampled."""
     notes: tuple[str, ...] = ()
 
@@ -98,7 +98,7 @@ class Scored:
     ids: list[str]
     categories: list[str | None]
     groups: list[str]
-    """What is resampled together: the picture, or the question itself."""
+    """What is resampled together: the image, or the question itself."""
     scores: Floats
     """[questions, 2], means over the orders."""
 
@@ -112,12 +112,12 @@ class Bootstrap:
 
     num_resamples: int = 2000
     seed: int = 0
-    pictures: Mapping[str, str] = field(default_factory=dict)
-    """The picture of a question, by id, where reviews do not say it."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """The image of a question, by id, where reviews do not say it."""
 
     def group(self, review: Review) -> str:
-        picture = review.image or self.pictures.get(review.question_id)
-        return f"picture {picture}" if picture else f"question {review.question_id}"
+        image = review.image or self.images.get(review.question_id)
+        return f"image {image}" if image else f"question {review.question_id}"
 
     def weights(self, num_groups: int) -> Floats:
         """How often each group is drawn, [resamples, groups]; the same for the same number of groups."""
@@ -142,7 +142,7 @@ def model_figures(reviews: Reviews, name: str, bootstrap: Bootstrap) -> Model:
         num_reviews=len(reviews.reviews),
         unparsable=tuple(dict.fromkeys(r.question_id for r in reviews.reviews if r.scores is None)),
         one_order_only=tuple(i for i in scored.ids if i not in both) if len(orders) > 1 else (),
-        num_pictures=len(set(scored.groups)),
+        num_images=len(set(scored.groups)),
     )
 
 
@@ -223,7 +223,7 @@ def _relative(scores: Floats) -> float:
 
 
 def _resampled(scores: Floats, groups: Sequence[str], bootstrap: Bootstrap) -> Floats:
-    """Relative scores of resampled pictures, [resamples]; empty with fewer than two pictures."""
+    """Relative scores of resampled images, [resamples]; empty with fewer than two images."""
     names = list(dict.fromkeys(groups))
     if len(names) < 2 or not bootstrap.num_resamples:
         return np.empty(0)

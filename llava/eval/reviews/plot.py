@@ -1,4 +1,4 @@
-"""A picture of relative scores: a panel a category, a line a model, a bar over each interval."""
+"""An image of relative scores: a panel a category, a line a model, a bar over each interval."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from llava.reports.plots import FRAME_INCHES, ROW_INCHES, draw_bar, draw_rows, p
 
 
 def draw(summary: Summary, kind: str) -> bytes:
-    """The picture as a file of `kind`, `svg` or `png`; the same bytes for the same figures.
+    """The image as a file of `kind`, `svg` or `png`; the same bytes for the same figures.
 
     The panels share their scale; 100 is the reference.
     """

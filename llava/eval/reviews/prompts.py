@@ -1,6 +1,6 @@
-"""What a judge is asked: question, two answers, and what the picture shows, laid out as in the original's reviews.
+"""What a judge is asked: question, two answers, and what the image shows, laid out as in the original's reviews.
 
-Questions, answers and contexts are joined by id and by picture, never by the order of their lines.
+Questions, answers and contexts are joined by id and by image, never by the order of their lines.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Kind:
     """What sets the three review commands apart."""
 
     context: ContextForm
-    """What tells the judge about the picture: nothing, captions and boxes, or one caption."""
+    """What tells the judge about the image: nothing, captions and boxes, or one caption."""
     prefix: str = ""
     """Stands before a question's category in the rule file."""
     has_default: bool = False

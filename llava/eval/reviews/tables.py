@@ -41,7 +41,7 @@ def as_text(summary: Summary) -> str:
 
 
 def as_markdown(summary: Summary, plot: str | None = None) -> str:
-    """A page with the same content; `plot` is the name of a picture beside it."""
+    """A page with the same content; `plot` is the name of an image beside it."""
     parts = ["# GPT review", _explanation(summary)]
     parts += [f"![Relative scores with their intervals]({plot})"] if plot else []
     parts += ["## Relative scores", markdown(*_overview(summary), {0})]
@@ -84,7 +84,7 @@ def as_original(summary: Summary) -> str:
 
 def _explanation(summary: Summary) -> str:
     intervals = (
-        f"Intervals hold 95 % of {summary.num_resamples:,} resamples of the pictures (seed {summary.seed})."
+        f"Intervals hold 95 % of {summary.num_resamples:,} resamples of the images (seed {summary.seed})."
         if summary.num_resamples
         else "No intervals (--bootstrap 0)."
     )

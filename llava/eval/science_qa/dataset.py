@@ -34,7 +34,7 @@ class Problem:
     lecture: str
     solution: str
     image: str | None
-    """File name of its picture, which lies in a folder named by the id."""
+    """File name of its image, which lies in a folder named by the id."""
     subject: str | None
     """One of SUBJECTS."""
     grade: int | None
@@ -42,7 +42,7 @@ class Problem:
 
     @property
     def image_path(self) -> str | None:
-        """Its picture, relative to the folder of the split's pictures."""
+        """Its image, relative to the folder of the split's images."""
         return None if self.image is None else f"{self.id}/{self.image}"
 
 

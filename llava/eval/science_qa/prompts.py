@@ -54,7 +54,7 @@ def parse_format(text: str) -> PromptFormat:
 
 
 def render(problem: Problem, style: PromptFormat) -> tuple[str, str]:
-    """What is asked (without picture marker) and what is answered, character for character as the original's."""
+    """What is asked (without image marker) and what is answered, character for character as the original's."""
     asked = _tidy(_asked(problem, style))
     answered = _tidy(_sections(problem, style) if style.in_sections else _sentence(problem, style))
     # The conversation's roles say who asks and who answers.

@@ -1,7 +1,7 @@
 """Figures with their uncertainty: shares and other ratios over questions, some of which belong together.
 
-Questions about one picture succeed and fail together, so that fewer independent facts stand behind a figure than it has
-questions. Wherever a benchmark asks several questions a picture, the picture is the unit of the errors given here.
+Questions about one image succeed and fail together, so that fewer independent facts stand behind a figure than it has
+questions. Wherever a benchmark asks several questions an image, the image is the unit of the errors given here.
 """
 
 from __future__ import annotations

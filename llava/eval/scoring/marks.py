@@ -48,7 +48,7 @@ class MarkedAnswer:
     """What would have been right, as a reader should see it."""
     question: str | None = None
     image: str | None = None
-    """Its picture, relative to the benchmark's folder of pictures; questions of one picture are resampled together."""
+    """Its image, relative to the benchmark's folder of images; questions of one image are resampled together."""
     categories: tuple[str, ...] = ()
     """Parts of the benchmark that get figures of their own; a question may belong to several."""
     note: str | None = None

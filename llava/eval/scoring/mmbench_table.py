@@ -1,4 +1,4 @@
-"""MMBench's questions: a table of tab-separated values, of which the pictures (base64) are not read here.
+"""MMBench's questions: a table of tab-separated values, of which the images (base64) are not read here.
 
 Two ways of asking one question several times, with its options in rotation, are in use: the table holds the rotated
 questions, whose index is larger by a multiple of a million; or the generator rotates (`--all-rounds`), and its answers
@@ -74,7 +74,7 @@ def read_table(path: str | Path) -> Table:
         DataError: not tab-separated values with an `index`, no rows, a row of another length, or an index twice.
     """
     path = locate(path, remedy="Give the benchmark's table, such as mmbench_dev_20230712.tsv.")
-    csv.field_size_limit(sys.maxsize)  # a picture is one field
+    csv.field_size_limit(sys.maxsize)  # an image is one field
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t")
     columns = next(reader, [])
     if "index" not in columns:

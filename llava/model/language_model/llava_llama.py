@@ -63,7 +63,7 @@ class LlavaConfig(LlamaConfig):
 
     @property
     def uses_patch_runs(self) -> bool:
-        """v0 prompts hold a run of `<im_patch>` for each picture, later ones a single marker."""
+        """v0 prompts hold a run of `<im_patch>` for each image, later ones a single marker."""
         return era_of(self) == "v0"
 
 
@@ -104,13 +104,13 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Runs the model on text and pictures.
+        """Runs the model on text and images.
 
         Args:
-            input_ids: [rows, length], int64, with runs of `<im_patch>` or `IMAGE_TOKEN_INDEX` where pictures go.
-            labels: [rows, length]; positions of pictures may carry anything, they are never supervised.
+            input_ids: [rows, length], int64, with runs of `<im_patch>` or `IMAGE_TOKEN_INDEX` where images go.
+            labels: [rows, length]; positions of images may carry anything, they are never supervised.
             images: see `llava.model.llava_arch.Images`; in reading order over the rows.
-            image_sizes: (width, height) of each original picture, for models that cut pictures into tiles.
+            image_sizes: (width, height) of each original image, for models that cut images into tiles.
             num_items_in_batch: supervised tokens of the whole optimizer step; the loss is divided by it, so that
                 gradient accumulation equals one large batch.
 
@@ -119,9 +119,9 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
             the output embedding. Otherwise logits [rows, length, vocabulary] as `logits_to_keep` asks.
 
         Raises:
-            ImageTokenMismatch: markers and pictures do not match, row by row.
+            ImageTokenMismatch: markers and images do not match, row by row.
         """
-        # With a paged cache, the batching manager's, pictures are ids of their own already, checked by the engine.
+        # With a paged cache, the batching manager's, images are ids of their own already, checked by the engine.
         goes_on = kwargs.get("cache") is not None or _is_decoding(past_key_values)
         if input_ids is not None and inputs_embeds is None and not goes_on:
             if images is not None and len(images):
@@ -131,7 +131,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
             else:
                 self.refuse_markers(input_ids)
                 if self.training and self.config.has_vision:
-                    inputs_embeds, input_ids = self._embed_without_pictures(input_ids), None
+                    inputs_embeds, input_ids = self._embed_without_images(input_ids), None
 
         outputs = self.model(
             input_ids=input_ids,
@@ -159,7 +159,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
             attentions=outputs.attentions,
         )
 
-    def _embed_without_pictures(self, input_ids: Tensor) -> Tensor:
+    def _embed_without_images(self, input_ids: Tensor) -> Tensor:
         """Text embeddings that depend on the projector by zero, so every process has a gradient for it to reduce."""
         embeds = self.get_input_embeddings()(input_ids)
         weight = next(self.model.mm_projector.parameters(), None)
@@ -176,7 +176,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         image_sizes: Sequence[tuple[int, int]] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Generates a continuation of prompts with or without pictures.
+        """Generates a continuation of prompts with or without images.
 
         Args:
             inputs: prompt ids, [rows, length], as `forward` takes them (`input_ids=` is the same). Pass
@@ -186,10 +186,10 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
 
         Returns:
             What transformers' `generate` returns. Sequences hold the **new** tokens only, as in LLaVA 1.2 and later,
-            with and without pictures.
+            with and without images.
 
         Raises:
-            ImageTokenMismatch: markers and pictures do not match, row by row.
+            ImageTokenMismatch: markers and images do not match, row by row.
             InvalidRequest: both `inputs` and `inputs_embeds` given.
         """
         inputs = inputs if inputs is not None else kwargs.pop("input_ids", None)
@@ -227,7 +227,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
 
 
 def _is_decoding(past_key_values: Cache | None) -> bool:
-    """Whether a cache holds the prompt already; generated ids are never picture markers."""
+    """Whether a cache holds the prompt already; generated ids are never image markers."""
     return past_key_values is not None and past_key_values.get_seq_length() > 0
 
 

@@ -1,6 +1,6 @@
 """The training loss, computed where a token is supervised and nowhere else.
 
-A LLaVA row is mostly picture and instruction. Passing only its supervised positions through the output embedding gives
+A LLaVA row is mostly image and instruction. Passing only its supervised positions through the output embedding gives
 the same loss and gradient as passing all, for a fraction of the memory and time (a row of 420 tokens with 100
 supervised ones: 4.2 times less memory for logits).
 """

@@ -1,10 +1,10 @@
-"""Replaces picture markers in a batch of token ids by picture features: the one place where picture meets text.
+"""Replaces image markers in a batch of token ids by image features: the one place where image meets text.
 
-Training, `generate` and the serving engine all come through `splice`; nothing else knows where a picture sits in a row.
+Training, `generate` and the serving engine all come through `splice`; nothing else knows where an image sits in a row.
 Two kinds of markers exist, and both may stand in one batch:
 
 * v0: a run of `<im_patch>` ids, one a feature, replaced in place; the `<im_start>` and `<im_end>` around it stay.
-* v1 and later: one `IMAGE_TOKEN_INDEX` (-200) a picture; the row grows by the picture's features less one.
+* v1 and later: one `IMAGE_TOKEN_INDEX` (-200) an image; the row grows by the image's features less one.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Spliced:
     position_ids: Tensor
     """[rows, length], counted from the first content position of each row."""
     labels: Tensor | None
-    """[rows, length], int64; `IGNORE_INDEX` at pictures and padding."""
+    """[rows, length], int64; `IGNORE_INDEX` at images and padding."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageSpan:
     """Where one run of features goes in a row: `ids[start:stop]` is replaced by features `first` to `last`."""
 
     start: int
@@ -52,96 +52,96 @@ def splice(
     patch_id: int | None,
     padding_side: str = "right",
 ) -> Spliced:
-    """Turns ids with picture markers, and the pictures' features, into embeddings.
+    """Turns ids with image markers, and the images' features, into embeddings.
 
     Args:
         ids: [rows, length], int64; padding is where `attention_mask` is 0.
         attention_mask: [rows, length], bool or int; None means no padding.
         labels: [rows, length] or None.
-        features: one tensor [features, hidden] a picture, in reading order over the rows.
+        features: one tensor [features, hidden] an image, in reading order over the rows.
         embed: the language model's token embedding.
         patch_id: id of `<im_patch>`, or None where the tokenizer has none.
         padding_side: "left" or "right", where rows that end up shorter are filled.
 
     Raises:
-        ImageTokenMismatch: a row whose markers do not match its pictures, or pictures left over.
+        ImageTokenMismatch: a row whose markers do not match its images, or images left over.
     """
     keep = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.to(torch.bool)
     kept_ids = [row[mask] for row, mask in zip(ids, keep, strict=True)]
-    places = match_pictures(kept_ids, [len(feature) for feature in features], patch_id)
-    row_embeds = [_fill(row, pictures, features, embed) for row, pictures in zip(kept_ids, places, strict=True)]
+    places = match_images(kept_ids, [len(feature) for feature in features], patch_id)
+    row_embeds = [_fill(row, images, features, embed) for row, images in zip(kept_ids, places, strict=True)]
     row_labels = None
     if labels is not None:
         kept_labels = [row[mask] for row, mask in zip(labels, keep, strict=True)]
-        row_labels = [_fill_labels(row, pictures, features) for row, pictures in zip(kept_labels, places, strict=True)]
+        row_labels = [_fill_labels(row, images, features) for row, images in zip(kept_labels, places, strict=True)]
     return _pad(row_embeds, row_labels, padding_side)
 
 
-def splice_ids(ids: Tensor, pictures: list[range], patch_id: int | None) -> list[int]:
-    """Replaces picture markers by ids that stand for features one by one: the same as `splice`, in ids.
+def splice_ids(ids: Tensor, images: list[range], patch_id: int | None) -> list[int]:
+    """Replaces image markers by ids that stand for features one by one: the same as `splice`, in ids.
 
     Args:
         ids: [length], int64, one prompt.
-        pictures: the ids of each picture's features, in reading order.
+        images: the ids of each image's features, in reading order.
 
     Raises:
-        ImageTokenMismatch: markers and pictures do not match.
+        ImageTokenMismatch: markers and images do not match.
     """
-    [places] = match_pictures([ids], [len(run) for run in pictures], patch_id)
+    [places] = match_images([ids], [len(run) for run in images], patch_id)
     text = ids.tolist()
     spliced: list[int] = []
     end = 0
     for place in places:
         spliced += text[end : place.start]
-        for run in pictures[place.first : place.last]:
+        for run in images[place.first : place.last]:
             spliced += run
         end = place.stop
     return spliced + text[end:]
 
 
 def has_markers(ids: Tensor, patch_id: int | None) -> bool:
-    """Whether any position of `ids` stands for a picture or a part of one."""
+    """Whether any position of `ids` stands for an image or a part of one."""
     found = ids == IMAGE_TOKEN_INDEX
     if patch_id is not None:
         found = found | (ids == patch_id)
     return bool(found.any())
 
 
-def match_pictures(rows: list[Tensor], lengths: list[int], patch_id: int | None) -> list[list[Picture]]:
-    """Gives each marker of each row its picture.
+def match_images(rows: list[Tensor], lengths: list[int], patch_id: int | None) -> list[list[ImageSpan]]:
+    """Gives each marker of each row its image.
 
     Args:
         rows: ids of each row without padding.
-        lengths: number of features of each picture, in reading order over the rows.
+        lengths: number of features of each image, in reading order over the rows.
 
     Raises:
         ImageTokenMismatch: names row, position, expected and found.
     """
-    places: list[list[Picture]] = []
-    next_picture = 0
+    places: list[list[ImageSpan]] = []
+    next_image = 0
     for row, ids in enumerate(rows):
-        pictures: list[Picture] = []
+        images: list[ImageSpan] = []
         for start, stop, is_run in _markers(ids, patch_id):
-            first = next_picture
+            first = next_image
             if first >= len(lengths):
                 raise ImageTokenMismatch(
-                    f"row {row}: the prompt has a picture at token {start}, but only {len(lengths)} "
-                    f"picture{'s were' if len(lengths) != 1 else ' was'} given for all {len(rows)} rows."
+                    f"row {row}: the prompt has an image at token {start}, but only {len(lengths)} "
+                    f"image{'s were' if len(lengths) != 1 else ' was'} given for all {len(rows)} rows."
                 )
-            next_picture = _take(row, start, stop - start, lengths, first) if is_run else first + 1
-            pictures.append(Picture(start, stop, first, next_picture))
-        places.append(pictures)
-    if next_picture != len(lengths):
+            next_image = _take(row, start, stop - start, lengths, first) if is_run else first + 1
+            images.append(ImageSpan(start, stop, first, next_image))
+        places.append(images)
+    if next_image != len(lengths):
         raise ImageTokenMismatch(
-            f"{len(lengths)} pictures were given, but the {len(rows)} rows have places for {next_picture} "
+            f"{len(lengths)} images were given, but the {len(rows)} rows have places for {next_image} "
             f"({', '.join(f'row {i}: {sum(p.last - p.first for p in row)}' for i, row in enumerate(places))}). "
-            "Put one <image> into the prompt for each picture."
+            "Put one <image> into the prompt for each image."
         )
     return places
 
 
 def _take(row: int, start: int, found: int, lengths: list[int], first: int) -> int:
-    """How far the pictures reach that fill a run of `found` patch tokens; adjacent pictures share one run."""
+    """How far the images reach that fill a run of `found` patch tokens; adjacent images share one run."""
     filled, last = 0, first
     while filled < found and last < len(lengths):
         filled += lengths[last]
@@ -149,8 +149,8 @@ def _take(row: int, start: int, found: int, lengths: list[int], first: int) -> i
     if filled != found:
         raise ImageTokenMismatch(
             f"row {row}: the run of <im_patch> at token {start} has {found} tokens, expected {filled} "
-            f"for picture{'s' if last - first > 1 else ''} {', '.join(map(str, range(first, last)))}. "
-            "The prompt was cut inside a picture, or expanded for another vision tower."
+            f"for image{'s' if last - first > 1 else ''} {', '.join(map(str, range(first, last)))}. "
+            "The prompt was cut inside an image, or expanded for another vision tower."
         )
     return last
 
@@ -165,29 +165,27 @@ def _markers(ids: Tensor, patch_id: int | None) -> list[tuple[int, int, bool]]:
     return sorted(found)
 
 
-def _fill(ids: Tensor, pictures: list[Picture], features: list[Tensor], embed: torch.nn.Module) -> Tensor:
+def _fill(ids: Tensor, images: list[ImageSpan], features: list[Tensor], embed: torch.nn.Module) -> Tensor:
     is_marker = torch.zeros_like(ids, dtype=torch.bool)
-    for picture in pictures:
-        is_marker[picture.start : picture.stop] = True
+    for image in images:
+        is_marker[image.start : image.stop] = True
     # One look-up a row; what stands at a marker is thrown away below, it only has to be a valid id.
     text = embed(ids.masked_fill(is_marker, 0))
     pieces, end = [], 0
-    for picture in pictures:
-        pieces.append(text[end : picture.start])
-        pieces += [
-            feature.to(device=text.device, dtype=text.dtype) for feature in features[picture.first : picture.last]
-        ]
-        end = picture.stop
+    for image in images:
+        pieces.append(text[end : image.start])
+        pieces += [feature.to(device=text.device, dtype=text.dtype) for feature in features[image.first : image.last]]
+        end = image.stop
     return torch.cat([*pieces, text[end:]])
 
 
-def _fill_labels(labels: Tensor, pictures: list[Picture], features: list[Tensor]) -> Tensor:
+def _fill_labels(labels: Tensor, images: list[ImageSpan], features: list[Tensor]) -> Tensor:
     pieces, end = [], 0
-    for picture in pictures:
-        pieces.append(labels[end : picture.start])
-        length = sum(len(feature) for feature in features[picture.first : picture.last])
+    for image in images:
+        pieces.append(labels[end : image.start])
+        length = sum(len(feature) for feature in features[image.first : image.last])
         pieces.append(labels.new_full((length,), IGNORE_INDEX))
-        end = picture.stop
+        end = image.stop
     return torch.cat([*pieces, labels[end:]])
 
 

@@ -120,7 +120,7 @@ def load_image_processor(folder: Path) -> Any:
         settings = folder / "processor_config.json"
     if not settings.is_file():
         raise CheckpointError(
-            f"{folder}: has no preprocessor_config.json, which says how pictures are prepared. "
+            f"{folder}: has no preprocessor_config.json, which says how images are prepared. "
             "Copy the one of the vision tower into the folder."
         )
     content = read_json(settings)

@@ -1,6 +1,6 @@
-"""A frozen (by default) picture encoder: any transformers vision model that returns a grid of patch features.
+"""A frozen (by default) image encoder: any transformers vision model that returns a grid of patch features.
 
-The feature of a picture is `hidden_states[mm_vision_select_layer]` of the tower, before any final norm, with or without
+The feature of an image is `hidden_states[mm_vision_select_layer]` of the tower, before any final norm, with or without
 the class token (LLaVA, Liu et al. 2023, section 4.1). Layers above the selected one
 cannot influence it and are not run.
 """
@@ -23,7 +23,7 @@ class VisionTower(nn.Module):
 
     Args:
         vision_tower: the transformers model; its own config decides how it is run.
-        image_processor: turns pictures into the pixels that this tower was trained on.
+        image_processor: turns images into the pixels that this tower was trained on.
         select_layer: index into the tower's hidden states; negative counts from the end, -2 is the one before the last.
         select_feature: "patch" drops the class and register tokens, "cls_patch" keeps the class token.
 
@@ -85,11 +85,11 @@ class VisionTower(nn.Module):
 
     @property
     def num_patches(self) -> int:
-        """Features of one picture of the tower's own size."""
+        """Features of one image of the tower's own size."""
         return self.num_features(self.config.image_size, self.config.image_size)
 
     def num_features(self, height: int, width: int) -> int:
-        """Features of one picture of the given size in pixels."""
+        """Features of one image of the given size in pixels."""
         patch = self.config.patch_size
         keeps_class_token = self.select_feature == "cls_patch" and self.num_prefix_tokens > 0
         return (height // patch) * (width // patch) + int(keeps_class_token)
@@ -100,29 +100,29 @@ class VisionTower(nn.Module):
         self.image_processor.save_pretrained(folder)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encodes a batch of equally large pictures.
+        """Encodes a batch of equally large images.
 
         Args:
-            pixels: [pictures, 3, height, width], any float dtype and device.
+            pixels: [images, 3, height, width], any float dtype and device.
 
         Returns:
-            Features [pictures, patches, hidden], in the dtype of the tower.
+            Features [images, patches, hidden], in the dtype of the tower.
 
         Raises:
-            ImageError: not a batch of RGB pictures, or smaller than one patch.
+            ImageError: not a batch of RGB images, or smaller than one patch.
         """
         if pixels.dim() != 4 or pixels.shape[1] != 3:
-            raise ImageError(f"expected pixels of shape [pictures, 3, height, width], got {list(pixels.shape)}.")
+            raise ImageError(f"expected pixels of shape [images, 3, height, width], got {list(pixels.shape)}.")
         if min(pixels.shape[2:]) < self.config.patch_size:
             raise ImageError(
-                f"a picture of {pixels.shape[3]} x {pixels.shape[2]} pixels is smaller than one patch "
+                f"an image of {pixels.shape[3]} x {pixels.shape[2]} pixels is smaller than one patch "
                 f"({self.config.patch_size} pixels)."
             )
         hidden = self._embed(pixels.to(device=self.device, dtype=self.dtype))
         hidden = self.vision_tower.encoder(hidden).last_hidden_state
         if self.select_feature == "patch":
             return hidden[:, self.num_prefix_tokens :]
-        # Registers carry no picture position; only the class token is a feature.
+        # Registers carry no image position; only the class token is a feature.
         return torch.cat([hidden[:, : min(1, self.num_prefix_tokens)], hidden[:, self.num_prefix_tokens :]], dim=1)
 
     def _embed(self, pixels: Tensor) -> Tensor:

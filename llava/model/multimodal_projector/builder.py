@@ -1,4 +1,4 @@
-"""Builds the projector: the small network from picture features to the language model's embeddings."""
+"""Builds the projector: the small network from image features to the language model's embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_vision_projector(projector_type: str, mm_hidden_size: int, hidden_size
     if projector_type == "identity":
         if mm_hidden_size != hidden_size:
             raise CheckpointError(
-                f"mm_projector_type is identity, but picture features are {mm_hidden_size} wide and the language "
+                f"mm_projector_type is identity, but image features are {mm_hidden_size} wide and the language "
                 f"model {hidden_size}."
             )
         return nn.Identity()

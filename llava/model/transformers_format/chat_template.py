@@ -1,6 +1,6 @@
 """A conversation template of this package as the Jinja text that transformers, vLLM and SGLang render prompts with.
 
-For one or more user turns with pictures the rendered text equals what `Conversation.get_prompt` gives, picture tokens
+For one or more user turns with images the rendered text equals what `Conversation.get_prompt` gives, image tokens
 in place of `<image>`; tests compare the two for every template that is exported.
 """
 
@@ -11,14 +11,14 @@ import json
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import InvalidRequest
 
-# Joins a message's pictures and text, `picture` standing for the text of one picture.
+# Joins a message's images and text, `image` standing for the text of one image.
 _CONTENT = """\
 {%- macro content(message) -%}
   {%- if message['content'] is string -%}{{ message['content'] }}
   {%- else -%}
-    {%- set ns = namespace(pictures='', text='') -%}
+    {%- set ns = namespace(images='', text='') -%}
     {%- for part in message['content'] -%}
-      {%- if part['type'] in ['image', 'image_url'] -%}{%- set ns.pictures = ns.pictures + BEFORE + picture + AFTER -%}
+      {%- if part['type'] in ['image', 'image_url'] -%}{%- set ns.images = ns.images + BEFORE + image + AFTER -%}
       {%- elif part['type'] == 'text' -%}{%- set ns.text = ns.text + part['text'] -%}{%- endif -%}
     {%- endfor -%}
     JOINED
@@ -36,12 +36,12 @@ _SYSTEM = """\
 """
 
 
-def chat_template(conversation: Conversation, *, picture: str, bos: str) -> str:
+def chat_template(conversation: Conversation, *, image: str, bos: str) -> str:
     """The Jinja text of a template.
 
     Args:
         conversation: the template; its few-shot messages are part of the text.
-        picture: what stands for one picture, such as `<image>`.
+        image: what stands for one image, such as `<image>`.
         bos: the token that the original's tokenizer put before the text. The rendered text begins with it, and is to be
             tokenised without special tokens, as `apply_chat_template` does.
 
@@ -51,13 +51,13 @@ def chat_template(conversation: Conversation, *, picture: str, bos: str) -> str:
     if conversation.sep_style not in _TURNS:
         raise InvalidRequest(f"the template {conversation.name!r} holds no dialogue; choose a chat template to export.")
     before, after, joined = (
-        ("", "\n", "{{- ns.pictures + ns.text -}}")
+        ("", "\n", "{{- ns.images + ns.text -}}")
         if conversation.image_first
-        else ("\n", "", "{{- ns.text + ns.pictures -}}")
+        else ("\n", "", "{{- ns.text + ns.images -}}")
     )
     content = _CONTENT.replace("BEFORE", _text(before)).replace("AFTER", _text(after)).replace("JOINED", joined)
     parts = [
-        f"{{%- set picture = {_text(picture)} -%}}\n",
+        f"{{%- set image = {_text(image)} -%}}\n",
         content,
         _SYSTEM.replace("SYSTEM", _text(conversation.system)),
         f"{{{{- {_text(bos)} -}}}}\n",

@@ -91,7 +91,7 @@ def _tokenizer_settings(folder: Path) -> dict[str, Any]:
 
 
 def _exported_tokenizer(folder: Path, era: str, config: Any) -> Any:
-    """The checkpoint's tokenizer, with a token for a picture."""
+    """The checkpoint's tokenizer, with a token for an image."""
     from tokenizers import AddedToken
 
     from llava.model.builder import context_length
@@ -99,7 +99,7 @@ def _exported_tokenizer(folder: Path, era: str, config: Any) -> Any:
 
     tokenizer = load_tokenizer(folder)
     if era != "v0":
-        # Later releases tokenise the text on either side of a picture by itself, whitespace included.
+        # Later releases tokenise the text on either side of an image by itself, whitespace included.
         token = AddedToken(IMAGE_TOKEN, lstrip=False, rstrip=False, normalized=False, special=True)
         tokenizer.add_tokens([token], special_tokens=True)
     first = tokenizer("a").input_ids[0]
@@ -110,8 +110,8 @@ def _exported_tokenizer(folder: Path, era: str, config: Any) -> Any:
     return tokenizer
 
 
-def _picture_tokens(config: Any, tokenizer: Any) -> tuple[str, str]:
-    """The token that becomes a picture's features, and the text of one picture in a prompt."""
+def _image_tokens(config: Any, tokenizer: Any) -> tuple[str, str]:
+    """The token that becomes an image's features, and the text of one image in a prompt."""
     from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 
     vocabulary = tokenizer.get_vocab()
@@ -145,7 +145,7 @@ def _exported_config(
         "model_type": "llava_next" if tiled else "llava",
         "text_config": text,
         "vision_config": {**tower.config.to_dict(), "model_type": "clip_vision_model"},
-        "image_token_index": tokenizer.convert_tokens_to_ids(_picture_tokens(config, tokenizer)[0]),
+        "image_token_index": tokenizer.convert_tokens_to_ids(_image_tokens(config, tokenizer)[0]),
         "image_seq_length": patches + full,
         "projector_hidden_act": "linear" if form == "identity" else "gelu",
         "vision_feature_layer": config.mm_vision_select_layer,
@@ -181,13 +181,13 @@ def _chat_template(folder: Path, config: Any, tokenizer: Any, conv_mode: str | N
 
     conversation = template(conv_mode or default_template_for(config, name=folder.name), era=era_of(config))
     bos = tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else ""
-    return chat_template(conversation, picture=_picture_tokens(config, tokenizer)[1], bos=bos)
+    return chat_template(conversation, image=_image_tokens(config, tokenizer)[1], bos=bos)
 
 
 def _processor_settings(config: Any, tower: Tower, tokenizer: Any, image_processor: dict[str, Any]) -> dict[str, Any]:
     return {
         "processor_class": image_processor["processor_class"],
-        "image_token": _picture_tokens(config, tokenizer)[0],
+        "image_token": _image_tokens(config, tokenizer)[0],
         "num_additional_image_tokens": 1,  # CLIP's class token
         "patch_size": tower.config.patch_size,
         "vision_feature_select_strategy": "full" if config.mm_vision_select_feature == "cls_patch" else "default",
@@ -245,7 +245,7 @@ def _image_processor_settings(config: Any, tower: Tower) -> dict[str, Any]:
 
 
 def _notes(form: str | None, settings: dict[str, Any], tokenizer: Any, config: Any) -> list[str]:
-    lines = [f"{settings['architectures'][0]}, picture token {_picture_tokens(config, tokenizer)[0]}"]
+    lines = [f"{settings['architectures'][0]}, image token {_image_tokens(config, tokenizer)[0]}"]
     if form == "pair":
         lines.append("the linear projector is written as two layers that give the same result; any engine can run it")
     if form == "identity":
@@ -255,5 +255,5 @@ def _notes(form: str | None, settings: dict[str, Any], tokenizer: Any, config: A
             f"({config.mm_hidden_size}): transformers runs it, vLLM does not know this activation"
         )
     if config.image_aspect_ratio == "keep":
-        lines.append("image_aspect_ratio keep has no counterpart there: pictures are cropped to a square")
+        lines.append("image_aspect_ratio keep has no counterpart there: images are cropped to a square")
     return lines

@@ -68,7 +68,7 @@ def _restore_tokenizer(
 ) -> None:
     """The tokenizer as it was before the export, or under the class by which the original's tools know it.
 
-    `num_tokens`: of the original; the export's token for a picture came after them.
+    `num_tokens`: of the original; the export's token for an image came after them.
     """
     from llava.model.weights.folder import TOKENIZER_FILES
     from llava.model.weights.reader import read_json

@@ -196,10 +196,10 @@ def _width_and_depth(source: Source) -> tuple[int, int]:
 
 
 def check_complete(target: Source, what: str) -> None:
-    """A LLaVA without a projector would only show at its first picture.
+    """A LLaVA without a projector would only show at its first image.
 
     Raises:
-        CheckpointError: the config speaks of pictures, the tensors do not.
+        CheckpointError: the config speaks of images, the tensors do not.
     """
     sees = target.config.get("mm_vision_tower") or target.config.get("use_mm_proj")
     if sees and not any("mm_projector" in name for name in target.names):

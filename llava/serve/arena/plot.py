@@ -1,4 +1,4 @@
-"""A picture of the arena's scores: a line a model, a point at its score, a bar over its interval."""
+"""An image of the arena's scores: a line a model, a point at its score, a bar over its interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ARROW: Final = 0.06
 
 
 def draw(ranking: Ranking, kind: str) -> bytes:
-    """The picture as a file of `kind`, `svg` or `png`; the same bytes for the same ranking.
+    """The image as a file of `kind`, `svg` or `png`; the same bytes for the same ranking.
 
     Each group of models that is connected by battles has axes of its own, since scores of two groups do not compare.
     A side of a score that the votes do not bound has an arrow in place of a bar.

@@ -35,7 +35,7 @@ def as_markdown(ranking: Ranking, plot: str | None = None) -> str:
     """A page with the same content.
 
     Args:
-        plot: the name of a picture of the scores that lies beside the page.
+        plot: the name of an image of the scores that lies beside the page.
     """
     parts = [f"# {_title(ranking)}", _method(ranking)]
     parts += [f"![Scores with their intervals]({plot})"] if plot else []

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from llava.errors import InvalidRequest
-from llava.serve.client.images import ChatPicture, PictureShape, shaped
-from llava.serve.protocol.original import MAX_PICTURES
+from llava.serve.client.images import ChatImage, ImageShape, shaped
+from llava.serve.protocol.original import MAX_IMAGES
 from llava.serve.worker.backend import ChatEvent, ChatEvents, Finished
 
 Role = Literal["user", "assistant"]
@@ -24,7 +24,7 @@ class Figures:
     finish_reason: Literal["stop", "length"] | None = None
     """None where the answer was stopped or failed."""
     prompt_tokens: int | None = None
-    """Pictures counted by their features."""
+    """Images counted by their features."""
     new_tokens: int | None = None
     first_s: float | None = None
     """Seconds from the question to the first piece."""
@@ -51,7 +51,7 @@ class Turn:
 
     role: Role
     text: str
-    pictures: tuple[ChatPicture, ...] = ()
+    images: tuple[ChatImage, ...] = ()
     """The user's only."""
     model: str = ""
     """Who answered."""
@@ -71,7 +71,7 @@ class AnswerSettings:
     max_tokens: int = 512
     """To write at most."""
     seed: int | None = None
-    shape: PictureShape = "Crop"
+    shape: ImageShape = "Crop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +82,22 @@ class Chat:
     system: str = ""
     """Empty: the model's own."""
 
-    def ask(self, text: str, pictures: tuple[ChatPicture, ...] = ()) -> Chat:
+    def ask(self, text: str, images: tuple[ChatImage, ...] = ()) -> Chat:
         """The conversation with one question more.
 
         Raises:
-            InvalidRequest: nothing was asked, or the pictures are too many.
+            InvalidRequest: nothing was asked, or the images are too many.
         """
         text = text.strip()
-        if not text and not pictures:
-            raise InvalidRequest("the message is empty. Write a question, or add a picture.")
-        count = len(self.pictures) + len(pictures)
-        if count > MAX_PICTURES:
+        if not text and not images:
+            raise InvalidRequest("the message is empty. Write a question, or add an image.")
+        count = len(self.images) + len(images)
+        if count > MAX_IMAGES:
             raise InvalidRequest(
-                f"this conversation would have {count} pictures, the limit is {MAX_PICTURES}. "
+                f"this conversation would have {count} images, the limit is {MAX_IMAGES}. "
                 "Send fewer, or begin a new conversation."
             )
-        return replace(self, turns=(*self.turns, Turn("user", text, pictures)))
+        return replace(self, turns=(*self.turns, Turn("user", text, images)))
 
     def answered(self, turn: Turn) -> Chat:
         """The conversation with an answer to its last question."""
@@ -108,19 +108,19 @@ class Chat:
         return replace(self, turns=self.turns[:index])
 
     def edited(self, index: int, text: str) -> Chat:
-        """Asked again from the user's turn `index` on with another text; its pictures stay.
+        """Asked again from the user's turn `index` on with another text; its images stay.
 
         Raises:
             InvalidRequest: nothing is left of the message.
         """
-        return self.upto(index).ask(text, self.turns[index].pictures)
+        return self.upto(index).ask(text, self.turns[index].images)
 
     @property
-    def pictures(self) -> tuple[ChatPicture, ...]:
+    def images(self) -> tuple[ChatImage, ...]:
         """All of them, in the order in which they were sent."""
-        return tuple(picture for turn in self.turns for picture in turn.pictures)
+        return tuple(image for turn in self.turns for image in turn.images)
 
-    def messages(self, shape: PictureShape = "Crop") -> list[dict[str, Any]]:
+    def messages(self, shape: ImageShape = "Crop") -> list[dict[str, Any]]:
         """The conversation as the `messages` of a chat completion.
 
         A question whose answer never came is asked together with the next one, because roles have to alternate.
@@ -129,7 +129,7 @@ class Chat:
         parts: list[dict[str, Any]] = []
         for turn in self.turns:
             if turn.role == "user":
-                parts += [_picture_part(shaped(picture, shape)) for picture in turn.pictures]
+                parts += [_image_part(shaped(image, shape)) for image in turn.images]
                 parts += [{"type": "text", "text": turn.text}] * bool(turn.text)
             elif turn.text.strip():
                 messages.append({"role": "user", "content": parts})
@@ -197,5 +197,5 @@ class ChatSource(Protocol):
         """
 
 
-def _picture_part(picture: ChatPicture) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": picture.as_data_uri()}}
+def _image_part(image: ChatImage) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": image.as_data_uri()}}

@@ -1,7 +1,7 @@
-"""Conversations as files: JSON in the words of the OpenAI protocol, and Markdown to read; both whole, with pictures.
+"""Conversations as files: JSON in the words of the OpenAI protocol, and Markdown to read; both whole, with images.
 
 The JSON is a chat request's `model` and `messages`, so any OpenAI client can go on with it, and beside them what our
-front ends know. The Markdown is one document with its pictures inside, marked so that it can be read back.
+front ends know. The Markdown is one document with its images inside, marked so that it can be read back.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from llava.errors import DataError, LlavaError
 from llava.serve.client.conversation import Chat, Figures, Role, Turn
-from llava.serve.client.images import ChatPicture, read_picture
+from llava.serve.client.images import ChatImage, read_image
 
 FORMAT: Final = "llava-chat"
 VERSION: Final = 1
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 
 _HEADING: Final = {"user": "You", "assistant": "LLaVA"}
-_PICTURE_LINE: Final = re.compile(r"!\[(?P<name>[^\]\n]*)\]\((?P<uri>data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]+)\)")
+_IMAGE_LINE: Final = re.compile(r"!\[(?P<name>[^\]\n]*)\]\((?P<uri>data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]+)\)")
 
 
 # JSON
@@ -76,10 +76,10 @@ def from_json(text: str, *, name: str = "conversation") -> Chat:
 
 def _message(turn: Turn) -> dict[str, Any]:
     content: Any = turn.text
-    if turn.pictures:
+    if turn.images:
         content = [
-            {"type": "image_url", "image_url": {"url": picture.as_data_uri()}, "name": picture.name}
-            for picture in turn.pictures
+            {"type": "image_url", "image_url": {"url": image.as_data_uri()}, "name": image.name}
+            for image in turn.images
         ]
         content += [{"type": "text", "text": turn.text}] * bool(turn.text)
     figures = {key: value for key, value in dataclasses.asdict(turn.figures).items() if value is not None}
@@ -88,49 +88,49 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def _turn(role: Role, message: dict[str, Any], where: str) -> Turn:
-    text, pictures = _parts(message.get("content"), where)
-    if pictures and role == "assistant":
-        raise DataError(f"{where}: pictures in an answer; only questions have pictures.")
+    text, images = _parts(message.get("content"), where)
+    if images and role == "assistant":
+        raise DataError(f"{where}: images in an answer; only questions have images.")
     figures = message.get("figures")
     return Turn(
         role,
         text,
-        pictures,
+        images,
         model=_text(message.get("model")),
         figures=_figures(figures) if isinstance(figures, dict) else Figures(),
         error=_text(message.get("error")),
     )
 
 
-def _parts(content: Any, where: str) -> tuple[str, tuple[ChatPicture, ...]]:
+def _parts(content: Any, where: str) -> tuple[str, tuple[ChatImage, ...]]:
     if isinstance(content, str) or content is None:
         return content or "", ()
     if not isinstance(content, list):
         raise DataError(f"{where}.content: text, or a list of parts, is expected.")
     texts: list[str] = []
-    pictures: list[ChatPicture] = []
+    images: list[ChatImage] = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif kind == "image_url":
-            pictures.append(_picture(part, f"{where}.content[{index}]"))
+            images.append(_image(part, f"{where}.content[{index}]"))
         else:
             raise DataError(f"{where}.content[{index}]: parts are of type text or image_url.")
-    return "\n".join(texts), tuple(pictures)
+    return "\n".join(texts), tuple(images)
 
 
-def _picture(part: dict[str, Any], where: str) -> ChatPicture:
+def _image(part: dict[str, Any], where: str) -> ChatImage:
     address = part.get("image_url")
     address = address.get("url") if isinstance(address, dict) else address
     if not isinstance(address, str) or not address.startswith("data:"):
-        raise DataError(f"{where}: the picture is not in the file; only data URIs are read.")
+        raise DataError(f"{where}: the image is not in the file; only data URIs are read.")
     return _read(address, _text(part.get("name")), where)
 
 
-def _read(uri: str, name: str, where: str) -> ChatPicture:
+def _read(uri: str, name: str, where: str) -> ChatImage:
     try:
-        return read_picture(uri, name=name)
+        return read_image(uri, name=name)
     except LlavaError as error:
         raise DataError(f"{where}: {error}") from error
 
@@ -167,15 +167,15 @@ def _text(value: Any) -> str:
 
 
 def to_markdown(chat: Chat) -> str:
-    """The conversation as a document to read, with its pictures inside."""
+    """The conversation as a document to read, with its images inside."""
     mark = _mark(chat)
     blocks = [f"<!-- {FORMAT} {VERSION} {mark} -->"]
     if chat.system:
         blocks += [f"<!-- {mark} system -->\n## System\n\n{chat.system}"]
     for turn in chat.turns:
         heading = turn.model or _HEADING[turn.role]
-        pictures = "".join(f"![{_label(picture)}]({picture.as_data_uri()})\n\n" for picture in turn.pictures)
-        blocks.append(f"<!-- {mark} {turn.role} -->\n## {heading}\n\n{pictures}<!-- {mark} text -->\n{turn.text}")
+        images = "".join(f"![{_label(image)}]({image.as_data_uri()})\n\n" for image in turn.images)
+        blocks.append(f"<!-- {mark} {turn.role} -->\n## {heading}\n\n{images}<!-- {mark} text -->\n{turn.text}")
         blocks += [f"<!-- {mark} error -->\n> {turn.error}"] * bool(turn.error)
     return "\n\n".join([*blocks, f"<!-- {mark} end -->\n"])
 
@@ -198,11 +198,11 @@ def from_markdown(text: str, *, name: str = "conversation") -> Chat:
     for kind, body in re.findall(rf"<!-- {mark} (\w+) -->\n(.*?)(?=\n\n<!-- {mark} )", text, re.DOTALL):
         if kind in ("user", "assistant"):
             heading, _, rest = body.partition("\n\n")
-            uris = _PICTURE_LINE.finditer(rest)
+            uris = _IMAGE_LINE.finditer(rest)
             where = f"{name}: turn {len(turns) + 1}"
-            pictures = tuple(_read(found["uri"], found["name"], where) for found in uris)
+            images = tuple(_read(found["uri"], found["name"], where) for found in uris)
             model = heading.removeprefix("## ") if kind == "assistant" else ""
-            turns.append(Turn(kind, "", pictures, model="" if model == _HEADING["assistant"] else model))
+            turns.append(Turn(kind, "", images, model="" if model == _HEADING["assistant"] else model))
         elif kind == "system":
             system = body.removeprefix("## System\n\n")
         elif turns and kind == "text":
@@ -221,8 +221,8 @@ def _mark(chat: Chat) -> str:
     return mark
 
 
-def _label(picture: ChatPicture) -> str:
-    return re.sub(r"[\[\]\n]", " ", picture.name) or "picture"
+def _label(image: ChatImage) -> str:
+    return re.sub(r"[\[\]\n]", " ", image.name) or "image"
 
 
 # Either

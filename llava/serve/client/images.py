@@ -1,4 +1,4 @@
-"""Pictures as our front ends hold them: checked once, small enough to travel, in the shape that the user chose."""
+"""Images as our front ends hold them: checked once, small enough to travel, in the shape that the user chose."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from llava.serve.worker.images import MEDIA_TYPES
 if TYPE_CHECKING:
     from PIL import Image
 
-PictureShape = Literal["Crop", "Resize", "Pad"]
-SHAPES: Final[tuple[PictureShape, ...]] = get_args(PictureShape)
-"""What is done with a picture that is not square, under the original's names: leave it to the model (which crops to the
+ImageShape = Literal["Crop", "Resize", "Pad"]
+SHAPES: Final[tuple[ImageShape, ...]] = get_args(ImageShape)
+"""What is done with an image that is not square, under the original's names: leave it to the model (which crops to the
 centre, or does what its checkpoint says), squeeze it, or pad it."""
 
 MAX_BYTES: Final = 900_000
-"""Of one picture as it is sent: 16 of them, in base64, stay below the 20 MB of a request."""
+"""Of one image as it is sent: 16 of them, in base64, stay below the 20 MB of a request."""
 _PAD_COLOUR: Final = (122, 116, 104)
-"""The mean colour of CLIP's training pictures, which its normalization turns into zeros."""
+"""The mean colour of CLIP's training images, which its normalization turns into zeros."""
 _REDUCTIONS: Final = ((2048, 90), (2048, 80), (1344, 85), (1344, 70), (1024, 60), (768, 50))
 """Longest side and JPEG quality, tried in turn. No LLaVA looks at more than 1344 pixels a side."""
 _MAX_PNG_PIXELS: Final = 4_000_000
-"""A larger picture as PNG is seldom small enough, and takes seconds to find out."""
+"""A larger image as PNG is seldom small enough, and takes seconds to find out."""
 
 
-@dataclass(frozen=True)  # no slots: what is made of a picture is kept by weak reference to it
-class ChatPicture:
-    """One picture of a conversation, encoded."""
+@dataclass(frozen=True)  # no slots: what is made of an image is kept by weak reference to it
+class ChatImage:
+    """One image of a conversation, encoded."""
 
     data: bytes
     media_type: str
@@ -44,12 +44,12 @@ class ChatPicture:
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
 
     def decode(self) -> Image.Image:
-        """The picture as it should be seen, RGB."""
-        return decode_image(self.data, name=self.name or "picture")
+        """The image as it should be seen, RGB."""
+        return decode_image(self.data, name=self.name or "image")
 
 
-def read_picture(source: str | Path | bytes, *, name: str | None = None, allow_url: bool = False) -> ChatPicture:
-    """Reads a picture and checks that it can be decoded; one that is too heavy to travel becomes smaller.
+def read_image(source: str | Path | bytes, *, name: str | None = None, allow_url: bool = False) -> ChatImage:
+    """Reads an image and checks that it can be decoded; one that is too heavy to travel becomes smaller.
 
     Args:
         source: a file, a data URI, encoded bytes, or with `allow_url` an http(s) address.
@@ -63,44 +63,44 @@ def read_picture(source: str | Path | bytes, *, name: str | None = None, allow_u
     decoded = decode_image(data, name=name)
     kind = recognise(data, name).label
     if kind in MEDIA_TYPES and len(data) <= MAX_BYTES:
-        return ChatPicture(data, MEDIA_TYPES[kind], name)
+        return ChatImage(data, MEDIA_TYPES[kind], name)
     return _encoded(decoded, name)
 
 
-def shaped(picture: ChatPicture, shape: PictureShape) -> ChatPicture:
-    """The picture as it is sent to the model; itself where the shape changes nothing."""
-    return picture if shape == "Crop" else _shaped(picture, shape)
+def shaped(image: ChatImage, shape: ImageShape) -> ChatImage:
+    """The image as it is sent to the model; itself where the shape changes nothing."""
+    return image if shape == "Crop" else _shaped(image, shape)
 
 
-@lru_cache(maxsize=16)  # every question of a conversation sends its pictures again; each entry holds two
-def _shaped(picture: ChatPicture, shape: PictureShape) -> ChatPicture:
+@lru_cache(maxsize=16)  # every question of a conversation sends its images again; each entry holds two
+def _shaped(image: ChatImage, shape: ImageShape) -> ChatImage:
     from llava.mm_utils import expand2square
 
-    decoded = picture.decode()
+    decoded = image.decode()
     if decoded.width == decoded.height:
-        return picture
+        return image
     if shape == "Pad":
-        return _encoded(expand2square(decoded, _PAD_COLOUR), picture.name)
+        return _encoded(expand2square(decoded, _PAD_COLOUR), image.name)
     side = min(max(decoded.size), _REDUCTIONS[0][0])
-    return _encoded(decoded.resize((side, side)), picture.name)
+    return _encoded(decoded.resize((side, side)), image.name)
 
 
-def _encoded(picture: Image.Image, name: str) -> ChatPicture:
+def _encoded(image: Image.Image, name: str) -> ChatImage:
     """Without loss where that is small enough, else smaller and smaller."""
-    if picture.width * picture.height <= _MAX_PNG_PIXELS:
-        data = _saved(picture, "PNG")
+    if image.width * image.height <= _MAX_PNG_PIXELS:
+        data = _saved(image, "PNG")
         if len(data) <= MAX_BYTES:
-            return ChatPicture(data, "image/png", name)
+            return ChatImage(data, "image/png", name)
     for side, quality in _REDUCTIONS:
-        smaller = picture.copy()
+        smaller = image.copy()
         smaller.thumbnail((side, side))
         data = _saved(smaller, "JPEG", quality=quality)
         if len(data) <= MAX_BYTES:
             break
-    return ChatPicture(data, "image/jpeg", name)
+    return ChatImage(data, "image/jpeg", name)
 
 
-def _saved(picture: Image.Image, kind: str, **options: int) -> bytes:
+def _saved(image: Image.Image, kind: str, **options: int) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()

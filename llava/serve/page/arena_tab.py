@@ -1,4 +1,4 @@
-"""The arena: the same picture and question to two models side by side, and a vote for the better answer."""
+"""The arena: the same image and question to two models side by side, and a vote for the better answer."""
 
 from __future__ import annotations
 
@@ -139,8 +139,8 @@ class ArenaTab:
     ) -> AsyncGenerator[Updates, None]:
         try:
             battle = await self._ready(battle, run_id, request, values)
-            text, pictures = await self._context.read(message)
-            chats = (battle.chats[0].ask(text, pictures), battle.chats[1].ask(text, pictures))
+            text, images = await self._context.read(message)
+            chats = (battle.chats[0].ask(text, images), battle.chats[1].ask(text, images))
         except LlavaError as error:
             yield {self._status: said(error)}
             return

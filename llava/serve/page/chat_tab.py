@@ -1,4 +1,4 @@
-"""The chat: one model, any number of turns and pictures."""
+"""The chat: one model, any number of turns and images."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ChatTab:
                     group_consecutive_messages=False,
                     feedback_options=None,
                     allow_tags=False,
-                    placeholder="Drop, paste or choose pictures below, and ask about them.",
+                    placeholder="Drop, paste or choose images below, and ask about them.",
                     latex_delimiters=LATEX,
                 )
                 self._status = gr.HTML(visible=False, elem_id="llava-status")
@@ -99,7 +99,7 @@ class ChatTab:
     def _examples(self) -> None:
         folder = Path(str(resources.files("llava.serve.page") / "examples"))
         entries = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
-        rows = [{"text": entry["question"], "files": [str(folder / entry["picture"])]} for entry in entries]
+        rows = [{"text": entry["question"], "files": [str(folder / entry["image"])]} for entry in entries]
         gr.Examples([[row] for row in rows], inputs=[self._box], label="Try one", api_visibility="private")
 
     def _vote_buttons(self) -> dict[AnswerVote, gr.Button]:
@@ -170,8 +170,8 @@ class ChatTab:
     ) -> AsyncGenerator[Updates, None]:
         try:
             model = await self._ready(request, model, run_id)
-            text, pictures = await self._context.read(message)
-            chat = session.chat.ask(text, pictures)
+            text, images = await self._context.read(message)
+            chat = session.chat.ask(text, images)
         except LlavaError as error:
             yield {self._status: said(error)}
             return
@@ -254,7 +254,7 @@ class ChatTab:
         return self._settled(session)
 
     async def _undone(self, session: Session, request: gr.Request) -> Updates:
-        """Takes the last question back into the box; its pictures go."""
+        """Takes the last question back into the box; its images go."""
         turns = session.chat.turns
         questions = [index for index, turn in enumerate(turns) if turn.role == "user"]
         try:
@@ -343,11 +343,11 @@ LATEX: Final[list[dict[str, str | bool]]] = [
 
 
 def message_box(name: str, *, render: bool = True) -> gr.MultimodalTextbox:
-    """Where questions are typed and pictures are dropped, pasted or chosen."""
+    """Where questions are typed and images are dropped, pasted or chosen."""
     return gr.MultimodalTextbox(
         label="Message",
         show_label=False,
-        placeholder="Ask about a picture",
+        placeholder="Ask about an image",
         file_types=["image"],
         file_count="multiple",
         sources=["upload"],
@@ -360,7 +360,7 @@ def message_box(name: str, *, render: bool = True) -> gr.MultimodalTextbox:
 
 
 MAX_PASTED: Final = 100_000
-"""Pasted text beyond this becomes a file, which is no picture."""
+"""Pasted text beyond this becomes a file, which is no image."""
 
 
 def _saver(write: Any, name: str, kind: str) -> Any:

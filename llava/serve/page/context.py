@@ -16,7 +16,7 @@ import gradio as gr
 
 from llava.errors import InvalidRequest, LlavaError, NoWorker
 from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource
-from llava.serve.client.images import SHAPES, ChatPicture, read_picture
+from llava.serve.client.images import SHAPES, ChatImage, read_image
 from llava.serve.client.wording import sentence
 from llava.serve.page.closed_tabs import ClosedTabs
 from llava.serve.page.log import ConversationLog, LogFailed, Sender
@@ -68,20 +68,20 @@ class Context:
                 raise InvalidRequest("the answer before is still being written. Wait for its end, or stop it.")
             await asyncio.sleep(0.05)
 
-    async def read(self, message: dict[str, Any]) -> tuple[str, tuple[ChatPicture, ...]]:
-        """Text and pictures of what was typed and uploaded.
+    async def read(self, message: dict[str, Any]) -> tuple[str, tuple[ChatImage, ...]]:
+        """Text and images of what was typed and uploaded.
 
         Raises:
-            LlavaError: a picture that cannot be read, too long a text, or a text that moderation refuses.
+            LlavaError: an image that cannot be read, too long a text, or a text that moderation refuses.
         """
         text = str(message.get("text") or "")
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InvalidRequest(f"the message has {len(text)} characters, the limit is {MAX_TEXT_CHARACTERS}.")
         files = [str(file) for file in message.get("files") or ()]
-        pictures = await asyncio.gather(*(asyncio.to_thread(_read, file) for file in files))
+        images = await asyncio.gather(*(asyncio.to_thread(_read, file) for file in files))
         if self.moderator is not None:
             await self.moderator.check(text)
-        return text, tuple(pictures)
+        return text, tuple(images)
 
     def check(self, run_id: str, model: str | None) -> str:
         """The model to ask.
@@ -123,7 +123,7 @@ class Controls:
         shape = gr.Radio(
             list(SHAPES),
             value="Crop",
-            label="Pictures that are not square",
+            label="Images that are not square",
             info="Crop: left to the model, most cut to the centre. Resize: squeezed. Pad: borders added.",
         )
         with gr.Accordion("Parameters", open=False):
@@ -176,5 +176,5 @@ def _line(kind: str, role: str, text: str) -> Any:
     return gr.update(value=f'<div class="{kind}" role="{role}">{text}</div>' if text else "", visible=bool(text))
 
 
-def _read(file: str) -> ChatPicture:
-    return read_picture(file)
+def _read(file: str) -> ChatImage:
+    return read_image(file)

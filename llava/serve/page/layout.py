@@ -15,7 +15,7 @@ from llava.serve.page.models import Served, choose, notice
 REFRESH_S: Final = 5.0
 _STORAGE: Final = "llava-conversation"
 
-_TITLE: Final = "# LLaVA\nAsk about your pictures: the large language-and-vision assistant."
+_TITLE: Final = "# LLaVA\nAsk about your images: the large language-and-vision assistant."
 _TERMS: Final = """LLaVA may be wrong, and sure of it: check what matters. Do not upload what you may not share with the
 operator of this page."""
 
@@ -122,11 +122,11 @@ def _privacy(context: Context) -> str:
     log = context.settings.log_dir
     if log is None:
         return (
-            "The operator's settings keep no conversation and no picture on the server; uploaded files are removed "
+            "The operator's settings keep no conversation and no image on the server; uploaded files are removed "
             "within the hour. Your browser keeps the last conversation until you clear it."
         )
     addresses = ", and the address you come from" if context.settings.log_addresses else ""
     return (
-        f"**This page keeps a log**: your messages, your pictures, the answers and your votes{addresses} are stored on "
+        f"**This page keeps a log**: your messages, your images, the answers and your votes{addresses} are stored on "
         "the server. Your browser keeps the last conversation until you clear it."
     )

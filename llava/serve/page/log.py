@@ -1,7 +1,7 @@
 """The page's log, if the operator wants one: JSON lines with the original's fields, a file a day.
 
 `YYYY-MM-DD-conv.json` holds answers (`chat`), votes on one answer (`upvote`, `downvote`, `flag`) and votes between two
-(`leftvote`, `rightvote`, `tievote`, `bothbad_vote`, in FastChat's format); pictures lie beside it as
+(`leftvote`, `rightvote`, `tievote`, `bothbad_vote`, in FastChat's format); images lie beside it as
 `serve_images/YYYY-MM-DD/MD5.EXTENSION`.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 from llava.errors import InvalidRequest, LlavaError
 from llava.serve.arena.vote_log import LOG_SUFFIX, Vote
 from llava.serve.client.conversation import Chat
-from llava.serve.client.images import ChatPicture
+from llava.serve.client.images import ChatImage
 
 AnswerVote = Literal["upvote", "downvote", "flag"]
 
@@ -79,7 +79,7 @@ class ConversationLog:
             "start": round(start, 4),
             "finish": round(finish, 4),
             "state": _state(chat, model, sender),
-            "images": [self._keep(picture) for picture in chat.pictures],
+            "images": [self._keep(image) for image in chat.images],
         }
         self._append(line, sender)
 
@@ -117,20 +117,20 @@ class ConversationLog:
                 f"the log could not be written ({error.strerror}). Tell the operator of this page."
             ) from error
 
-    def _keep(self, picture: ChatPicture) -> str:
-        """Writes a picture once a day; returns the name that the log knows it by."""
-        digest = hashlib.md5(picture.data, usedforsecurity=False).hexdigest()
+    def _keep(self, image: ChatImage) -> str:
+        """Writes an image once a day; returns the name that the log knows it by."""
+        digest = hashlib.md5(image.data, usedforsecurity=False).hexdigest()
         folder = self._folder / "serve_images" / _today()
-        file = folder / f"{digest}.{_EXTENSIONS[picture.media_type]}"
+        file = folder / f"{digest}.{_EXTENSIONS[image.media_type]}"
         try:
             if not file.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 part = file.with_suffix(f".part{threading.get_ident()}")
-                part.write_bytes(picture.data)
+                part.write_bytes(image.data)
                 part.replace(file)
         except OSError as error:
             raise LogFailed(
-                f"a picture could not be kept ({error.strerror}). Tell the operator of this page."
+                f"an image could not be kept ({error.strerror}). Tell the operator of this page."
             ) from error
         return digest
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from llava.serve.client.conversation import Chat, Turn
-from llava.serve.client.images import ChatPicture
+from llava.serve.client.images import ChatImage
 from llava.serve.client.wording import sentence
 
 _THUMBNAIL_SIDE: Final = 512
@@ -67,8 +67,8 @@ def _placed(chat: Chat) -> list[tuple[int, dict[str, Any]]]:
 
 def _messages(turn: Turn) -> list[dict[str, Any]]:
     messages = []
-    if turn.pictures:
-        messages.append(_html(turn.role, "".join(map(_picture, turn.pictures))))
+    if turn.images:
+        messages.append(_html(turn.role, "".join(map(_image, turn.images))))
     if turn.text:
         messages.append({"role": turn.role, "content": literal(turn.text)})
     if turn.error:
@@ -93,26 +93,26 @@ def _html(role: str, content: str) -> dict[str, Any]:
     return {"role": role, "content": {**_HTML, "value": content}}
 
 
-def _picture(picture: ChatPicture) -> str:
-    alt = html.escape(picture.name or "picture", quote=True)
-    return f'<img class="llava-picture" src="{_thumbnail(picture)}" alt="{alt}" title="{alt}">'
+def _image(image: ChatImage) -> str:
+    alt = html.escape(image.name or "image", quote=True)
+    return f'<img class="llava-image" src="{_thumbnail(image)}" alt="{alt}" title="{alt}">'
 
 
-_THUMBNAILS: Final[WeakKeyDictionary[ChatPicture, str]] = WeakKeyDictionary()
-"""Of the pictures that some conversation holds: a growing answer is drawn many times a second, with all of them."""
+_THUMBNAILS: Final[WeakKeyDictionary[ChatImage, str]] = WeakKeyDictionary()
+"""Of the images that some conversation holds: a growing answer is drawn many times a second, with all of them."""
 
 
-def _thumbnail(picture: ChatPicture) -> str:
+def _thumbnail(image: ChatImage) -> str:
     """A data URI: what is shown needs no file on the server."""
-    found = _THUMBNAILS.get(picture)
+    found = _THUMBNAILS.get(image)
     if found is None:
-        found = _THUMBNAILS[picture] = _made_smaller(picture)
+        found = _THUMBNAILS[image] = _made_smaller(image)
     return found
 
 
-def _made_smaller(picture: ChatPicture) -> str:
-    image = picture.decode()
-    image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+def _made_smaller(image: ChatImage) -> str:
+    thumbnail = image.decode()
+    thumbnail.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=85)
+    thumbnail.save(file, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

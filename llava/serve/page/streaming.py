@@ -13,7 +13,7 @@ from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Dr
 from llava.serve.worker.backend import Finished
 
 _PAUSE_S: Final = 0.06
-"""Between two pictures of a growing answer; a browser draws the whole conversation each time."""
+"""Between two images of a growing answer; a browser draws the whole conversation each time."""
 
 Growing = AsyncGenerator[Chat, None]
 

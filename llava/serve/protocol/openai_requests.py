@@ -201,7 +201,7 @@ def _shown(text: str) -> str:
 
 class Usage(BaseModel):
     prompt_tokens: int
-    """Pictures counted by their features."""
+    """Images counted by their features."""
     completion_tokens: int
     total_tokens: int
 

@@ -36,7 +36,7 @@ STATUS_PATH: Final = "/worker_get_status"
 CHAT_PATH: Final = "/v1/chat/completions"
 
 MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
-MAX_PICTURES: Final = 16
+MAX_IMAGES: Final = 16
 MAX_STOPS: Final = 8
 MAX_MODELS_A_WORKER: Final = 64
 
@@ -115,12 +115,12 @@ class GenerateRequest(Message):
 
     model: Name
     prompt: WellFormed
-    """With one `<image>` a picture."""
+    """With one `<image>` an image."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     max_new_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 256
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    images: Annotated[list[str], Field(max_length=MAX_PICTURES)] | None = None
+    images: Annotated[list[str], Field(max_length=MAX_IMAGES)] | None = None
     """Base64, in the order of the `<image>` marks."""
 
 

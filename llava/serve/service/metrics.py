@@ -77,21 +77,21 @@ class Metrics:
 
     @cached_property
     def image_decode_seconds(self) -> Histogram:
-        return self._histogram("image_decode_seconds", "decoding one picture", SECONDS)
+        return self._histogram("image_decode_seconds", "decoding one image", SECONDS)
 
     @cached_property
     def vision_encode_seconds(self) -> Histogram:
-        return self._histogram("vision_encode_seconds", "preparing and encoding the pictures of one request", SECONDS)
+        return self._histogram("vision_encode_seconds", "preparing and encoding the images of one request", SECONDS)
 
     # Tokens
 
     @cached_property
     def prompt_tokens(self) -> Counter:
-        return self._counter("prompt_tokens", "tokens of prompts, pictures counted by their features")
+        return self._counter("prompt_tokens", "tokens of prompts, images counted by their features")
 
     @cached_property
     def image_tokens(self) -> Counter:
-        return self._counter("image_tokens", "features of pictures in prompts")
+        return self._counter("image_tokens", "features of images in prompts")
 
     @cached_property
     def generation_tokens(self) -> Counter:
@@ -99,11 +99,11 @@ class Metrics:
 
     @cached_property
     def feature_cache_hits(self) -> Counter:
-        return self._counter("feature_cache_hits", "pictures whose features were still there")
+        return self._counter("feature_cache_hits", "images whose features were still there")
 
     @cached_property
     def feature_cache_queries(self) -> Counter:
-        return self._counter("feature_cache_queries", "pictures asked about")
+        return self._counter("feature_cache_queries", "images asked about")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"llava:{name}", text, labels, registry=self.registry)

@@ -251,7 +251,7 @@ class Bounded:
     def _too_large(self) -> RequestTooLarge:
         limit = self.limits.max_body_bytes
         shown = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit} bytes"
-        return RequestTooLarge(f"the request is larger than {shown}. Send fewer or smaller pictures.")
+        return RequestTooLarge(f"the request is larger than {shown}. Send fewer or smaller images.")
 
 
 def _replay(body: bytes, receive: Receive) -> Callable[[], Any]:

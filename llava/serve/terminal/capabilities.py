@@ -27,7 +27,7 @@ _SIXEL: Final = "4"
 
 
 def choose_graphics(console: Console, environment: Mapping[str, str] | None = None) -> Graphics:
-    """The best that the terminal can do; text without colours shows no picture.
+    """The best that the terminal can do; text without colours shows no image.
 
     Args:
         environment: of the process, if None.

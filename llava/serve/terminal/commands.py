@@ -15,13 +15,13 @@ from typing import Final, Literal
 
 from llava.errors import InvalidRequest, ModelNotFound
 from llava.serve.client.conversation import Chat
-from llava.serve.client.images import ChatPicture, read_picture
+from llava.serve.client.images import ChatImage, read_image
 from llava.serve.client.wording import sentence
 from llava.serve.terminal import files
 from llava.serve.terminal.session import Session
 from llava.serve.terminal.settings import changed, described
 
-Completes = Literal["picture", "file", "setting", "model", "nothing"]
+Completes = Literal["image", "file", "setting", "model", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Outcome:
 
     text: str = ""
     """To be said."""
-    pictures: tuple[ChatPicture, ...] = ()
+    images: tuple[ChatImage, ...] = ()
     """To be shown."""
     conversation: Chat | None = None
     """To be shown."""
@@ -71,7 +71,7 @@ async def run_command(session: Session, line: str) -> Outcome:
 def as_command(line: str) -> str | None:
     """The command that a line is, or None for a question.
 
-    The path of a file alone, as a terminal pastes one that is dropped on it, adds the picture. FastChat's `!!` words
+    The path of a file alone, as a terminal pastes one that is dropped on it, adds the image. FastChat's `!!` words
     are commands too.
     """
     text = line.strip()
@@ -108,42 +108,42 @@ def _path(text: str) -> Path:
     return Path(words[0] if len(words) == 1 else text).expanduser()
 
 
-# Pictures
+# Images
 
 
 async def _image(session: Session, argument: str) -> Outcome:
     if not argument:
-        raise InvalidRequest("say which picture: /image PATH, or an address.")
+        raise InvalidRequest("say which image: /image PATH, or an address.")
     names = [argument] if Path(argument).expanduser().is_file() else _words(argument)
-    pictures = tuple([await asyncio.to_thread(open_picture, name) for name in names])
-    session.waiting += pictures
+    images = tuple([await asyncio.to_thread(open_image, name) for name in names])
+    session.waiting += images
     count = len(session.waiting)
-    goes = "it goes" if count == 1 else f"{count} pictures go"
-    return Outcome(f"{', '.join(map(_described, pictures))}: {goes} with the next question.", pictures)
+    goes = "it goes" if count == 1 else f"{count} images go"
+    return Outcome(f"{', '.join(map(_described, images))}: {goes} with the next question.", images)
 
 
-def open_picture(name: str) -> ChatPicture:
-    """Reads the picture of a path, a data URI or an address.
+def open_image(name: str) -> ChatImage:
+    """Reads the image of a path, a data URI or an address.
 
     Raises:
         ImageError: it cannot be read; says why.
     """
     is_address = re.match(r"(https?:|data:)", name)
-    return read_picture(name if is_address else Path(name).expanduser(), allow_url=True)
+    return read_image(name if is_address else Path(name).expanduser(), allow_url=True)
 
 
 async def _images(session: Session, argument: str) -> Outcome:
-    if not session.pictures:
-        return Outcome("No pictures yet. /image PATH adds one.")
+    if not session.images:
+        return Outcome("No images yet. /image PATH adds one.")
     places = [
         f"in question {number}"
         for number, index in enumerate(session.questions, 1)
-        for _ in session.chat.turns[index].pictures
+        for _ in session.chat.turns[index].images
     ]
     places += ["waits for the next question"] * len(session.waiting)
     rows = [
-        (str(number), _described(picture), place)
-        for number, (picture, place) in enumerate(zip(session.pictures, places, strict=True), 1)
+        (str(number), _described(image), place)
+        for number, (image, place) in enumerate(zip(session.images, places, strict=True), 1)
     ]
     return Outcome(table(rows))
 
@@ -151,14 +151,14 @@ async def _images(session: Session, argument: str) -> Outcome:
 async def _drop(session: Session, argument: str) -> Outcome:
     if argument == "all":
         count, session.waiting = len(session.waiting), ()
-        return Outcome(f"Dropped: {_count(count, 'picture')} that waited.")
-    number = _number(argument, "picture") if argument else len(session.pictures)
+        return Outcome(f"Dropped: {_count(count, 'image')} that waited.")
+    number = _number(argument, "image") if argument else len(session.images)
     return Outcome(f"{_described(session.drop(number))} is dropped.")
 
 
-def _described(picture: ChatPicture) -> str:
-    width, height = picture.decode().size
-    return f"{picture.name or 'picture'} ({width} × {height})"
+def _described(image: ChatImage) -> str:
+    width, height = image.decode().size
+    return f"{image.name or 'image'} ({width} × {height})"
 
 
 def _number(text: str, what: str) -> int:
@@ -177,8 +177,8 @@ async def _retry(session: Session, argument: str) -> Outcome:
 
 async def _undo(session: Session, argument: str) -> Outcome:
     turn = session.undo()
-    pictures = f" and its {_count(len(turn.pictures), 'picture')}" if turn.pictures else ""
-    return Outcome(f"Question {len(session.questions) + 1}{pictures} taken back.")
+    images = f" and its {_count(len(turn.images), 'image')}" if turn.images else ""
+    return Outcome(f"Question {len(session.questions) + 1}{images} taken back.")
 
 
 async def _edit(session: Session, argument: str) -> Outcome:
@@ -277,12 +277,12 @@ async def _quit(session: Session, argument: str) -> Outcome:
 
 _KEYS: Final = """\
 Enter sends, Alt-Enter begins a new line, Up and Down go through earlier lines, Tab completes.
-Ctrl-C stops an answer, Ctrl-D leaves. A file that is dropped on the terminal is added as a picture."""
+Ctrl-C stops an answer, Ctrl-D leaves. A file that is dropped on the terminal is added as an image."""
 
 COMMANDS: Final[dict[str, Command]] = {
-    "image": Command(_image, "PATH ...", "add pictures to the next question", "picture"),
-    "images": Command(_images, "", "list the pictures"),
-    "drop": Command(_drop, "[N | all]", "take picture N out (the last one), or all that wait"),
+    "image": Command(_image, "PATH ...", "add images to the next question", "image"),
+    "images": Command(_images, "", "list the images"),
+    "drop": Command(_drop, "[N | all]", "take image N out (the last one), or all that wait"),
     "retry": Command(_retry, "", "answer the last question again"),
     "edit": Command(_edit, "[N]", "change question N (the last one) and ask it anew"),
     "undo": Command(_undo, "", "take the last question and its answer back"),
@@ -308,8 +308,8 @@ _FASTCHAT: Final = {
 _ALIASES: Final = {
     **_FASTCHAT,
     "models": "model",
-    "pictures": "images",
-    "picture": "image",
+    "images": "images",
+    "image": "image",
     "new": "clear",
     "?": "help",
 }

@@ -12,11 +12,11 @@ from prompt_toolkit.document import Document
 from llava.serve.terminal.commands import COMMANDS
 from llava.serve.terminal.settings import NAMES
 
-_PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
-def _is_picture(path: str) -> bool:
-    return Path(path).is_dir() or Path(path).suffix.lower() in _PICTURES
+def _is_image(path: str) -> bool:
+    return Path(path).is_dir() or Path(path).suffix.lower() in _IMAGES
 
 
 class ChatCompleter(Completer):
@@ -25,7 +25,7 @@ class ChatCompleter(Completer):
     def __init__(self, models: Callable[[], Sequence[str]]):
         """Args: `models` are the names known to be served."""
         self._models = models
-        self._pictures = PathCompleter(expanduser=True, file_filter=_is_picture)
+        self._images = PathCompleter(expanduser=True, file_filter=_is_image)
         self._files = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
@@ -39,10 +39,10 @@ class ChatCompleter(Completer):
         command = COMMANDS.get(word[1:].lower())
         if command is None:
             return
-        if command.completes in ("picture", "file"):
-            paths = self._pictures if command.completes == "picture" else self._files
-            # Several pictures may follow each other.
-            last = argument.rpartition(" ")[2] if command.completes == "picture" else argument
+        if command.completes in ("image", "file"):
+            paths = self._images if command.completes == "image" else self._files
+            # Several images may follow each other.
+            last = argument.rpartition(" ")[2] if command.completes == "image" else argument
             yield from map(_into_folder, paths.get_completions(Document(last), complete_event))
         elif command.completes == "setting":
             yield from _beginning(argument.rpartition(" ")[2], [f"{name}=" for name in NAMES])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llava.errors import LlavaError, NoWorker
 from llava.serve.client.conversation import Chat, Turn
-from llava.serve.client.images import ChatPicture
+from llava.serve.client.images import ChatImage
 from llava.serve.terminal.capabilities import quiet_keyboard
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.commands import Outcome, as_command, no_model, run_command
@@ -44,7 +44,7 @@ class ConversationLoop:
     async def _read(self, prefill: str) -> str:
         session = self._session
         label = f"edit {session.questions.index(session.editing) + 1} " if session.editing is not None else ""
-        line = await self._prompt.read(pictures=len(session.waiting), label=label, prefill=prefill)
+        line = await self._prompt.read(images=len(session.waiting), label=label, prefill=prefill)
         return well_formed(line)
 
     def _left_alone(self) -> None:
@@ -79,8 +79,8 @@ class ConversationLoop:
         outcome = await interruptible(run_command(self._session, line))
         if outcome.conversation is not None:
             self._view.conversation(outcome.conversation)
-        for picture in outcome.pictures:
-            self._view.picture(picture)
+        for image in outcome.images:
+            self._view.image(image)
         if outcome.text:
             self._say(outcome.text)
         if outcome.ask:
@@ -93,7 +93,7 @@ class ConversationLoop:
         session.ask(text)
         await self._answer(before)
 
-    async def _answer(self, before: tuple[Chat, tuple[ChatPicture, ...]] | None) -> None:
+    async def _answer(self, before: tuple[Chat, tuple[ChatImage, ...]] | None) -> None:
         """Answers the last question; puts things back as they were `before` it if it can never be answered."""
         session, view = self._session, self._view
         first = len(session.questions) == 1

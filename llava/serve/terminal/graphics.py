@@ -1,4 +1,4 @@
-"""A picture in a terminal's own graphics: the protocols of kitty, of iTerm2, sixels, or half blocks of text."""
+"""An image in a terminal's own graphics: the protocols of kitty, of iTerm2, sixels, or half blocks of text."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The place of a picture, in characters."""
+    """The place of an image, in characters."""
 
     columns: int
     rows: int
 
 
 def box_for(size: tuple[int, int], cell: Cell, *, columns: int = MAX_COLUMNS, rows: int = MAX_ROWS) -> Box:
-    """The largest box of the picture's shape within these columns and rows, never larger than the picture itself.
+    """The largest box of the image's shape within these columns and rows, never larger than the image itself.
 
     Args:
-        size: (width, height) of the picture in pixels.
+        size: (width, height) of the image in pixels.
     """
     width, height = size
     scale = min(columns * cell.width / width, rows * cell.height / height, 1)
@@ -58,32 +58,32 @@ def box_for(size: tuple[int, int], cell: Cell, *, columns: int = MAX_COLUMNS, ro
     )
 
 
-def show(console: Console, picture: Image.Image, graphics: Graphics, cell: Cell | None = None) -> None:
+def show(console: Console, image: Image.Image, graphics: Graphics, cell: Cell | None = None) -> None:
     """Prints a thumbnail.
 
     Args:
-        picture: of mode RGB.
+        image: of mode RGB.
     """
     if graphics == "none":
         return
     cell = cell or Cell()
-    box = box_for(picture.size, cell, columns=min(MAX_COLUMNS, console.width))
+    box = box_for(image.size, cell, columns=min(MAX_COLUMNS, console.width))
     if graphics == "blocks":
-        console.print(half_blocks(picture, box))
+        console.print(half_blocks(image, box))
         return
     pixels = (box.columns * cell.width, box.rows * cell.height)
     code = {
-        "kitty": lambda: kitty(_smaller(picture, pixels), box),
-        "iterm": lambda: iterm(_smaller(picture, pixels), box),
-        "sixel": lambda: sixel(picture.resize(pixels)),
+        "kitty": lambda: kitty(_smaller(image, pixels), box),
+        "iterm": lambda: iterm(_smaller(image, pixels), box),
+        "sixel": lambda: sixel(image.resize(pixels)),
     }[graphics]()
     console.file.write(code + "\n")
     console.file.flush()
 
 
-def kitty(picture: Image.Image, box: Box) -> str:
+def kitty(image: Image.Image, box: Box) -> str:
     """Commands of kitty's graphics protocol: PNG in pieces, no answer wanted."""
-    data = base64.b64encode(_png(picture)).decode("ascii")
+    data = base64.b64encode(_png(image)).decode("ascii")
     pieces = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
     first = f"a=T,f=100,q=2,c={box.columns},r={box.rows},"
     return "".join(
@@ -92,16 +92,16 @@ def kitty(picture: Image.Image, box: Box) -> str:
     )
 
 
-def iterm(picture: Image.Image, box: Box) -> str:
-    """iTerm2's command for an inline picture."""
-    data = _png(picture)
+def iterm(image: Image.Image, box: Box) -> str:
+    """iTerm2's command for an inline image."""
+    data = _png(image)
     options = f"inline=1;size={len(data)};width={box.columns};height={box.rows};preserveAspectRatio=1"
     return f"\x1b]1337;File={options}:{base64.b64encode(data).decode('ascii')}\x07"
 
 
-def sixel(picture: Image.Image) -> str:
+def sixel(image: Image.Image) -> str:
     """DEC's sixels: bands of six rows, in each band one line of characters a colour."""
-    quantized = picture.quantize(_SIXEL_COLOURS)
+    quantized = image.quantize(_SIXEL_COLOURS)
     palette = quantized.getpalette() or []
     width, height = quantized.size
     pixels = quantized.tobytes()
@@ -119,9 +119,9 @@ def sixel(picture: Image.Image) -> str:
     return "".join(parts) + "\x1b\\"
 
 
-def half_blocks(picture: Image.Image, box: Box) -> Lines:
+def half_blocks(image: Image.Image, box: Box) -> Lines:
     """Text: each character shows two pixels, one above the other."""
-    small = picture.resize((box.columns, 2 * box.rows))
+    small = image.resize((box.columns, 2 * box.rows))
     return Lines(
         [
             Segment("▀", Style(color=_colour(small, x, 2 * y), bgcolor=_colour(small, x, 2 * y + 1)))
@@ -131,8 +131,8 @@ def half_blocks(picture: Image.Image, box: Box) -> Lines:
     )
 
 
-def _colour(picture: Image.Image, x: int, y: int) -> Color:
-    red, green, blue = picture.getpixel((x, y))  # type: ignore[misc]
+def _colour(image: Image.Image, x: int, y: int) -> Color:
+    red, green, blue = image.getpixel((x, y))  # type: ignore[misc]
     return Color.from_rgb(red, green, blue)
 
 
@@ -142,14 +142,14 @@ def _sixel_characters(line: bytearray) -> str:
     return _REPEATS.sub(lambda found: f"!{len(found[0])}{found[1]}", characters)
 
 
-def _smaller(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _smaller(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """No more pixels than are shown travel, over a slow connection perhaps."""
-    small = picture.copy()
+    small = image.copy()
     small.thumbnail(size)
     return small
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()

@@ -17,12 +17,12 @@ from llava import __version__
 from llava.command_line import DONE
 from llava.errors import InvalidRequest, NoWorker
 from llava.serve.client.conversation import AnswerSettings, Chat
-from llava.serve.client.images import ChatPicture, read_picture
+from llava.serve.client.images import ChatImage, read_image
 from llava.serve.client.wording import sentence
 from llava.serve.terminal import files, model_source, one_shot
 from llava.serve.terminal.capabilities import choose_graphics, quiet_keyboard
 from llava.serve.terminal.clean_text import well_formed
-from llava.serve.terminal.commands import no_model, open_picture
+from llava.serve.terminal.commands import no_model, open_image
 from llava.serve.terminal.completion import ChatCompleter
 from llava.serve.terminal.conversation_loop import ConversationLoop
 from llava.serve.terminal.history import default_file, open_history
@@ -35,7 +35,7 @@ Source = tuple[model_source.ChatServer | model_source.LocalModel, str]
 """Who answers (a model of this process is loaded by then), and a line about it."""
 
 _STDIN: Final = "-"
-_MAX_PICTURE_BYTES: Final = 64 * 1024 * 1024
+_MAX_IMAGE_BYTES: Final = 64 * 1024 * 1024
 _MAX_QUESTION_BYTES: Final = 1024 * 1024
 
 
@@ -45,7 +45,7 @@ class Begin:
 
     settings: AnswerSettings
     chat: Chat
-    pictures: tuple[ChatPicture, ...]
+    images: tuple[ChatImage, ...]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def run_chat(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code.
 
     Raises:
-        LlavaError: flags, pictures, files or the model do not allow a chat.
+        LlavaError: flags, images, files or the model do not allow a chat.
     """
     asks_once = args.question is not None or args.json or not sys.stdin.isatty()
     if not asks_once and not sys.stdout.isatty():
@@ -86,20 +86,20 @@ def run_chat(args: argparse.Namespace) -> int:
 def _begin(args: argparse.Namespace) -> Begin:
     settings = checked(AnswerSettings(args.temperature, args.top_p, args.max_new_tokens, args.seed))
     if args.image_file.count(_STDIN) > 1 or (_STDIN in args.image_file and args.question is None):
-        raise InvalidRequest("-i -: standard input holds one picture; the question is then an argument.")
+        raise InvalidRequest("-i -: standard input holds one image; the question is then an argument.")
     chat = files.load(Path(args.load).expanduser()) if args.load else Chat()
     if args.system is not None:
         chat = Chat(chat.turns, well_formed(args.system))
-    return Begin(settings, chat, tuple(_picture(name) for name in args.image_file))
+    return Begin(settings, chat, tuple(_image(name) for name in args.image_file))
 
 
-def _picture(name: str) -> ChatPicture:
+def _image(name: str) -> ChatImage:
     if name != _STDIN:
-        return open_picture(name)
-    data = sys.stdin.buffer.read(_MAX_PICTURE_BYTES + 1)
+        return open_image(name)
+    data = sys.stdin.buffer.read(_MAX_IMAGE_BYTES + 1)
     if not data:
-        raise InvalidRequest("-i -: nothing came from standard input; a picture is expected there.")
-    return read_picture(data, name="standard input")
+        raise InvalidRequest("-i -: nothing came from standard input; an image is expected there.")
+    return read_image(data, name="standard input")
 
 
 def _question(args: argparse.Namespace) -> str:
@@ -112,7 +112,7 @@ def _question(args: argparse.Namespace) -> str:
         return well_formed(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"standard input: no text in UTF-8 (byte {error.start}). Write `-i -` if it is a picture."
+            f"standard input: no text in UTF-8 (byte {error.start}). Write `-i -` if it is an image."
         ) from error
 
 
@@ -136,7 +136,7 @@ async def _found(args: argparse.Namespace, begin: Begin, source: Source) -> Asyn
         else:
             wanted, address = args.model_path, answering.address
         model, names = await model_source.choose_model(answering, wanted)
-        session = Session(answering, model, address, begin.settings, begin.chat, begin.pictures)
+        session = Session(answering, model, address, begin.settings, begin.chat, begin.images)
         yield Found(session, names, notice)
     finally:
         await answering.close()
@@ -168,8 +168,8 @@ async def _converse(args: argparse.Namespace, begin: Begin, source: Source, view
                 view.note(line)
         view.space()
         view.conversation(session.chat)
-        for picture in session.waiting:
-            view.picture(picture)
+        for image in session.waiting:
+            view.image(image)
         prompt = Prompt(
             completer=ChatCompleter(lambda: found.models), history=history, toolbar=lambda: _toolbar(session)
         )
@@ -186,7 +186,7 @@ def _history_file(args: argparse.Namespace) -> Path | None:
 def _title(session: Session) -> str:
     who = session.model or "no model"
     place = f" at {session.address}" if session.address else ""
-    return f"LLaVA {__version__} · {who}{place}\n/image PATH adds a picture, /help lists the commands, Ctrl-D leaves."
+    return f"LLaVA {__version__} · {who}{place}\n/image PATH adds an image, /help lists the commands, Ctrl-D leaves."
 
 
 def _others(found: Found) -> str:

@@ -19,7 +19,7 @@ from prompt_toolkit.styles import Style
 _STYLE: Final = Style.from_dict(
     {
         "prompt": "bold ansigreen",
-        "pictures": "ansicyan",
+        "images": "ansicyan",
         "bottom-toolbar": "noreverse ansibrightblack",
         "bottom-toolbar.text": "noreverse ansibrightblack",
     }
@@ -61,11 +61,11 @@ class Prompt:
             output=screen,
         )
 
-    async def read(self, *, pictures: int = 0, label: str = "", prefill: str = "") -> str:
+    async def read(self, *, images: int = 0, label: str = "", prefill: str = "") -> str:
         """What was typed.
 
         Args:
-            pictures: how many wait to be sent, for the prompt.
+            images: how many wait to be sent, for the prompt.
             label: stands before the prompt.
             prefill: is there already, to be edited.
 
@@ -73,8 +73,8 @@ class Prompt:
             KeyboardInterrupt: Ctrl-C.
             EOFError: Ctrl-D on an empty line.
         """
-        waits = f"[{pictures} picture{'s' * (pictures != 1)}] " if pictures else ""
-        message: StyleAndTextTuples = [("class:pictures", label + waits), ("class:prompt", "> ")]
+        waits = f"[{images} image{'s' * (images != 1)}] " if images else ""
+        message: StyleAndTextTuples = [("class:images", label + waits), ("class:prompt", "> ")]
         return await self._session.prompt_async(message, default=prefill)
 
     def _is_naming_a_command(self) -> bool:

@@ -28,7 +28,7 @@ def remedy(error: LlavaError, *, first: bool, taken_back: bool) -> str:
     """
     if not taken_back:
         return "/edit changes the question, /undo takes it back." if is_at_fault(error) else "/retry asks again."
-    back = "The question is taken back: Up brings its text, its pictures wait."
+    back = "The question is taken back: Up brings its text, its images wait."
     if error.code == "context_length_exceeded" and not first:
         return f"{back} {_SHORTEN}"
     return back

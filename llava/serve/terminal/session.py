@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llava.errors import InvalidRequest
 from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Turn
-from llava.serve.client.images import ChatPicture
+from llava.serve.client.images import ChatImage
 
 
 @dataclass
@@ -22,8 +22,8 @@ class Session:
     """Of the server; empty for an engine in this process."""
     settings: AnswerSettings = field(default_factory=AnswerSettings)
     chat: Chat = field(default_factory=Chat)
-    waiting: tuple[ChatPicture, ...] = ()
-    """Pictures that go with the next question."""
+    waiting: tuple[ChatImage, ...] = ()
+    """Images that go with the next question."""
     editing: int | None = None
     """The turn that the next question replaces."""
     file: Path | None = None
@@ -35,20 +35,20 @@ class Session:
         return [index for index, turn in enumerate(self.chat.turns) if turn.role == "user"]
 
     @property
-    def pictures(self) -> tuple[ChatPicture, ...]:
+    def images(self) -> tuple[ChatImage, ...]:
         """Those of the conversation, then those that wait; their places, from 1, are their numbers."""
-        return (*self.chat.pictures, *self.waiting)
+        return (*self.chat.images, *self.waiting)
 
     def ask(self, text: str) -> None:
-        """Puts a question with the pictures that wait; in place of an earlier one if that is being edited.
+        """Puts a question with the images that wait; in place of an earlier one if that is being edited.
 
         Raises:
-            InvalidRequest: nothing was asked, or the pictures are too many; nothing has changed.
+            InvalidRequest: nothing was asked, or the images are too many; nothing has changed.
         """
-        before, pictures = self.chat, self.waiting
+        before, images = self.chat, self.waiting
         if self.editing is not None:
-            before, pictures = before.upto(self.editing), self.chat.turns[self.editing].pictures + pictures
-        self.chat = before.ask(text, pictures)
+            before, images = before.upto(self.editing), self.chat.turns[self.editing].images + images
+        self.chat = before.ask(text, images)
         self.waiting, self.editing = (), None
 
     def ask_again(self) -> None:
@@ -73,38 +73,38 @@ class Session:
         self.chat = self.chat.upto(self.questions[-1])
         return last
 
-    def drop(self, number: int) -> ChatPicture:
-        """Takes a picture out, from those that wait or from the question that it was sent with; returns it.
+    def drop(self, number: int) -> ChatImage:
+        """Takes an image out, from those that wait or from the question that it was sent with; returns it.
 
         Raises:
-            InvalidRequest: there is no such picture, or a question would be left with nothing.
+            InvalidRequest: there is no such image, or a question would be left with nothing.
         """
-        if not 1 <= number <= len(self.pictures):
-            there = f"there are {len(self.pictures)}" if self.pictures else "there is none"
-            raise InvalidRequest(f"there is no picture {number}; {there}. /images lists them.")
-        picture, sent = self.pictures[number - 1], len(self.chat.pictures)
+        if not 1 <= number <= len(self.images):
+            there = f"there are {len(self.images)}" if self.images else "there is none"
+            raise InvalidRequest(f"there is no image {number}; {there}. /images lists them.")
+        image, sent = self.images[number - 1], len(self.chat.images)
         if number > sent:
             self.waiting = _without(self.waiting, number - 1 - sent)
-            return picture
+            return image
         place = number - 1
         for index in self.questions:
             turn = self.chat.turns[index]
-            if place < len(turn.pictures):
-                self._replace(index, dataclasses.replace(turn, pictures=_without(turn.pictures, place)))
+            if place < len(turn.images):
+                self._replace(index, dataclasses.replace(turn, images=_without(turn.images, place)))
                 break
-            place -= len(turn.pictures)
-        return picture
+            place -= len(turn.images)
+        return image
 
     def begin(self, chat: Chat, file: Path | None = None) -> None:
         """Goes on with another conversation."""
         self.chat, self.file, self.waiting, self.editing = chat, file, (), None
 
     def _replace(self, index: int, turn: Turn) -> None:
-        if not (turn.text or turn.pictures):
-            raise InvalidRequest("the picture is all that its question has. /undo takes the whole question back.")
+        if not (turn.text or turn.images):
+            raise InvalidRequest("the image is all that its question has. /undo takes the whole question back.")
         turns = (*self.chat.turns[:index], turn, *self.chat.turns[index + 1 :])
         self.chat = dataclasses.replace(self.chat, turns=turns)
 
 
-def _without(pictures: tuple[ChatPicture, ...], place: int) -> tuple[ChatPicture, ...]:
-    return pictures[:place] + pictures[place + 1 :]
+def _without(images: tuple[ChatImage, ...], place: int) -> tuple[ChatImage, ...]:
+    return images[:place] + images[place + 1 :]

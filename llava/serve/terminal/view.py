@@ -1,4 +1,4 @@
-"""What the chat prints on a terminal: answers as they grow, figures, notes, errors, pictures."""
+"""What the chat prints on a terminal: answers as they grow, figures, notes, errors, images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from llava.serve.client.conversation import Chat, Figures, Turn
-from llava.serve.client.images import ChatPicture
+from llava.serve.client.images import ChatImage
 from llava.serve.client.wording import sentence
 from llava.serve.terminal.capabilities import cell_size
 from llava.serve.terminal.clean_text import printable
@@ -126,10 +126,10 @@ class View:
         """An empty line before the next prompt."""
         self.console.print()
 
-    def picture(self, picture: ChatPicture) -> None:
+    def image(self, image: ChatImage) -> None:
         """A thumbnail, where the terminal can show one."""
         if self._graphics != "none":
-            show(self.console, picture.decode(), self._graphics, cell_size(self.console.file))
+            show(self.console, image.decode(), self._graphics, cell_size(self.console.file))
 
     def conversation(self, chat: Chat) -> None:
         """One that was loaded."""
@@ -140,7 +140,7 @@ class View:
                 self._answer(turn)
 
     def _question(self, turn: Turn) -> None:
-        names = "".join(f"[{printable(picture.name) or 'picture'}] " for picture in turn.pictures)
+        names = "".join(f"[{printable(image.name) or 'image'}] " for image in turn.images)
         self.console.print(Text.assemble(("> ", "bold green"), (names, "cyan"), printable(turn.text)))
         self.space()
 

@@ -27,9 +27,9 @@ class Finished:
     finish_reason: Literal["stop", "length"]
     """Whether the model ended by itself or at a stop text, or ran into the limit of tokens."""
     num_prompt_tokens: int
-    """Pictures counted by their features."""
+    """Images counted by their features."""
     num_new_tokens: int
-    num_picture_tokens: int = 0
+    num_image_tokens: int = 0
 
 
 ChatEvent = TextDelta | Finished
@@ -78,7 +78,7 @@ class Backend(Protocol):
     async def legacy(self, request: GenerateRequest) -> Ask:
         """Checks and prepares a request of the original's protocol; the prompt is no part of the answer.
 
-        The prompt has one `<image>` a picture, and a token at least is wanted.
+        The prompt has one `<image>` an image, and a token at least is wanted.
 
         Raises:
             LlavaError: the request cannot be answered.

@@ -88,7 +88,7 @@ async def answer(
     model's part of the work is cancelled by then.
 
     Args:
-        prepare: checks the request and reads its pictures; called once there is a place for it.
+        prepare: checks the request and reads its images; called once there is a place for it.
         mailbox: an empty one. Who puts an exception into it ends the answer with that.
         stream_interval: tokens that make an event, at least, but for the first and last of a choice.
 

@@ -84,7 +84,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="HOST",
-        help="fetch pictures by http(s) address from this host; repeat for several (default: from none)",
+        help="fetch images by http(s) address from this host; repeat for several (default: from none)",
     )
 
 

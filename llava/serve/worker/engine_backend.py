@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.service.tracing import request_id
 from llava.serve.worker.backend import Ask, ChatEvents, Finished, TextDelta
-from llava.serve.worker.images import EncodedPicture, PictureReader
+from llava.serve.worker.images import EncodedImage, ImageReader
 from llava.serve.worker.openai_messages import dialogue_prompt, read_dialogue
 from llava.text_generation.settings import MAX_SEED, Answer, Piece, Sampling
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 DEFAULT_MAX_NEW_TOKENS: Final = 512
 """Where a chat request names no limit; what is left of the context limits further."""
 _WARM_UP_TOKENS: Final = 4
-_GREY_PICTURE: Final = (
+_GREY_IMAGE: Final = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAAAAACPAi4CAAAAK0lEQVR42u3MQQ0AAAgEoNPM9p8h/D"
     "kIQE1uOgKBQCAQCAQCgUAgEAieBwt9cQD0Q5L62gAAAABJRU5ErkJggg=="
 )
@@ -57,7 +57,7 @@ class EngineBackend:
 
     name: str
     load: Callable[[], LoadedModel]
-    pictures: PictureReader = field(default_factory=PictureReader)
+    images: ImageReader = field(default_factory=ImageReader)
     asked_limit: int | None = None
     """Answers at once; None takes the engine's own."""
     conv_mode: str | None = None
@@ -97,7 +97,7 @@ class EngineBackend:
     def observe(self, metrics: Metrics) -> None:
         self._metrics = metrics
         metrics.registry.register(_StepsAfterCancel(self))
-        self.pictures.on_decoded = metrics.image_decode_seconds.observe
+        self.images.on_decoded = metrics.image_decode_seconds.observe
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self.load)
@@ -106,24 +106,24 @@ class EngineBackend:
         self._warm = True
 
     async def close(self) -> None:
-        self.pictures.close()
+        self.images.close()
         if self._model is not None:
             await asyncio.to_thread(self._model.engine.close)
 
     async def legacy(self, request: GenerateRequest) -> Ask:
-        pictures = await self.pictures.read([(image, f"images[{i}]") for i, image in enumerate(request.images or ())])
+        images = await self.images.read([(image, f"images[{i}]") for i, image in enumerate(request.images or ())])
         sampling = Sampling(
             temperature=request.temperature,
             top_p=max(request.top_p, _SMALLEST_TOP_P),
             max_new_tokens=request.max_new_tokens,
         )
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        return self._ask(request.prompt, pictures, sampling, tuple(text for text in stop if text), ())
+        return self._ask(request.prompt, images, sampling, tuple(text for text in stop if text), ())
 
     async def chat(self, request: ChatRequest) -> Ask:
         dialogue = read_dialogue(request.messages)
         prompt = dialogue_prompt(dialogue, self._loaded.config, name=self.name, conv_mode=self.conv_mode)
-        pictures = await self.pictures.read([(picture.source, picture.name) for picture in dialogue.pictures])
+        images = await self.images.read([(image.source, image.name) for image in dialogue.images])
         sampling = Sampling(
             temperature=1.0 if request.temperature is None else request.temperature,
             top_p=request.top_p,
@@ -131,7 +131,7 @@ class EngineBackend:
             max_new_tokens=request.limit or DEFAULT_MAX_NEW_TOKENS,
             seed=None if request.seed is None else request.seed & MAX_SEED,
         )
-        return self._ask(prompt.text, pictures, sampling, (prompt.stop, *request.stops), prompt.roles)
+        return self._ask(prompt.text, images, sampling, (prompt.stop, *request.stops), prompt.roles)
 
     def steps_after_cancel(self) -> tuple[int, int]:
         """Steps that the engine spent on requests whose client had gone, and the most that one of them got."""
@@ -149,7 +149,7 @@ class EngineBackend:
     def _ask(
         self,
         prompt: str,
-        encoded: list[EncodedPicture],
+        encoded: list[EncodedImage],
         sampling: Sampling,
         stop: tuple[str, ...],
         prefixes: tuple[str, ...],
@@ -157,18 +157,18 @@ class EngineBackend:
         decoded: list[Image.Image] = []
         decoding = asyncio.Lock()
 
-        async def pictures() -> tuple[Image.Image, ...]:
-            # Only now, with a permit: the pictures of all that wait would not fit into memory.
+        async def images() -> tuple[Image.Image, ...]:
+            # Only now, with a permit: the images of all that wait would not fit into memory.
             async with decoding:
                 if len(decoded) < len(encoded):
-                    decoded.extend(await self.pictures.decode(encoded))
+                    decoded.extend(await self.images.decode(encoded))
             return tuple(decoded)
 
         async def ask(index: int) -> ChatEvents:
             seed = sampling.seed
             request = self._loaded.request_type(
                 prompt=prompt,
-                pictures=await pictures(),
+                images=await images(),
                 # Choices that began from one seed would all be the same answer.
                 sampling=replace(sampling, seed=None if seed is None else (seed + index) & MAX_SEED),
                 stop=stop,
@@ -194,23 +194,23 @@ class EngineBackend:
                         if rest:  # beams are not streamed: their text comes with the end
                             yield TextDelta(rest, event.num_new_tokens - num_written)
                         self._num_out_of_memory = 0
-                        self._count_pictures(event)
+                        self._count_images(event)
                         yield Finished(
                             event.finish_reason,
                             event.num_prompt_tokens,
                             event.num_new_tokens,
-                            event.num_picture_tokens,
+                            event.num_image_tokens,
                         )
         except Exception as error:
             self._note(error)
             raise
 
-    def _count_pictures(self, answer: Answer) -> None:
+    def _count_images(self, answer: Answer) -> None:
         """Passes on what the engine has counted since it was last asked."""
         stats = self._loaded.engine.stats
-        found, asked = stats.pictures_found, stats.pictures_found + stats.pictures_encoded
+        found, asked = stats.images_found, stats.images_found + stats.images_encoded
         if self._metrics is not None:
-            if answer.num_picture_tokens:
+            if answer.num_image_tokens:
                 self._metrics.vision_encode_seconds.observe(answer.timings.encoding_s)
             self._metrics.feature_cache_hits.inc(found - self._counted[0])
             self._metrics.feature_cache_queries.inc(asked - self._counted[1])
@@ -226,10 +226,10 @@ class EngineBackend:
             log.warning("out of memory %d times in a row: not ready for %g s", self._num_out_of_memory, _OOM_PAUSE_S)
 
     async def _warm_up(self) -> None:
-        """A few greedy words about a grey picture (about nothing, for a model without a vision tower)."""
+        """A few greedy words about a grey image (about nothing, for a model without a vision tower)."""
         parts = [{"type": "text", "text": "What is this?"}]
         if getattr(self._loaded.config, "has_vision", True):
-            parts.append({"type": "image_url", "image_url": _GREY_PICTURE})
+            parts.append({"type": "image_url", "image_url": _GREY_IMAGE})
         message = {"role": "user", "content": parts}
         ask = await self.chat(
             ChatRequest.model_validate(

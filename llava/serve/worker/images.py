@@ -1,4 +1,4 @@
-"""The pictures of a request: from what a client sent to checked bytes or decoded pictures, off the event loop.
+"""The images of a request: from what a client sent to checked bytes or decoded images, off the event loop.
 
 Nothing is read from disk on a request's word, and nothing fetched unless the operator named the host.
 """
@@ -29,7 +29,7 @@ MEDIA_TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WebP": "image/w
 MAX_ASPECT: Final = 200
 """Longer side by shorter side."""
 _PIXELS_A_REQUEST: Final = 2
-"""How many times the largest single picture all pictures of one request may have together."""
+"""How many times the largest single image all images of one request may have together."""
 
 _DATA_URI: Final = re.compile(r"data:(?P<media>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*:")
@@ -37,8 +37,8 @@ _ALIASES: Final = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "imag
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPicture:
-    """A picture's own bytes, of a kind that is taken; not decoded yet."""
+class EncodedImage:
+    """An image's own bytes, of a kind that is taken; not decoded yet."""
 
     data: bytes
     media_type: str
@@ -52,23 +52,23 @@ class EncodedPicture:
 
 
 @dataclass
-class PictureReader:
-    """Reads the pictures of requests in a few threads of its own, so that a heavy one delays pictures and no stream."""
+class ImageReader:
+    """Reads the images of requests in a few threads of its own, so that a heavy one delays images and no stream."""
 
     allowed_hosts: frozenset[str] = frozenset()
     """Host names that http(s) addresses may have; none by default."""
     limits: ImageLimits = field(default_factory=lambda: ImageLimits(max_bytes=20 * 1024 * 1024))
     time_limit_s: float = 30.0
-    """For all pictures of one request together, waiting included."""
+    """For all images of one request together, waiting included."""
     num_threads: int = 2
     on_decoded: Callable[[float], None] = lambda seconds: None
-    """Told how long each picture took."""
+    """Told how long each image took."""
 
     def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="pictures")
+        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="images")
 
-    async def read(self, sources: Sequence[tuple[str, str]]) -> list[EncodedPicture]:
-        """The bytes of a request's pictures, checked as far as that costs no decoding.
+    async def read(self, sources: Sequence[tuple[str, str]]) -> list[EncodedImage]:
+        """The bytes of a request's images, checked as far as that costs no decoding.
 
         Args:
             sources: what the client sent (data URI, base64 text or address) and what to call it in messages.
@@ -76,22 +76,22 @@ class PictureReader:
         Raises:
             ImageError: the first one that is wrong, by name; or all together are too large.
         """
-        pictures = await self._run(self._read, sources)
-        num_pixels = sum(picture.num_pixels for picture in pictures)
+        images = await self._run(self._read, sources)
+        num_pixels = sum(image.num_pixels for image in images)
         if num_pixels > _PIXELS_A_REQUEST * self.limits.max_pixels:
             raise ImageTooLarge(
-                f"the pictures have {num_pixels / 1e6:.0f} megapixels together, the limit is "
+                f"the images have {num_pixels / 1e6:.0f} megapixels together, the limit is "
                 f"{_PIXELS_A_REQUEST * self.limits.max_pixels / 1e6:.0f}. Resize them."
             )
-        return pictures
+        return images
 
-    async def decode(self, pictures: Sequence[EncodedPicture]) -> list[Image.Image]:
-        """The pictures themselves, upright and RGB.
+    async def decode(self, images: Sequence[EncodedImage]) -> list[Image.Image]:
+        """The images themselves, upright and RGB.
 
         Raises:
             ImageError: the first one that is damaged, by name.
         """
-        return await self._run(self._decode, [(picture,) for picture in pictures])
+        return await self._run(self._decode, [(image,) for image in images])
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -103,13 +103,13 @@ class PictureReader:
             return list(await asyncio.wait_for(asyncio.gather(*tasks), self.time_limit_s))
         except asyncio.TimeoutError as error:
             raise ImageTooLarge(
-                f"the pictures were not read within {self.time_limit_s:g} s. Send smaller ones, or try again later."
+                f"the images were not read within {self.time_limit_s:g} s. Send smaller ones, or try again later."
             ) from error
         finally:
             for task in tasks:
                 task.cancel()
 
-    def _read(self, source: str, name: str) -> EncodedPicture:
+    def _read(self, source: str, name: str) -> EncodedImage:
         source = source.strip()
         header = _DATA_URI.match(source)
         declared = None
@@ -117,27 +117,27 @@ class PictureReader:
             data = self._base64(source[header.end() :], name)
             declared = header["media"]
         elif source[:5].lower() == "data:":
-            raise ImageDamaged(f"{name}: not a picture's data URI. Write data:image/png;base64,<data>.")
+            raise ImageDamaged(f"{name}: not an image's data URI. Write data:image/png;base64,<data>.")
         elif _ADDRESS.match(source):
             data = self._fetch(source, name)
         else:
             data = self._base64(source, name)
         label = recognise(data, name).label
         if label not in MEDIA_TYPES:
-            raise UnsupportedImage(f"{name}: {label} pictures are not taken here. Send {', '.join(MEDIA_TYPES)}.")
+            raise UnsupportedImage(f"{name}: {label} images are not taken here. Send {', '.join(MEDIA_TYPES)}.")
         media_type = MEDIA_TYPES[label]
         if declared is not None and _ALIASES.get(declared.lower(), declared.lower()) != media_type:
             raise ImageDamaged(f"{name}: the data URI says {declared[:40]}, its data are {media_type}.")
-        return EncodedPicture(data, media_type, name, self._num_pixels(data, name))
+        return EncodedImage(data, media_type, name, self._num_pixels(data, name))
 
-    def _decode(self, picture: EncodedPicture) -> Image.Image:
+    def _decode(self, encoded: EncodedImage) -> Image.Image:
         began_s = time.monotonic()
-        image = decode_image(picture.data, name=picture.name, limits=self.limits)
+        image = decode_image(encoded.data, name=encoded.name, limits=self.limits)
         self.on_decoded(time.monotonic() - began_s)
         return image
 
     def _num_pixels(self, data: bytes, name: str) -> int:
-        """Width times height by the picture's header, whose proportions are checked too."""
+        """Width times height by the image's header, whose proportions are checked too."""
         kind = recognise(data, name)
         try:
             width, height = (kind.header_size(data) if kind.header_size else None) or kind.open(data).size
@@ -150,7 +150,7 @@ class PictureReader:
         if width * height > self.limits.max_pixels:
             raise ImageTooLarge(
                 f"{name}: {width * height / 1e6:.0f} megapixels, the limit is {self.limits.max_pixels / 1e6:.0f}. "
-                "Resize the picture."
+                "Resize the image."
             )
         return width * height
 
@@ -167,7 +167,7 @@ class PictureReader:
     def _fetch(self, address: str, name: str) -> bytes:
         if not self.allowed_hosts or not address.lower().startswith(("http://", "https://")):
             raise ImageUrlRefused(
-                f"{name}: pictures are not fetched by address here. Send the picture as a data URI: "
+                f"{name}: images are not fetched by address here. Send the image as a data URI: "
                 "data:image/png;base64,<data>."
             )
         from llava.images.fetching import UrlPolicy, fetch

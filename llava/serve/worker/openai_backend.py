@@ -17,8 +17,8 @@ from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.protocol.original import GenerateRequest
 from llava.serve.service.metrics import Metrics
 from llava.serve.worker.backend import Ask, ChatEvents, Finished, TextDelta
-from llava.serve.worker.images import EncodedPicture, PictureReader
-from llava.serve.worker.openai_messages import Dialogue, Picture, read_dialogue
+from llava.serve.worker.images import EncodedImage, ImageReader
+from llava.serve.worker.openai_messages import Dialogue, ImageSource, read_dialogue
 from llava.serve.worker.prompt_reader import read_prompt
 from llava.serve.worker.upstream import Upstream
 from llava.text_generation.answer_text import UntilStop
@@ -39,7 +39,7 @@ class OpenAiBackend:
     upstream: Upstream
     limit: int = 64
     """Requests sent on at once. The engine queues by itself, so this only bounds what waits there."""
-    pictures: PictureReader = field(default_factory=PictureReader)
+    images: ImageReader = field(default_factory=ImageReader)
     wait_s: float = 600.0
     """How long `start` waits for an engine that is still loading its model."""
     poll_interval_s: float = POLL_INTERVAL_S
@@ -80,12 +80,12 @@ class OpenAiBackend:
         if self._poll is not None:
             self._poll.cancel()
             await asyncio.gather(self._poll, return_exceptions=True)
-        self.pictures.close()
+        self.images.close()
         await self.upstream.close()
 
     async def legacy(self, request: GenerateRequest) -> Ask:
-        pictures = [Picture(image, f"images[{index}]") for index, image in enumerate(request.images or ())]
-        reading = await asyncio.to_thread(read_prompt, request.prompt, pictures)
+        images = [ImageSource(image, f"images[{index}]") for index, image in enumerate(request.images or ())]
+        reading = await asyncio.to_thread(read_prompt, request.prompt, images)
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
         # The template's own end would cut answers of an engine that has another one: "###" begins a heading.
         stops = [text for text in stops if text and text != reading.stop]
@@ -108,7 +108,7 @@ class OpenAiBackend:
         return await self._ask(read_dialogue(request.messages), settings, request.seed)
 
     async def _ask(self, dialogue: Dialogue, settings: dict[str, Any], seed: int | None) -> Ask:
-        encoded = await self.pictures.read([(picture.source, picture.name) for picture in dialogue.pictures])
+        encoded = await self.images.read([(image.source, image.name) for image in dialogue.images])
         stop = [*self.stop, *settings.pop("stop")]
         if stop and not self.stops_here:
             settings["stop"] = stop
@@ -207,19 +207,19 @@ class OpenAiBackend:
             await asyncio.sleep(self.poll_interval_s)
 
 
-def _messages(dialogue: Dialogue, encoded: Sequence[EncodedPicture]) -> list[dict[str, Any]]:
-    """The dialogue as OpenAI messages, every picture as a data URI."""
+def _messages(dialogue: Dialogue, encoded: Sequence[EncodedImage]) -> list[dict[str, Any]]:
+    """The dialogue as OpenAI messages, every image as a data URI."""
     left = iter(encoded)
     messages: list[dict[str, Any]] = []
     if dialogue.system:
         messages.append({"role": "system", "content": dialogue.system})
     for turn in dialogue.turns:
-        if not turn.pictures:
+        if not turn.images:
             messages.append({"role": turn.role, "content": "\n".join(map(str, turn.parts))})
             continue
         parts = [
             {"type": "image_url", "image_url": {"url": next(left).as_data_uri()}}
-            if isinstance(part, Picture)
+            if isinstance(part, ImageSource)
             else {"type": "text", "text": part}
             for part in turn.parts
         ]

@@ -10,17 +10,17 @@ from typing import Any, Final, Literal
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
 from llava.conversation import Conversation, SeparatorStyle, template
 from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError
-from llava.prompting import Prompt, place_pictures
+from llava.prompting import Prompt, place_images
 from llava.serve.protocol.openai_requests import ImagePart, Message, RefusalPart, TextPart
-from llava.serve.protocol.original import MAX_PICTURES
+from llava.serve.protocol.original import MAX_IMAGES
 from llava.template_choice import default_template_for, era_of
 
 _CHATML_SYSTEM: Final = "<|im_start|>system\n"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture's place in a turn."""
+class ImageSource:
+    """An image's place in a turn."""
 
     source: str
     """Data URI or address, as it came."""
@@ -31,12 +31,12 @@ class Picture:
 @dataclass(frozen=True)
 class Turn:
     role: Literal["user", "assistant"]
-    parts: tuple[str | Picture, ...]
-    """Texts and pictures in reading order, no text empty."""
+    parts: tuple[str | ImageSource, ...]
+    """Texts and images in reading order, no text empty."""
 
     @property
-    def pictures(self) -> list[Picture]:
-        return [part for part in self.parts if isinstance(part, Picture)]
+    def images(self) -> list[ImageSource]:
+        return [part for part in self.parts if isinstance(part, ImageSource)]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Dialogue:
     turns: tuple[Turn, ...]
 
     @property
-    def pictures(self) -> list[Picture]:
+    def images(self) -> list[ImageSource]:
         """In reading order."""
-        return [picture for turn in self.turns for picture in turn.pictures]
+        return [image for turn in self.turns for image in turn.images]
 
 
 def read_dialogue(messages: Sequence[Message]) -> Dialogue:
@@ -58,7 +58,7 @@ def read_dialogue(messages: Sequence[Message]) -> Dialogue:
     Raises:
         TemplateError: roles out of order, an empty turn, a system message after the first turn, an assistant's last
             word; names the message.
-        InvalidRequest: more than `MAX_PICTURES` pictures.
+        InvalidRequest: more than `MAX_IMAGES` images.
     """
     system: list[str] = []
     turns: list[Turn] = []
@@ -84,8 +84,8 @@ def read_dialogue(messages: Sequence[Message]) -> Dialogue:
             "answer is not supported."
         )
     dialogue = Dialogue("\n".join(system) if system else None, tuple(turns))
-    if len(dialogue.pictures) > MAX_PICTURES:
-        raise InvalidRequest(f"{len(dialogue.pictures)} pictures in one request, the limit is {MAX_PICTURES}.")
+    if len(dialogue.images) > MAX_IMAGES:
+        raise InvalidRequest(f"{len(dialogue.images)} images in one request, the limit is {MAX_IMAGES}.")
     return dialogue
 
 
@@ -98,13 +98,13 @@ def _system_text(where: str, message: Message) -> str:
     return "\n".join(texts)
 
 
-def _parts(where: str, message: Message) -> tuple[str | Picture, ...]:
-    parts: list[str | Picture] = []
+def _parts(where: str, message: Message) -> tuple[str | ImageSource, ...]:
+    parts: list[str | ImageSource] = []
     for index, part in enumerate(message.parts):
         if isinstance(part, ImagePart):
             if message.role == "assistant":
-                raise TemplateError(f"{where}.content[{index}]: only the user's messages may hold pictures.")
-            parts.append(Picture(part.image_url.url, f"{where}.content[{index}]"))
+                raise TemplateError(f"{where}.content[{index}]: only the user's messages may hold images.")
+            parts.append(ImageSource(part.image_url.url, f"{where}.content[{index}]"))
             continue
         text = part.refusal if isinstance(part, RefusalPart) else part.text
         if text:
@@ -115,10 +115,10 @@ def _parts(where: str, message: Message) -> tuple[str | Picture, ...]:
 
 
 def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mode: str | None = None) -> Prompt:
-    """The dialogue as a prompt that opens the assistant's turn, with one `<image>` a picture.
+    """The dialogue as a prompt that opens the assistant's turn, with one `<image>` an image.
 
-    Pictures go where the checkpoint's training had them (before the question, or behind it in v0); only where texts
-    and pictures of one message take turns, their order is kept, because then it means something.
+    Images go where the checkpoint's training had them (before the question, or behind it in v0); only where texts
+    and images of one message take turns, their order is kept, because then it means something.
 
     Args:
         config: the model's config; decides the template.
@@ -127,7 +127,7 @@ def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mod
 
     Raises:
         UnknownTemplate: no such `conv_mode`.
-        ImageTokenMismatch: a text says `<image>` itself, and not once a picture.
+        ImageTokenMismatch: a text says `<image>` itself, and not once an image.
         TemplateError: the template has no place for such a dialogue.
     """
     era = era_of(config)
@@ -157,25 +157,25 @@ def _system(conversation: Conversation, text: str) -> str:
 
 def _user_message(conversation: Conversation, turn: Turn, *, first: bool) -> Any:
     if _interleaved(turn.parts):
-        marked = [DEFAULT_IMAGE_TOKEN if isinstance(part, Picture) else _literal(part) for part in turn.parts]
+        marked = [DEFAULT_IMAGE_TOKEN if isinstance(part, ImageSource) else _literal(part) for part in turn.parts]
         return "\n".join(marked)
     texts = [part for part in turn.parts if isinstance(part, str)]
-    text = place_pictures("\n".join(texts), len(turn.pictures), first=first)
-    # A tuple is what lets a template move the pictures of a first turn to a place of its own (mmtag).
-    return (text, turn.pictures, None) if turn.pictures else text
+    text = place_images("\n".join(texts), len(turn.images), first=first)
+    # A tuple is what lets a template move the images of a first turn to a place of its own (mmtag).
+    return (text, turn.images, None) if turn.images else text
 
 
-def _interleaved(parts: Sequence[str | Picture]) -> bool:
-    """Whether a picture stands between two texts, or a text between two pictures."""
+def _interleaved(parts: Sequence[str | ImageSource]) -> bool:
+    """Whether an image stands between two texts, or a text between two images."""
     changes = sum(isinstance(a, str) != isinstance(b, str) for a, b in pairwise(parts))
     return changes > 1
 
 
 def _literal(text: str) -> str:
-    """A text in which no marker may stand, because its pictures have places of their own."""
+    """A text in which no marker may stand, because its images have places of their own."""
     if DEFAULT_IMAGE_TOKEN in text or IMAGE_PLACEHOLDER in text:
         raise ImageTokenMismatch(
-            f"a message's text says {DEFAULT_IMAGE_TOKEN} itself beside pictures of its own, or in the assistant's "
+            f"a message's text says {DEFAULT_IMAGE_TOKEN} itself beside images of its own, or in the assistant's "
             "turn. Remove the marker from the text."
         )
     return text

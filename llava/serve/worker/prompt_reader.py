@@ -14,13 +14,13 @@ from typing import Final
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle, conv_templates, conv_templates_v0
-from llava.serve.worker.openai_messages import Dialogue, Picture, Turn
+from llava.serve.worker.openai_messages import Dialogue, ImageSource, Turn
 
 _CHATML_SYSTEM: Final = "<|im_start|>system\n"
 _MARKER: Final = re.compile(
     rf"\n?(?:<Image>|{DEFAULT_IM_START_TOKEN})?{DEFAULT_IMAGE_TOKEN}(?:</Image>|{DEFAULT_IM_END_TOKEN})?\n?"
 )
-"""A picture's marker with all that the templates put around one."""
+"""An image's marker with all that the templates put around one."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class Reading:
     """The text that ends an answer of the template; an engine has its own, so it need not be told this one."""
 
 
-def read_prompt(prompt: str, pictures: list[Picture]) -> Reading:
+def read_prompt(prompt: str, images: list[ImageSource]) -> Reading:
     """The dialogue of a flattened prompt.
 
     Args:
-        pictures: in the order of the prompt's `<image>` markers, one each.
+        images: in the order of the prompt's `<image>` markers, one each.
     """
     for form in _forms():
         conversation = _parse(prompt, form)
         if conversation is not None:
-            dialogue = _dialogue(conversation, pictures)
+            dialogue = _dialogue(conversation, images)
             if dialogue is not None:
                 return Reading(dialogue, form.stop_str)
-    return Reading(Dialogue(None, (Turn("user", _parts(prompt, iter(pictures))),)), None)
+    return Reading(Dialogue(None, (Turn("user", _parts(prompt, iter(images))),)), None)
 
 
 @cache
@@ -117,9 +117,9 @@ def _read_instructions(prompt: str, form: Conversation) -> Conversation | None:
     return replace(form, system=system[1] if system else "", messages=messages)
 
 
-def _dialogue(conversation: Conversation, pictures: list[Picture]) -> Dialogue | None:
-    """The conversation as messages with their pictures; None where a picture stands outside the user's turns."""
-    left = iter(pictures)
+def _dialogue(conversation: Conversation, images: list[ImageSource]) -> Dialogue | None:
+    """The conversation as messages with their images; None where an image stands outside the user's turns."""
+    left = iter(images)
     turns: list[Turn] = []
     for index, (_, text) in enumerate(conversation.messages[:-1]):
         if index % 2 and DEFAULT_IMAGE_TOKEN in text:
@@ -132,11 +132,11 @@ def _dialogue(conversation: Conversation, pictures: list[Picture]) -> Dialogue |
     return None if DEFAULT_IMAGE_TOKEN in system else Dialogue(system or None, tuple(turns))
 
 
-def _parts(text: str, pictures: Iterator[Picture]) -> tuple[str | Picture, ...]:
-    parts: list[str | Picture] = []
+def _parts(text: str, images: Iterator[ImageSource]) -> tuple[str | ImageSource, ...]:
+    parts: list[str | ImageSource] = []
     begin = 0
     for marker in _MARKER.finditer(text):
-        parts += [text[begin : marker.start()], next(pictures)]
+        parts += [text[begin : marker.start()], next(images)]
         begin = marker.end()
     parts.append(text[begin:])
-    return tuple(part for part in parts if isinstance(part, Picture) or part.strip())
+    return tuple(part for part in parts if isinstance(part, ImageSource) or part.strip())

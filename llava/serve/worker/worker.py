@@ -152,11 +152,11 @@ class Worker:
 
 def _check(request: GenerateRequest) -> None:
     """What the types of the original's request cannot say."""
-    found, num_pictures = request.prompt.count(DEFAULT_IMAGE_TOKEN), len(request.images or ())
-    if found != num_pictures:
+    found, num_images = request.prompt.count(DEFAULT_IMAGE_TOKEN), len(request.images or ())
+    if found != num_images:
         raise ImageTokenMismatch(
-            f"the prompt has {found} {DEFAULT_IMAGE_TOKEN} markers, but {num_pictures} pictures were sent. "
-            "Send one picture a marker."
+            f"the prompt has {found} {DEFAULT_IMAGE_TOKEN} markers, but {num_images} images were sent. "
+            "Send one image a marker."
         )
     if len(request.prompt) > MAX_TEXT_CHARACTERS:
         raise InvalidField(f"the prompt has more than {MAX_TEXT_CHARACTERS} characters.", param="prompt")
@@ -183,7 +183,7 @@ class _Record:
         event = item[1]
         if isinstance(event, Finished):
             self._metrics.prompt_tokens.inc(event.num_prompt_tokens)
-            self._metrics.image_tokens.inc(event.num_picture_tokens)
+            self._metrics.image_tokens.inc(event.num_image_tokens)
             self._metrics.generation_tokens.inc(event.num_new_tokens)
             if event.num_new_tokens > 1 and now > self._first_s:
                 self._metrics.tpot_seconds.observe((now - self._first_s) / (event.num_new_tokens - 1))

@@ -17,7 +17,7 @@ COUNTS_KEY = "sample_counts"
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Right-pads ids and labels and gathers the pictures of all rows in reading order."""
+    """Right-pads ids and labels and gathers the images of all rows in reading order."""
 
     pad_token_id: int
     with_counts: bool = False
@@ -27,7 +27,7 @@ class Collator:
         """
         Returns:
             `input_ids`, `labels`: int64 [rows, length]. `attention_mask`: bool [rows, length], true on real tokens
-            whatever their id. Where any row has a picture, `images`: float [pictures, 3, height, width], or a list when
+            whatever their id. Where any row has an image, `images`: float [images, 3, height, width], or a list when
             shapes differ; and `image_sizes`: original width and height of each.
         """
         rows, length = len(samples), max(len(sample.encoded.input_ids) for sample in samples)
@@ -40,7 +40,7 @@ class Collator:
             labels[row, :size] = torch.tensor(sample.encoded.labels, dtype=torch.long)
             attention_mask[row, :size] = True
         batch: dict[str, Any] = {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
-        pixels = [picture for sample in samples for picture in sample.pixels]
+        pixels = [image for sample in samples for image in sample.pixels]
         if pixels:
             batch["images"] = _stack_if_equal(pixels)
             batch["image_sizes"] = [size for sample in samples for size in sample.image_sizes]
@@ -51,7 +51,7 @@ class Collator:
 
 
 def _stack_if_equal(pixels: list[Tensor]) -> Tensor | list[Tensor]:
-    # A stack of tiled pictures would be five-dimensional: the model wants those as a list.
-    if pixels[0].dim() == 3 and all(picture.shape == pixels[0].shape for picture in pixels):
+    # A stack of tiled images would be five-dimensional: the model wants those as a list.
+    if pixels[0].dim() == 3 and all(image.shape == pixels[0].shape for image in pixels):
         return torch.stack(pixels)
     return pixels

@@ -47,21 +47,21 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     """As long as `input_ids`; -100 where no loss is taken."""
-    num_pictures: int
-    """Pictures whose markers are left after truncation; always the first ones."""
+    num_images: int
+    """Images whose markers are left after truncation; always the first ones."""
     truncated: bool
     answer_tokens: int
     """Supervised tokens inside answers; 0 means that this sample teaches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureTokens:
-    """How pictures stand in the ids."""
+class ImageTokens:
+    """How images stand in the ids."""
 
     as_patches: bool
-    """True: a run of `<im_patch>` ids a picture (v0). False: one -200 a picture, expanded by the model (from v1 on)."""
+    """True: a run of `<im_patch>` ids an image (v0). False: one -200 an image, expanded by the model (from v1 on)."""
     start_end: bool = False
-    """Put `<im_start>` before and `<im_end>` after each picture."""
+    """Put `<im_start>` before and `<im_end>` after each image."""
 
 
 Layout = Callable[[Conversation, Sequence[Turn], str], list[Segment]]
@@ -92,26 +92,26 @@ def training_template(version: str) -> Conversation:
     return template
 
 
-def segments_of(record: Record, template: Conversation, *, pictures_first: bool) -> list[Segment]:
-    """Lays a record out as training text; `<image>` still stands for each picture.
+def segments_of(record: Record, template: Conversation, *, images_first: bool) -> list[Segment]:
+    """Lays a record out as training text; `<image>` still stands for each image.
 
     Args:
         record: a checked record.
         template: from `training_template`.
-        pictures_first: move a turn's only `<image>` to its front on a line of its own, as v1 and later do.
+        images_first: move a turn's only `<image>` to its front on a line of its own, as v1 and later do.
             v0 leaves it where the data has it.
 
     Raises:
-        DataError: the template needs alternating turns, or a picture caption pair, and the record has something else.
+        DataError: the template needs alternating turns, or an image caption pair, and the record has something else.
     """
     turns = record.turns
-    if pictures_first and template.sep_style is not SeparatorStyle.PLAIN:
+    if images_first and template.sep_style is not SeparatorStyle.PLAIN:
         tagged = "mmtag" in str(template.version)
-        turns = tuple(replace(turn, text=_picture_first(turn.text, tagged=tagged)) for turn in turns)
+        turns = tuple(replace(turn, text=_image_first(turn.text, tagged=tagged)) for turn in turns)
     return _LAYOUTS[template.sep_style](template, turns, record.name)
 
 
-def _picture_first(text: str, *, tagged: bool) -> str:
+def _image_first(text: str, *, tagged: bool) -> str:
     if text.count(DEFAULT_IMAGE_TOKEN) == 1:
         text = f"{DEFAULT_IMAGE_TOKEN}\n{text.replace(DEFAULT_IMAGE_TOKEN, '').strip()}".strip()
     if tagged:
@@ -177,14 +177,14 @@ def _mpt_layout(template: Conversation, turns: Sequence[Turn], name: str) -> lis
 
 
 def _plain_layout(template: Conversation, turns: Sequence[Turn], name: str) -> list[Segment]:
-    """The picture, then its caption and a line end; the instruction is not used."""
+    """The image, then its caption and a line end; the instruction is not used."""
     if [turn.role for turn in turns] != [HUMAN, ASSISTANT] or DEFAULT_IMAGE_TOKEN not in turns[0].text:
         raise DataError(
             f"{name}: the plain template takes one human turn with {DEFAULT_IMAGE_TOKEN} and one answer, "
             f"found {len(turns)} turns. Choose another --version for conversations."
         )
-    pictures = DEFAULT_IMAGE_TOKEN * turns[0].text.count(DEFAULT_IMAGE_TOKEN)
-    return [Segment(pictures, supervised=False), Segment(turns[1].text + template.sep, supervised=True, answer=True)]
+    images = DEFAULT_IMAGE_TOKEN * turns[0].text.count(DEFAULT_IMAGE_TOKEN)
+    return [Segment(images, supervised=False), Segment(turns[1].text + template.sep, supervised=True, answer=True)]
 
 
 def _alternating(turns: Sequence[Turn], name: str) -> Sequence[Turn]:
@@ -214,7 +214,7 @@ _LAYOUTS: dict[SeparatorStyle, Layout] = {
 
 @dataclass(slots=True)
 class _Tokens:
-    """Parallel lists, one entry a token; a picture is one `IMAGE_TOKEN_INDEX` until the end."""
+    """Parallel lists, one entry a token; an image is one `IMAGE_TOKEN_INDEX` until the end."""
 
     ids: list[int]
     labels: list[int]
@@ -224,9 +224,9 @@ class _Tokens:
 def encode(
     segments: Sequence[Segment],
     tokenizer: PreTrainedTokenizerBase,
-    pictures: PictureTokens,
+    images: ImageTokens,
     *,
-    picture_lengths: Sequence[int] = (),
+    image_lengths: Sequence[int] = (),
     max_length: int | None = None,
     bos_token_id: int | None = None,
     name: str = "sample",
@@ -235,39 +235,39 @@ def encode(
 
     Args:
         segments: from `segments_of`.
-        tokenizer: a fast tokenizer that has the `<im_*>` tokens which `pictures` needs.
-        pictures: how pictures stand in the ids.
-        picture_lengths: positions that each picture takes in the model, in order of its `<image>`.
-        max_length: longest sequence in the model, pictures counted in full; None for no limit. What is over is cut from
-            the end, never inside a picture: a picture that does not fit goes as a whole, with all that follows.
+        tokenizer: a fast tokenizer that has the `<im_*>` tokens which `images` needs.
+        images: how images stand in the ids.
+        image_lengths: positions that each image takes in the model, in order of its `<image>`.
+        max_length: longest sequence in the model, images counted in full; None for no limit. What is over is cut from
+            the end, never inside an image: an image that does not fit goes as a whole, with all that follows.
         bos_token_id: id put in front; None asks the tokenizer.
         name: what an error message calls the sample.
 
     Raises:
-        DataError: the number of markers is not the number of pictures, or the text spells a picture token out.
+        DataError: the number of markers is not the number of images, or the text spells an image token out.
     """
-    text, borders = _join(segments, pictures)
-    tokens = _tokenise(text, borders, segments, tokenizer, pictures)
+    text, borders = _join(segments, images)
+    tokens = _tokenise(text, borders, segments, tokenizer, images)
     start_of_text = [bos_token_id] if bos_token_id is not None else tokenizer("", verbose=False)["input_ids"]
     tokens.ids[:0] = start_of_text
     tokens.labels[:0] = [IGNORE_INDEX] * len(start_of_text)
     tokens.in_answer[:0] = [False] * len(start_of_text)
     found = tokens.ids.count(IMAGE_TOKEN_INDEX)
-    if found != len(picture_lengths):
+    if found != len(image_lengths):
         raise DataError(
-            f"{name}: the text has {found} picture markers for {len(picture_lengths)} pictures. "
-            f"Write one {DEFAULT_IMAGE_TOKEN} for each picture and never {DEFAULT_IMAGE_PATCH_TOKEN} itself."
+            f"{name}: the text has {found} image markers for {len(image_lengths)} images. "
+            f"Write one {DEFAULT_IMAGE_TOKEN} for each image and never {DEFAULT_IMAGE_PATCH_TOKEN} itself."
         )
     full = len(tokens.ids)
     if max_length is not None:
-        _truncate(tokens, _fitting(tokens.ids, picture_lengths, max_length, tokenizer, pictures))
+        _truncate(tokens, _fitting(tokens.ids, image_lengths, max_length, tokenizer, images))
     kept = tokens.ids.count(IMAGE_TOKEN_INDEX)
     answer_tokens = sum(
         label != IGNORE_INDEX and inside for label, inside in zip(tokens.labels, tokens.in_answer, strict=True)
     )
     truncated = len(tokens.ids) < full
-    if pictures.as_patches:
-        _expand_pictures(tokens, picture_lengths, token_id(tokenizer, DEFAULT_IMAGE_PATCH_TOKEN))
+    if images.as_patches:
+        _expand_images(tokens, image_lengths, token_id(tokenizer, DEFAULT_IMAGE_PATCH_TOKEN))
     return Encoded(tokens.ids, tokens.labels, kept, truncated, answer_tokens)
 
 
@@ -285,10 +285,10 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return found
 
 
-def _join(segments: Sequence[Segment], pictures: PictureTokens) -> tuple[str, list[int]]:
+def _join(segments: Sequence[Segment], images: ImageTokens) -> tuple[str, list[int]]:
     """The whole text, and for each segment the position at which it ends."""
-    marker = DEFAULT_IMAGE_PATCH_TOKEN if pictures.as_patches else DEFAULT_IMAGE_TOKEN
-    if pictures.start_end:
+    marker = DEFAULT_IMAGE_PATCH_TOKEN if images.as_patches else DEFAULT_IMAGE_TOKEN
+    if images.start_end:
         marker = f"{DEFAULT_IM_START_TOKEN}{marker}{DEFAULT_IM_END_TOKEN}"
     texts, borders, end = [], [], 0
     for segment in segments:
@@ -304,11 +304,11 @@ def _tokenise(
     borders: list[int],
     segments: Sequence[Segment],
     tokenizer: PreTrainedTokenizerBase,
-    pictures: PictureTokens,
+    images: ImageTokens,
 ) -> _Tokens:
     # Text around a -200 has always been tokenised piece by piece; text around <im_patch> in one go.
-    chunks = [text] if pictures.as_patches else text.split(DEFAULT_IMAGE_TOKEN)
-    patch_id = token_id(tokenizer, DEFAULT_IMAGE_PATCH_TOKEN) if pictures.as_patches else None
+    chunks = [text] if images.as_patches else text.split(DEFAULT_IMAGE_TOKEN)
+    patch_id = token_id(tokenizer, DEFAULT_IMAGE_PATCH_TOKEN) if images.as_patches else None
     tokens = _Tokens([], [], [])
     position, current = 0, 0
     for number, chunk in enumerate(chunks):
@@ -335,13 +335,13 @@ def _append(tokens: _Tokens, identity: int, segment: Segment | None) -> None:
 
 def _fitting(
     ids: list[int],
-    picture_lengths: Sequence[int],
+    image_lengths: Sequence[int],
     max_length: int,
     tokenizer: PreTrainedTokenizerBase,
-    pictures: PictureTokens,
+    images: ImageTokens,
 ) -> int:
-    """How many entries of `ids` fit into `max_length` positions without cutting a picture."""
-    lengths = iter(picture_lengths)
+    """How many entries of `ids` fit into `max_length` positions without cutting an image."""
+    lengths = iter(image_lengths)
     keep, used = 0, 0
     for identity in ids:
         used += next(lengths) if identity == IMAGE_TOKEN_INDEX else 1
@@ -350,10 +350,10 @@ def _fitting(
         keep += 1
     if keep == len(ids):
         return keep
-    if pictures.start_end:
+    if images.start_end:
         end = token_id(tokenizer, DEFAULT_IM_END_TOKEN)
         if keep > 1 and ids[keep] == end and ids[keep - 1] == IMAGE_TOKEN_INDEX:
-            keep -= 1  # the picture fits but its end token does not
+            keep -= 1  # the image fits but its end token does not
         start = token_id(tokenizer, DEFAULT_IM_START_TOKEN)
         if keep and ids[keep] == IMAGE_TOKEN_INDEX and ids[keep - 1] == start:
             keep -= 1
@@ -364,10 +364,10 @@ def _truncate(tokens: _Tokens, keep: int) -> None:
     del tokens.ids[keep:], tokens.labels[keep:], tokens.in_answer[keep:]
 
 
-def _expand_pictures(tokens: _Tokens, picture_lengths: Sequence[int], patch_id: int) -> None:
+def _expand_images(tokens: _Tokens, image_lengths: Sequence[int], patch_id: int) -> None:
     ids: list[int] = []
     labels: list[int] = []
-    lengths = iter(picture_lengths)
+    lengths = iter(image_lengths)
     for identity, label in zip(tokens.ids, tokens.labels, strict=True):
         repeat = next(lengths) if identity == IMAGE_TOKEN_INDEX else 1
         ids += [patch_id if identity == IMAGE_TOKEN_INDEX else identity] * repeat

@@ -1,4 +1,4 @@
-"""Batches of samples of like length, pictures and pure text apart."""
+"""Batches of samples of like length, images and pure text apart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ModalityLengthSampler(Sampler[int]):
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
         """
         Args:
-            lengths: one a sample, negative for samples without a picture.
+            lengths: one a sample, negative for samples without an image.
             batch_size: samples of one optimizer step over all processes.
             seed: of the shuffling.
         """
@@ -34,11 +34,11 @@ class ModalityLengthSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        with_picture = [index for index, length in enumerate(self.lengths) if length > 0]
+        with_image = [index for index, length in enumerate(self.lengths) if length > 0]
         pure_text = [index for index, length in enumerate(self.lengths) if length <= 0]
         full: list[list[int]] = []
         left_over: list[int] = []
-        for indices in (with_picture, pure_text):
+        for indices in (with_image, pure_text):
             for batch in self._batches(indices, generator):
                 if len(batch) == self.batch_size:
                     full.append(batch)

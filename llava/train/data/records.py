@@ -1,8 +1,8 @@
 """Reads a training file and checks its structure once, before any weight is loaded.
 
 The format is the original's: a JSON list of `{"id", "image" (optional), "conversations": [{"from", "value"}, ...]}`.
-`image` is a path below the picture folder, or a list of such paths; every picture has one `<image>` in a human turn.
-Pictures themselves are opened later, one at a time, by the dataset.
+`image` is a path below the image folder, or a list of such paths; every image has one `<image>` in a human turn.
+Images themselves are opened later, one at a time, by the dataset.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One conversation with its pictures."""
+    """One conversation with its images."""
 
     name: str
     """File, index and id: what an error message calls this record."""
     turns: tuple[Turn, ...]
     images: tuple[str, ...] = ()
-    """Picture paths in the order of their `<image>` markers."""
+    """Image paths in the order of their `<image>` markers."""
 
 
 def load_records(path: str | Path) -> list[Record]:
@@ -68,8 +68,8 @@ def _check_all(path: Path, raw: Any) -> list[Record]:
     return records
 
 
-def check_first_pictures(records: list[Record], folder: Path, *, limit: int = 100) -> None:
-    """Looks whether the first pictures are where they should be, before minutes are spent on loading weights.
+def check_first_images(records: list[Record], folder: Path, *, limit: int = 100) -> None:
+    """Looks whether the first images are where they should be, before minutes are spent on loading weights.
 
     Raises:
         DataError: one is not; names the record and the file.
@@ -77,14 +77,14 @@ def check_first_pictures(records: list[Record], folder: Path, *, limit: int = 10
     for record in [record for record in records if record.images][:limit]:
         for image in record.images:
             if not (folder / image).is_file():
-                raise DataError(f"{record.name}: picture {folder / image} does not exist. Check --image_folder.")
+                raise DataError(f"{record.name}: image {folder / image} does not exist. Check --image_folder.")
 
 
 def parse_record(item: Any, place: str) -> Record:
     """Turns one JSON object into a `Record`; `place` ("FILE: record N") begins every error message.
 
     Raises:
-        DataError: a field is missing or has the wrong type, or markers and pictures do not match.
+        DataError: a field is missing or has the wrong type, or markers and images do not match.
     """
     if not isinstance(item, dict):
         raise DataError(f"{place}: is a JSON {json_type(item)}, expected an object with 'conversations'.")
@@ -129,7 +129,7 @@ def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...], name: str) 
         found = turn.text.count(DEFAULT_IMAGE_TOKEN)
         if found and turn.role != HUMAN:
             raise DataError(
-                f"{name}: turn {number} from 'gpt' contains {DEFAULT_IMAGE_TOKEN}. Pictures belong to human turns: "
+                f"{name}: turn {number} from 'gpt' contains {DEFAULT_IMAGE_TOKEN}. Images belong to human turns: "
                 "move the marker, or write the text in another way."
             )
         markers += found
@@ -138,9 +138,9 @@ def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...], name: str) 
     if not images:
         raise DataError(
             f"{name}: the text has {markers} {DEFAULT_IMAGE_TOKEN} but the record has no 'image'. "
-            "Add the picture's path, or remove the marker."
+            "Add the image's path, or remove the marker."
         )
     raise DataError(
-        f"{name}: {len(images)} pictures but {markers} {DEFAULT_IMAGE_TOKEN} in the human turns. "
-        f"Write one {DEFAULT_IMAGE_TOKEN} for each picture."
+        f"{name}: {len(images)} images but {markers} {DEFAULT_IMAGE_TOKEN} in the human turns. "
+        f"Write one {DEFAULT_IMAGE_TOKEN} for each image."
     )

@@ -47,10 +47,10 @@ class ModelArguments:
     )
     mm_patch_merge_type: str | None = _option(
         None,
-        "how tiles of a large picture are joined: flat, spatial, spatial_unpad (default: the model's own, else flat)",
+        "how tiles of a large image are joined: flat, spatial, spatial_unpad (default: the model's own, else flat)",
     )
     pretrain_mm_mlp_adapter: str | None = _option(None, "mm_projector.bin of stage 1 to start from")
-    mm_use_im_start_end: bool = _option(False, "put <im_start> and <im_end> around each picture")
+    mm_use_im_start_end: bool = _option(False, "put <im_start> and <im_end> around each image")
     mm_use_im_patch_token: bool = _option(True, "add <im_patch> to the vocabulary (default true; v0 text needs it)")
     legacy_bos: bool = _option(
         False, "begin every sample with </s>, as the first release did by mistake, in place of the tokenizer's own <s>"
@@ -84,10 +84,10 @@ class TrainingOptions:
     cache_dir: str | None = _option(None, "accepted for old commands; set HF_HOME in its place")
     remove_unused_columns: bool = _option(False, "accepted for old commands; must stay false")
     freeze_mm_mlp_adapter: bool = _option(False, "keep the projector fixed")
-    model_max_length: int = _option(512, "longest sequence in tokens, pictures counted in full (default 512)")
+    model_max_length: int = _option(512, "longest sequence in tokens, images counted in full (default 512)")
     mm_projector_lr: float | None = _option(None, "learning rate of the projector (default: learning_rate)")
     group_by_modality_length: bool = _option(
-        False, "fill batches with samples of like length, pictures and pure text apart"
+        False, "fill batches with samples of like length, images and pure text apart"
     )
     group_by_length: bool = _option(False, "fill batches with samples of like length")
     evaluation_strategy: str | None = _option(None, "older name of eval_strategy")

@@ -18,8 +18,8 @@ from llava.model.llava_arch import fill_with_mean, resize_embeddings
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
 from llava.model.weights.reader import resolve_folder
 from llava.template_choice import LATER_KEYS
-from llava.train.data.dataset import ConversationDataset, PictureLoader
-from llava.train.data.labels import PictureTokens, token_id, training_template
+from llava.train.data.dataset import ConversationDataset, ImageLoader
+from llava.train.data.labels import ImageTokens, token_id, training_template
 from llava.train.data.records import Record
 from llava.train.setup.arguments import DataArguments, ModelArguments
 
@@ -39,7 +39,7 @@ class Prepared:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     template: Conversation
-    picture_tokens: PictureTokens
+    image_tokens: ImageTokens
     start_end_ids: tuple[int, ...]
     """Ids of `<im_start>` and `<im_end>` where the run uses them."""
 
@@ -79,8 +79,8 @@ def prepare_model(
         _write_settings(model.config, template, model_args, data_args, training_args)
         if model_args.mm_use_im_start_end:
             start_end_ids = (token_id(tokenizer, DEFAULT_IM_START_TOKEN), token_id(tokenizer, DEFAULT_IM_END_TOKEN))
-    pictures = PictureTokens(as_patches, start_end=bool(start_end_ids))
-    return Prepared(model, tokenizer, template, pictures, start_end_ids)
+    images = ImageTokens(as_patches, start_end=bool(start_end_ids))
+    return Prepared(model, tokenizer, template, images, start_end_ids)
 
 
 def prepare_data(
@@ -93,32 +93,30 @@ def prepare_data(
     """The dataset of a run.
 
     Raises:
-        DataError: records with pictures and no vision tower.
+        DataError: records with images and no vision tower.
     """
-    model, pictures = prepared.model, None
+    model, images = prepared.model, None
     if model.config.has_vision:
         tower = model.get_vision_tower()
-        pictures = PictureLoader(
-            picture_folder(data_args), tower.image_processor, model.config, _PositionCounter(tower)
-        )
+        images = ImageLoader(image_folder(data_args), tower.image_processor, model.config, _PositionCounter(tower))
     return ConversationDataset(
         records,
         prepared.tokenizer,
         prepared.template,
-        prepared.picture_tokens,
-        pictures,
+        prepared.image_tokens,
+        images,
         max_length=training_args.model_max_length,
         bos_token_id=prepared.tokenizer.eos_token_id if model_args.legacy_bos else None,
     )
 
 
-def picture_folder(data_args: DataArguments) -> Path:
-    """Where the records' picture paths begin: `--image_folder`, else beside the training file."""
+def image_folder(data_args: DataArguments) -> Path:
+    """Where the records' image paths begin: `--image_folder`, else beside the training file."""
     return Path(data_args.image_folder) if data_args.image_folder else Path(str(data_args.data_path)).parent
 
 
 class _PositionCounter:
-    """How many positions a processed picture takes; keeps the numbers of the tower, not its weights."""
+    """How many positions a processed image takes; keeps the numbers of the tower, not its weights."""
 
     def __init__(self, tower: Any) -> None:
         self.patch = tower.config.patch_size
@@ -149,7 +147,7 @@ def _add_vision(
 ) -> None:
     if as_patches and not model_args.mm_use_im_patch_token:
         raise InvalidRequest(
-            f"--version {model_args.version} writes pictures as <im_patch> tokens: leave --mm_use_im_patch_token on."
+            f"--version {model_args.version} writes images as <im_patch> tokens: leave --mm_use_im_patch_token on."
         )
     config = model.config
     had_projector = getattr(model.get_model(), "mm_projector", None) is not None
@@ -221,7 +219,7 @@ def _write_settings(
         config.tokenizer_padding_side = "right"
         config.tokenizer_model_max_length = training_args.model_max_length
         return
-    # Readers tell a v0 checkpoint, whose pictures are runs of <im_patch>, by the keys that it does not have.
+    # Readers tell a v0 checkpoint, whose images are runs of <im_patch>, by the keys that it does not have.
     config.mm_use_im_patch_token = None
     for name, meaning in _SAID_BY_LATER_RELEASES.items():
         if getattr(config, name) == meaning:

@@ -39,7 +39,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self._drop_sharding_of_one_process()
         self._fit_reporting()
         if self.remove_unused_columns:
-            raise InvalidRequest("--remove_unused_columns True would remove the pictures. Leave the flag out.")
+            raise InvalidRequest("--remove_unused_columns True would remove the images. Leave the flag out.")
         super().__post_init__()
 
     def _note(self, text: str) -> None:
@@ -61,7 +61,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
                 )
         self._recompute_without_reentry()
         if self.group_by_length and not self.group_by_modality_length:
-            self._note("--group_by_length: done by the sampler that also keeps pictures and pure text apart")
+            self._note("--group_by_length: done by the sampler that also keeps images and pure text apart")
             self.group_by_modality_length = True
         if self.cache_dir is not None:
             self._note(f"--cache_dir {self.cache_dir}: left out, hub downloads are kept below HF_HOME")

@@ -30,21 +30,21 @@ def pasted(text: str) -> str:
 
 
 @pytest.mark.embedded
-def test_a_conversation_about_pictures_with_the_embedded_model(tmp_path: Path):
+def test_a_conversation_about_images_with_the_embedded_model(tmp_path: Path):
     history, talk = tmp_path / "state" / "history", tmp_path / "talk.json"
     with Terminal("-m", "llava", "chat", "--temperature", "0", "--history", history) as terminal:
         terminal.wait_for_prompt(timeout_s=300)
         assert "· tiny\n" in terminal.screen
 
-        # Tab completes commands and paths; the picture is shown and waits.
+        # Tab completes commands and paths; the image is shown and waits.
         terminal.type("/hel\t\r")
-        terminal.wait_for("list the pictures")
+        terminal.wait_for("list the images")
         terminal.wait_for_prompt()
-        terminal.type("/image playground/pictures/sne\t")
+        terminal.type("/image playground/images/sne\t")
         terminal.wait_for_prompt(r"sneaker\.png$")
         terminal.type("\r")
         terminal.wait_for(r"▀{8,}")
-        terminal.enter("What is in the picture?", prompt=r"^\[1 picture\] > $")
+        terminal.enter("What is in the picture?", prompt=r"^\[1 image\] > $")
         terminal.wait_for(r"(?s)> What is in the picture\?\n\n.*sneaker.*\n\d+ \+ \d+ tokens · .* tokens/s")
         terminal.enter("Is this a drawing or a photograph?")
         terminal.wait_for(r"photograph.*\n\d+ \+")
@@ -53,7 +53,7 @@ def test_a_conversation_about_pictures_with_the_embedded_model(tmp_path: Path):
         terminal.wait_for_prompt()
         terminal.type(pasted("word " * 4000))
         terminal.type("\r")
-        terminal.wait_for(r"Prompt and pictures have \d+ tokens, the model's context 1024\.")
+        terminal.wait_for(r"Prompt and images have \d+ tokens, the model's context 1024\.")
         terminal.wait_for("The question is taken back: Up brings its text")
 
         # Ctrl-C at the prompt leaves nothing but a hint.
@@ -91,7 +91,7 @@ def test_with_a_worker_ctrl_c_stops_it_and_its_death_is_a_sentence(worker: Servi
     with Terminal("-m", "llava.serve.cli", *words, "--max-new-tokens", "2000", "--seed", "1") as terminal:
         terminal.wait_for_prompt(timeout_s=120)
         assert f"llava-v1.5-tiny at {url}" in terminal.screen
-        terminal.enter("Go on and on.", prompt=r"^\[1 picture\] > $")
+        terminal.enter("Go on and on.", prompt=r"^\[1 image\] > $")
         wait_until(lambda: metric("llava:running") == 1, 120)
         terminal.wait_for(r"Go on and on\.\n\n(?!.*thinking).*\S")
         terminal.interrupt()
@@ -118,4 +118,4 @@ def test_with_a_worker_ctrl_c_stops_it_and_its_death_is_a_sentence(worker: Servi
         terminal.wait_for(r"Saved:\s")  # a long path goes into the next line
         terminal.enter("/quit")
         assert terminal.wait() == 0
-    assert len(read_chat((tmp_path / "talk.md").read_bytes()).pictures) == 1
+    assert len(read_chat((tmp_path / "talk.md").read_bytes()).images) == 1

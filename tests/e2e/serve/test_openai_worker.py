@@ -15,7 +15,7 @@ import pytest
 from llava.serve.service.server import free_port
 from tests.support.serving import REPOSITORY, Service
 
-PICTURE = REPOSITORY / "playground" / "pictures" / "sneaker.png"
+IMAGE = REPOSITORY / "playground" / "images" / "sneaker.png"
 pytestmark = pytest.mark.embedded
 TRANSFORMERS = Path(sys.executable).with_name("transformers")
 
@@ -40,7 +40,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 
 
 def asking() -> list[dict]:
-    url = f"data:image/png;base64,{base64.b64encode(PICTURE.read_bytes()).decode()}"
+    url = f"data:image/png;base64,{base64.b64encode(IMAGE.read_bytes()).decode()}"
     parts = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": "What is in the picture?"},
@@ -48,7 +48,7 @@ def asking() -> list[dict]:
     return [{"role": "user", "content": parts}]
 
 
-def test_it_answers_about_a_picture_and_stops_where_it_should(client: openai.OpenAI):
+def test_it_answers_about_an_image_and_stops_where_it_should(client: openai.OpenAI):
     answer = client.chat.completions.create(model="tiny-hf", messages=asking(), temperature=0, max_tokens=60)
     text = answer.choices[0].message.content
     assert "sneaker" in text

@@ -11,7 +11,7 @@ import torch
 
 from llava.engine import Answer, BatchSettings, EngineSettings
 from llava.errors import EngineFailed, OutOfMemory
-from tests.support.engines import answered_alone, ask, engine, facts, loaded, mixed_requests, picture
+from tests.support.engines import answered_alone, ask, engine, facts, image, loaded, mixed_requests
 
 NAME = "llava-v1.5-tiny"
 POISON = "zebra"
@@ -73,41 +73,41 @@ def test_a_request_that_kills_the_manager_fails_alone_and_leaves_its_traceback_i
     requests = mixed_requests(NAME, 9)
     expected = [facts(answered_alone(NAME, request)) for request in requests]
     break_step(poisoned())
-    bad = ask(NAME, f"Is it a {POISON}?", picture(0))
+    bad = ask(NAME, f"Is it a {POISON}?", image(0))
     results = running.generate([*requests[:4], bad, *requests[4:]], return_errors=True)
     failed = results.pop(4)
     assert isinstance(failed, EngineFailed)
     assert "index out of range" in str(failed)
     assert "in fault" in caplog.text
     assert [facts(result) for result in results] == expected
-    assert (running.stats.failed, running.queue_length, running.pictures_in_use) == (1, 0, 0)
+    assert (running.stats.failed, running.queue_length, running.images_in_use) == (1, 0, 0)
 
 
 def test_out_of_memory_is_named_with_advice_and_is_no_fault_of_the_server(running, break_step):
     break_step(poisoned("CUDA out of memory. Tried to allocate 20.00 GiB", torch.OutOfMemoryError))
-    good, bad = ask(NAME, "Why?", picture(0)), ask(NAME, f"Is it a {POISON}?", picture(0))
+    good, bad = ask(NAME, "Why?", image(0)), ask(NAME, f"Is it a {POISON}?", image(0))
     answered, failed = running.generate([good, bad], return_errors=True)
     assert isinstance(answered, Answer)
     assert isinstance(failed, OutOfMemory)
     assert (failed.code, failed.status) == ("out_of_memory", 400)
     assert "20.00 GiB" in str(failed)
-    assert "fewer or smaller pictures" in str(failed)
+    assert "fewer or smaller images" in str(failed)
 
 
 def test_many_failures_leave_nothing_behind(running, break_step):
     break_step(poisoned())
-    bad = ask(NAME, f"Is it a {POISON}?", picture(0), max_new_tokens=4)
+    bad = ask(NAME, f"Is it a {POISON}?", image(0), max_new_tokens=4)
     results = running.generate([bad] * 30, return_errors=True)
     assert all(isinstance(result, EngineFailed) for result in results)
-    assert (running.queue_length, running.pictures_in_use) == (0, 0)
-    assert isinstance(running.generate([ask(NAME, "Why?", picture(0))])[0], Answer)
+    assert (running.queue_length, running.images_in_use) == (0, 0)
+    assert isinstance(running.generate([ask(NAME, "Why?", image(0))])[0], Answer)
     assert running.healthy
 
 
-def test_a_picture_that_cannot_be_encoded_fails_its_request_alone(running, monkeypatch):
+def test_an_image_that_cannot_be_encoded_fails_its_request_alone(running, monkeypatch):
     _, model, _, _ = loaded(NAME)
     encode = model.encode_images
-    bad = picture(5)
+    bad = image(5)
 
     def fault(images, sizes=None):
         if sizes == [bad.size]:
@@ -116,7 +116,7 @@ def test_a_picture_that_cannot_be_encoded_fails_its_request_alone(running, monke
 
     bad = bad.resize((33, 44))
     monkeypatch.setattr(model, "encode_images", fault)
-    failed, answered = running.generate([ask(NAME, "Why?", bad), ask(NAME, "Why?", picture(0))], return_errors=True)
+    failed, answered = running.generate([ask(NAME, "Why?", bad), ask(NAME, "Why?", image(0))], return_errors=True)
     assert isinstance(failed, OutOfMemory)
     assert isinstance(answered, Answer)
 
@@ -131,7 +131,7 @@ def test_cancelling_at_random_leaves_the_others_right_and_nothing_behind(running
         results[index] = facts(running.generate([requests[index]])[0])
 
     def leave_early(delay_s: float) -> None:
-        stream = running.iterate(ask(NAME, "Tell me everything.", picture(4), max_new_tokens=300))
+        stream = running.iterate(ask(NAME, "Tell me everything.", image(4), max_new_tokens=300))
         if delay_s:
             next(stream)
             time.sleep(delay_s)
@@ -149,7 +149,7 @@ def test_cancelling_at_random_leaves_the_others_right_and_nothing_behind(running
     deadline = time.monotonic() + 30
     while running.queue_length and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert (running.queue_length, running.pictures_in_use, running._supervisor.num_running) == (0, 0, 0)
+    assert (running.queue_length, running.images_in_use, running._supervisor.num_running) == (0, 0, 0)
 
 
 def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
@@ -164,11 +164,11 @@ def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
         raise RuntimeError("unspecified launch failure")
 
     break_step(always)
-    results = one.generate([ask(NAME, "Why?", picture(i)) for i in range(3)], return_errors=True)
+    results = one.generate([ask(NAME, "Why?", image(i)) for i in range(3)], return_errors=True)
     assert all(isinstance(result, EngineFailed) for result in results)
     assert not one.healthy
     with pytest.raises(EngineFailed, match="the device is gone"):
-        one.generate([ask(NAME, "Why?", picture(0))])
+        one.generate([ask(NAME, "Why?", image(0))])
     one.close()
 
 
@@ -181,7 +181,7 @@ def test_an_engine_whose_step_never_ends_is_not_healthy(running, break_step, mon
         go_on.wait(60)
 
     break_step(wait)
-    stream = running.iterate(ask(NAME, "Why?", picture(0)))
+    stream = running.iterate(ask(NAME, "Why?", image(0)))
     thread = threading.Thread(target=lambda: list(stream))
     thread.start()
     assert stuck.wait(60)

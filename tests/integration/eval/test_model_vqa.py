@@ -21,7 +21,7 @@ from llava.serve.service.server import free_port
 from tests.support.checkpoints import DATA, TOWER
 from tests.support.science_qa import make_science_qa, write_lines
 from tests.support.serving import wait_until
-from tests.support.vqa import GREEDY, PICTURES, QUESTIONS, ask, generate, records, six_questions, write_questions
+from tests.support.vqa import GREEDY, IMAGES, QUESTIONS, ask, generate, records, six_questions, write_questions
 
 pytestmark = pytest.mark.embedded
 
@@ -37,7 +37,7 @@ def undisturbed(tmp_path_factory) -> bytes:
 def answer(folder: Path, *words: object, questions: list[dict] | None = None, module=model_vqa) -> int:
     """Runs `module`, greedy, on a question file in `folder`; answers go to a.jsonl there."""
     file = write_questions(folder, questions)
-    common = ("--question-file", file, "--image-folder", PICTURES, "--answers-file", folder / "a.jsonl")
+    common = ("--question-file", file, "--image-folder", IMAGES, "--answers-file", folder / "a.jsonl")
     return generate(module, *common, *GREEDY, *words)
 
 
@@ -130,7 +130,7 @@ def many_questions() -> list[dict]:
 
 def command(folder: Path, *words: object) -> list[str]:
     """`answer` as a command of its own."""
-    common = ("--question-file", folder / "questions.jsonl", "--image-folder", PICTURES)
+    common = ("--question-file", folder / "questions.jsonl", "--image-folder", IMAGES)
     return [*map(str, ("llava.eval.model_vqa", *common, "--answers-file", folder / "a.jsonl", *GREEDY, *words))]
 
 
@@ -202,11 +202,11 @@ def test_chunks_as_the_originals_merge_into_the_whole(tmp_path, undisturbed):
 # What cannot be answered
 
 
-def test_a_missing_picture_is_told_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
+def test_a_missing_image_is_told_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(builder, "load_pretrained_model", lambda *args, **kwargs: pytest.fail("loaded"))
     assert answer(tmp_path, questions=[*six_questions(), ask(11, image="gone.png")]) == 1
     said = capsys.readouterr().err
-    assert f"line 7 (question 11): gone.png is not in {PICTURES} (1 of 7 questions)" in said
+    assert f"line 7 (question 11): gone.png is not in {IMAGES} (1 of 7 questions)" in said
     assert "--skip-unanswerable" in said
     assert not (tmp_path / "a.jsonl").exists()
 
@@ -218,22 +218,22 @@ def test_unanswerable_questions_are_left_out_only_if_asked_for_and_named(tmp_pat
     said = capsys.readouterr().err
     assert "left out: 2 of 8 questions" in said
     assert "line 7 (question 11): gone.png is not in" in said
-    assert "line 8 (question 12): prompt and pictures have" in said
+    assert "line 8 (question 12): prompt and images have" in said
 
 
-def test_a_damaged_picture_costs_its_own_answer_only_and_is_asked_again(tmp_path, undisturbed, capsys):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    (pictures / "sneaker.png").write_bytes((PICTURES / "sneaker.png").read_bytes())
-    (pictures / "scene.png").write_bytes((PICTURES / "scene.png").read_bytes()[:200])
-    assert answer(tmp_path, "--image-folder", pictures) == 1
+def test_a_damaged_image_costs_its_own_answer_only_and_is_asked_again(tmp_path, undisturbed, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "sneaker.png").write_bytes((IMAGES / "sneaker.png").read_bytes())
+    (images / "scene.png").write_bytes((IMAGES / "scene.png").read_bytes()[:200])
+    assert answer(tmp_path, "--image-folder", images) == 1
     said = capsys.readouterr().err
     assert "3 of 6 questions have no answer" in said
     assert "line 2 (question 9)" in said
     assert "scene.png" in said
     assert len(records(tmp_path / "a.jsonl")) == 3
-    (pictures / "scene.png").write_bytes((PICTURES / "scene.png").read_bytes())
-    assert answer(tmp_path, "--image-folder", pictures) == 0
+    (images / "scene.png").write_bytes((IMAGES / "scene.png").read_bytes())
+    assert answer(tmp_path, "--image-folder", images) == 0
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
 
 
@@ -288,7 +288,7 @@ def test_the_loader_is_the_same_with_fewer_tokens(tmp_path, undisturbed):
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
 
 
-def test_a_model_of_text_only_answers_questions_without_pictures(tmp_path):
+def test_a_model_of_text_only_answers_questions_without_images(tmp_path):
     file = write_lines(tmp_path / "q.jsonl", [{"question_id": number, "text": f"Say {number}."} for number in (1, 2)])
     model = ("--model-name", DATA / "llama-vicuna-tiny", "--dtype", "float32")
     words = ("--question-file", file, "--answers-file", tmp_path / "a.jsonl", "--temperature", "0")
@@ -296,10 +296,10 @@ def test_a_model_of_text_only_answers_questions_without_pictures(tmp_path):
     assert [record["question_id"] for record in records(tmp_path / "a.jsonl")] == [1, 2]
 
 
-def test_mmbench_is_asked_in_rounds_with_the_pictures_of_its_file(tmp_path):
+def test_mmbench_is_asked_in_rounds_with_the_images_of_its_file(tmp_path):
     import base64
 
-    sneaker = base64.b64encode((PICTURES / "sneaker.png").read_bytes()).decode()
+    sneaker = base64.b64encode((IMAGES / "sneaker.png").read_bytes()).decode()
     rows = [
         "index\tquestion\thint\tA\tB\tC\tD\timage",
         f"4\tWhat is in the picture?\t\ta sneaker\ta bag\ta coat\t\t{sneaker}",

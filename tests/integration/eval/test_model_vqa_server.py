@@ -19,7 +19,7 @@ from llava.serve.worker.app import create_worker_app
 from llava.serve.worker.engine_backend import EngineBackend, LoadedModel
 from tests.support.fake_backend import Plan
 from tests.support.serving import running
-from tests.support.vqa import GREEDY, PICTURES, ask, generate, records, write_questions
+from tests.support.vqa import GREEDY, IMAGES, ask, generate, records, write_questions
 from tests.support.worker import ANSWER, serving
 
 
@@ -38,7 +38,7 @@ def tiny() -> Iterator[str]:
 
 def through(address: str, folder: Path, *words: object, questions: list[dict] | None = None) -> int:
     file = write_questions(folder, questions)
-    files = ("--question-file", file, "--image-folder", PICTURES, "--answers-file", folder / "a.jsonl")
+    files = ("--question-file", file, "--image-folder", IMAGES, "--answers-file", folder / "a.jsonl")
     return generate(model_vqa, "--server", address, *files, *GREEDY, *words)
 
 
@@ -46,7 +46,7 @@ def through(address: str, folder: Path, *words: object, questions: list[dict] | 
 def test_a_server_answers_as_the_same_model_does_here(tiny, tmp_path):
     assert through(tiny, tmp_path) == 0
     file = tmp_path / "questions.jsonl"
-    words = ("--question-file", file, "--image-folder", PICTURES, "--answers-file", tmp_path / "here.jsonl")
+    words = ("--question-file", file, "--image-folder", IMAGES, "--answers-file", tmp_path / "here.jsonl")
     assert generate(model_vqa, *words, *GREEDY) == 0
     served, here = records(tmp_path / "a.jsonl"), records(tmp_path / "here.jsonl")
     for record in (*served, *here):
@@ -58,7 +58,7 @@ def test_a_server_answers_as_the_same_model_does_here(tiny, tmp_path):
 @pytest.mark.embedded
 def test_asking_a_server_loads_no_torch(tiny, tmp_path, run_python):
     file = write_questions(tmp_path, [ask(1)])
-    words = ("--server", tiny, "--question-file", file, "--image-folder", PICTURES, "--answers-file", tmp_path / "a")
+    words = ("--server", tiny, "--question-file", file, "--image-folder", IMAGES, "--answers-file", tmp_path / "a")
     probe = """
 import sys
 from llava.eval import model_vqa
@@ -102,7 +102,7 @@ def test_a_server_that_stays_full_ends_the_run_and_what_is_answered_stays(served
 
 @pytest.mark.parametrize(
     "error",
-    [InvalidRequest("prompt and pictures have 5000 tokens"), OutOfMemory("too big"), EngineFailed("it failed twice")],
+    [InvalidRequest("prompt and images have 5000 tokens"), OutOfMemory("too big"), EngineFailed("it failed twice")],
 )
 def test_a_question_that_the_server_cannot_answer_costs_its_own_answer_only(served, tmp_path, capsys, error):
     served.engine.plan = lambda request: Plan(error=error if "drawing" in request.prompt else None)
@@ -120,14 +120,14 @@ def test_when_every_question_fails_the_run_does_not_try_them_all(served, tmp_pat
     assert served.engine.finished < 100
 
 
-def test_pictures_travel_byte_for_byte_and_sampling_and_limits_with_them(served, tmp_path):
+def test_images_travel_byte_for_byte_and_sampling_and_limits_with_them(served, tmp_path):
     words = ("--temperature", "0.5", "--top-p", "0.75", "--max-new-tokens", "7")
     assert through(served.url, tmp_path, *words, questions=[ask(1, image=["sneaker.png", "scene.png"])]) == 0
     # A question of the test before may arrive late, after its run has given up.
-    [request] = [request for request in served.engine.seen if len(request.pictures) == 2]
-    for picture, name in zip(request.pictures, ("sneaker.png", "scene.png"), strict=True):
-        with Image.open(PICTURES / name) as sent:
-            assert picture.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
+    [request] = [request for request in served.engine.seen if len(request.images) == 2]
+    for image, name in zip(request.images, ("sneaker.png", "scene.png"), strict=True):
+        with Image.open(IMAGES / name) as sent:
+            assert image.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
     asked = request.sampling
     assert (asked.temperature, asked.top_p, asked.max_new_tokens) == (0.5, 0.75, 7)
     assert asked.seed is not None

@@ -20,7 +20,7 @@ def test_answer_alone_goes_to_standard_output(run_python):
     assert done.stderr.strip() == "note: the answer was cut at 4 tokens (--max-new-tokens)"
 
 
-def test_several_pictures_in_one_question(run_python):
+def test_several_images_in_one_question(run_python):
     one = ask(run_python, *MODEL, "-i", "images/land.png", "--query", "What?").stdout
     two = ask(run_python, *MODEL, "-i", "images/land.png", "-i", "images/port.png", "--query", "What?")
     separated = ask(run_python, *MODEL, "-i", "images/land.png,images/port.png", "--sep", ",", "--query", "What?")

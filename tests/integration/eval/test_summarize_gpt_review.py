@@ -1,4 +1,4 @@
-"""Figures of reviews: the original's numbers, intervals over pictures, differences, the effect of the order."""
+"""Figures of reviews: the original's numbers, intervals over images, differences, the effect of the order."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from tests.support.science_qa import write_lines
 CATEGORIES = ("conv", "detail", "complex")
 
 
-def reviews(gain: float = 1.0, *, pictures: int = 10, **more) -> list[dict]:
-    """In v0's form: three questions a picture; the picture decides how good the second answer is."""
+def reviews(gain: float = 1.0, *, images: int = 10, **more) -> list[dict]:
+    """In v0's form: three questions an image; the image decides how good the second answer is."""
     return [
         {
-            "id": 3 * picture + place + 1,
-            "question_id": 3 * picture + place,
-            "answer1_id": 3 * picture + place,
+            "id": 3 * image + place + 1,
+            "question_id": 3 * image + place,
+            "answer1_id": 3 * image + place,
             "answer2_id": "x",
             "category": category,
             "content": "Well.",
-            "tuple": [8 + place / 2, min(10, 4 + picture % 5 + gain)],
+            "tuple": [8 + place / 2, min(10, 4 + image % 5 + gain)],
         }
         | more
-        for picture in range(pictures)
+        for image in range(images)
         for place, category in enumerate(CATEGORIES)
     ]
 
 
-def with_pictures(lines: list[dict]) -> list[dict]:
+def with_images(lines: list[dict]) -> list[dict]:
     return [line | {"image": f"{line['question_id'] // 3}.jpg"} for line in lines]
 
 
@@ -97,27 +97,27 @@ def test_a_review_without_scores_is_in_no_figure_and_is_named(bad, figures, tmp_
     assert any("reviews without scores, in no figure: 1 questions (29)" in note for note in flagged["notes"])
 
 
-def test_intervals_are_wider_over_pictures_than_over_questions(figures, tmp_path):
+def test_intervals_are_wider_over_images_than_over_questions(figures, tmp_path):
     file = write_lines(tmp_path / "review.jsonl", reviews())
     questions = write_lines(
         tmp_path / "q.jsonl", [{"question_id": str(n), "image": f"{n // 3}.jpg", "text": "?"} for n in range(30)]
     )
     apart = figures("-f", file)
     together = figures("-f", file, "--question", questions)
-    named = figures("-f", write_lines(tmp_path / "named.jsonl", with_pictures(reviews())))
+    named = figures("-f", write_lines(tmp_path / "named.jsonl", with_images(reviews())))
     widths = [by_category(one["models"][0])["all"] for one in (apart, together, named)]
     one, other, same = (figure["high"] - figure["low"] for figure in widths)
-    assert other > 1.4 * one, "answers about a picture succeed and fail together"
+    assert other > 1.4 * one, "answers about an image succeed and fail together"
     assert same == other
     assert any("--question FILE tells" in note for note in apart["notes"])
     assert together["notes"] == []
-    assert apart["models"][0]["num_pictures"] == 30
-    assert together["models"][0]["num_pictures"] == 10
+    assert apart["models"][0]["num_images"] == 30
+    assert together["models"][0]["num_images"] == 10
 
 
-def test_an_interval_holds_the_figure_and_shrinks_with_more_pictures(figures, tmp_path):
-    few = figures("-f", write_lines(tmp_path / "few.jsonl", with_pictures(reviews(pictures=10))))
-    many = figures("-f", write_lines(tmp_path / "many.jsonl", with_pictures(reviews(pictures=160))))
+def test_an_interval_holds_the_figure_and_shrinks_with_more_images(figures, tmp_path):
+    few = figures("-f", write_lines(tmp_path / "few.jsonl", with_images(reviews(images=10))))
+    many = figures("-f", write_lines(tmp_path / "many.jsonl", with_images(reviews(images=160))))
     small, large = (by_category(one["models"][0])["all"] for one in (few, many))
     for figure in (small, large):
         assert figure["low"] < figure["relative"] < figure["high"]
@@ -125,14 +125,14 @@ def test_an_interval_holds_the_figure_and_shrinks_with_more_pictures(figures, tm
     assert 3 < ratio < 5.3, "about the root of 16"
 
 
-def test_one_picture_alone_has_no_interval(figures, tmp_path):
-    one = figures("-f", write_lines(tmp_path / "one.jsonl", with_pictures(reviews(pictures=1))))
+def test_one_image_alone_has_no_interval(figures, tmp_path):
+    one = figures("-f", write_lines(tmp_path / "one.jsonl", with_images(reviews(images=1))))
     assert by_category(one["models"][0])["all"]["low"] is None
 
 
 def test_two_models_are_compared_question_by_question(figures, tmp_path):
-    first = write_lines(tmp_path / "a.jsonl", with_pictures(reviews(0)))
-    second = write_lines(tmp_path / "b.jsonl", with_pictures(reviews(1))[3:])
+    first = write_lines(tmp_path / "a.jsonl", with_images(reviews(0)))
+    second = write_lines(tmp_path / "b.jsonl", with_images(reviews(1))[3:])
     found = figures("-f", first, second)
     difference = {d["category"]: d for d in found["differences"]}["all"]
     assert difference["num_questions"] == 27, "those that both have"
@@ -144,7 +144,7 @@ def test_two_models_are_compared_question_by_question(figures, tmp_path):
 
 
 def test_both_orders_of_a_question_are_one_and_the_gap_is_reported(figures, summarize, tmp_path):
-    forward = with_pictures(reviews(0))
+    forward = with_images(reviews(0))
     swapped = [
         line | {"order": "swapped", "tuple": [line["tuple"][0] - 1, min(10, line["tuple"][1] + 1)]} for line in forward
     ]
@@ -165,7 +165,7 @@ def test_both_orders_of_a_question_are_one_and_the_gap_is_reported(figures, summ
 
 
 def test_a_question_with_scores_in_one_order_only_is_named(figures, tmp_path):
-    forward = with_pictures(reviews(0))
+    forward = with_images(reviews(0))
     swapped = [line | {"order": "swapped"} for line in forward]
     swapped[4]["tuple"] = [-1, -1]
     [model] = figures("-f", write_lines(tmp_path / "r.jsonl", [*forward, *swapped]))["models"]
@@ -257,9 +257,7 @@ def test_a_file_that_holds_something_else_is_named_with_its_line(lines, said, su
 
 
 def test_every_format_says_the_same_and_a_folder_gets_all_of_them(summarize, figures, tmp_path):
-    files = [
-        write_lines(tmp_path / f"{name}.jsonl", with_pictures(reviews(gain))) for name, gain in (("a", 0), ("b", 1))
-    ]
+    files = [write_lines(tmp_path / f"{name}.jsonl", with_images(reviews(gain))) for name, gain in (("a", 0), ("b", 1))]
     folder = tmp_path / "made" / "summary"
     code, out, err = summarize("-f", *files, "--output", folder)
     assert code == 0
@@ -284,10 +282,10 @@ def test_every_format_says_the_same_and_a_folder_gets_all_of_them(summarize, fig
 
 
 def test_the_plot_can_be_a_png(summarize, tmp_path):
-    file = write_lines(tmp_path / "a.jsonl", with_pictures(reviews()))
+    file = write_lines(tmp_path / "a.jsonl", with_images(reviews()))
     assert summarize("-f", file, "--output", tmp_path / "made", "--plot", "png")[0] == 0
-    with Image.open(tmp_path / "made" / "summary.png") as picture:
-        assert picture.width > 600
+    with Image.open(tmp_path / "made" / "summary.png") as image:
+        assert image.width > 600
 
 
 def test_a_relative_path_is_looked_for_where_readme_commands_mean_it(summarize, tmp_path, monkeypatch):

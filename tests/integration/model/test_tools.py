@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-folder, picture, question, opened, stop = json.loads(sys.argv[1])
+folder, image, question, opened, stop = json.loads(sys.argv[1])
 processor = AutoProcessor.from_pretrained(folder)
 model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-content = [{"type": "image", "image": Image.open(picture).convert("RGB")}, {"type": "text", "text": question}]
+content = [{"type": "image", "image": Image.open(image).convert("RGB")}, {"type": "text", "text": question}]
 inputs = processor.apply_chat_template(
     [{"role": "user", "content": content}],
     add_generation_prompt=opened,
@@ -50,10 +50,10 @@ def test_transformers_alone_gives_the_answer_of_our_command(run_python, data, tm
     if name != "tiny":
         shutil.copytree(data / name, folder, copy_function=shutil.copyfile)
         shutil.copytree(data / "clip-tiny", folder / "clip-tiny", copy_function=shutil.copyfile)
-    picture = Path("playground/pictures/scene.png") if name == "tiny" else data / "images" / "land.png"
+    image = Path("playground/images/scene.png") if name == "tiny" else data / "images" / "land.png"
     question = "What is in the picture?"
     asked = run_python(
-        *("-m", "llava.eval.run_llava", "--model-path", folder, "--image-file", picture, "--query", question),
+        *("-m", "llava.eval.run_llava", "--model-path", folder, "--image-file", image, "--query", question),
         *("--temperature", "0", "--max-new-tokens", "24", "--dtype", "float32"),
     )
     assert asked.returncode == 0, asked.stderr
@@ -61,7 +61,7 @@ def test_transformers_alone_gives_the_answer_of_our_command(run_python, data, tm
     done = run_python("-m", "llava.model.convert", "--model-path", folder, "--output", export, "--quiet")
     assert done.returncode == 0, done.stderr
     # Evaluators of v0 left it to the model to open its turn; its answers end at a mark that is no token.
-    options = [str(export), str(picture), question, name != "llava-v0-tiny", None if "v1.5" in name else "###"]
+    options = [str(export), str(image), question, name != "llava-v0-tiny", None if "v1.5" in name else "###"]
     answered = run_python("-c", ASK_TRANSFORMERS, json.dumps(options))
     assert answered.returncode == 0, answered.stderr
     text, imported = json.loads(answered.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The embedded model, as it is shipped: found by name, small, and right about the example pictures."""
+"""The embedded model, as it is shipped: found by name, small, and right about the example images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from llava import pocket
 from llava.errors import InvalidRequest
 
-PICTURES = Path(__file__).parents[3] / "playground" / "pictures"
+IMAGES = Path(__file__).parents[3] / "playground" / "images"
 
 
 @pytest.fixture(scope="module")
 def ask():
-    """A function from picture, question to the greedy answer."""
+    """A function from image, question to the greedy answer."""
     from llava.engine import Engine, Request, Sampling
     from llava.mm_utils import load_image
     from llava.model.builder import load_pretrained_model
@@ -27,8 +27,8 @@ def ask():
         def asked(name: str, question: str) -> str:
             prompt = build_prompt(model.config, question, 1)
             sampling = Sampling(temperature=0, max_new_tokens=80)
-            picture = load_image(str(PICTURES / name))
-            request = Request(prompt.text, (picture,), sampling, stop=(prompt.stop,), prefixes=prompt.roles)
+            image = load_image(str(IMAGES / name))
+            request = Request(prompt.text, (image,), sampling, stop=(prompt.stop,), prefixes=prompt.roles)
             return engine.generate([request])[0].text
 
         yield asked

@@ -246,9 +246,9 @@ def test_the_plot_as_png_grows_with_the_number_of_models(report, tmp_path: Path)
         names = {f"model-{number}": 0.0 for number in range(count)}
         log = write_log(tmp_path / f"{count}.jsonl", simulate(names, 300, seed=1))
         report(log, "--output", tmp_path / str(count), "--plot", "png", "--bootstrap", "20")
-        with Image.open(tmp_path / str(count) / "report.png") as picture:
-            heights.append(picture.height)
-            assert len(picture.convert("RGB").getcolors(100_000) or []) > 10, "something is drawn"
+        with Image.open(tmp_path / str(count) / "report.png") as image:
+            heights.append(image.height)
+            assert len(image.convert("RGB").getcolors(100_000) or []) > 10, "something is drawn"
     assert heights[1] > 2 * heights[0]
 
 

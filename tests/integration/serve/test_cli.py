@@ -18,7 +18,7 @@ from llava.serve import cli
 from tests.support.fake_openai_server import FakeOpenAiServer
 from tests.support.serving import REPOSITORY, InThread, wait_until
 
-PICTURE = REPOSITORY / "tests" / "data" / "images" / "land.png"
+IMAGE = REPOSITORY / "tests" / "data" / "images" / "land.png"
 
 
 @pytest.fixture
@@ -45,17 +45,17 @@ def command(monkeypatch, capsys):
 
 def test_the_answer_alone_goes_to_standard_output(served, command):
     fake, url = served
-    code, out, err = command("--server", url, "-i", PICTURE, "-i", PICTURE, "--temperature", "0", "What is it?")
+    code, out, err = command("--server", url, "-i", IMAGE, "-i", IMAGE, "--temperature", "0", "What is it?")
     assert (code, out, err) == (0, "An engine answers.\n", "")
     (body,) = fake.bodies
     assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "image_url", "text"]
     assert (body["temperature"], body["max_tokens"]) == (0.0, 512)
 
 
-def test_a_question_may_come_from_standard_input_and_so_may_a_picture(served, command):
+def test_a_question_may_come_from_standard_input_and_so_may_an_image(served, command):
     fake, url = served
     assert command("--server", url, stdin="Was ist größer?\n".encode())[:2] == (0, "An engine answers.\n")
-    assert command("--server", url, "-i", "-", "What?", stdin=PICTURE.read_bytes())[:2] == (0, "An engine answers.\n")
+    assert command("--server", url, "-i", "-", "What?", stdin=IMAGE.read_bytes())[:2] == (0, "An engine answers.\n")
     assert fake.bodies[0]["messages"][0]["content"] == [{"type": "text", "text": "Was ist größer?"}]
     assert fake.bodies[1]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
 
@@ -117,8 +117,8 @@ def test_a_key_comes_from_a_file_or_a_variable(served, command, tmp_path, monkey
     ("words", "code", "says"),
     [
         (("-i", "none.png", "What?"), 1, "error: none.png: no such file"),
-        (("-i", "README.md", "What?"), 1, "error: README.md: not a picture that can be read; it looks like text."),
-        (("-i", "-", "What?"), 1, "nothing came from standard input; a picture is expected"),
+        (("-i", "README.md", "What?"), 1, "error: README.md: not an image that can be read; it looks like text."),
+        (("-i", "-", "What?"), 1, "nothing came from standard input; an image is expected"),
         (("-i", "-"), 1, "the question is then an argument"),
         (("",), 1, "the message is empty"),
         ((), 1, "the message is empty"),
@@ -170,7 +170,7 @@ def test_a_model_or_template_that_is_not_there_is_named_at_once(command, words, 
 
 
 def test_with_a_server_nothing_heavy_is_loaded(served, run_python):
-    words = ["llava chat", "--server", served[1], "-i", str(PICTURE), "What?"]
+    words = ["llava chat", "--server", served[1], "-i", str(IMAGE), "What?"]
     heavy = ("torch", "transformers", "gradio", "numpy", "pandas")
     script = (
         f"import sys; sys.argv = {words!r}\n"

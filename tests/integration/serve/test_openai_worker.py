@@ -114,21 +114,21 @@ def test_separators_of_unicode_are_part_of_an_answer(served):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == "one\u2028two\x85three"
 
 
-def test_messages_go_out_as_messages_with_every_picture_as_data(served):
+def test_messages_go_out_as_messages_with_every_image_as_data(served):
     uri = f"data:image/png;base64,{PNG}"
-    picture = {"type": "image_url", "image_url": {"url": uri}}
+    image = {"type": "image_url", "image_url": {"url": uri}}
     served.client.chat.completions.create(
         model="served",
         messages=[
             {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": [picture, {"type": "text", "text": "What?"}]},
+            {"role": "user", "content": [image, {"type": "text", "text": "What?"}]},
             {"role": "assistant", "content": "A cat."},
             {"role": "user", "content": "Sure?"},
         ],
     )
     assert served.engine.bodies[0]["messages"] == [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [picture, {"type": "text", "text": "What?"}]},
+        {"role": "user", "content": [image, {"type": "text", "text": "What?"}]},
         {"role": "assistant", "content": "A cat."},
         {"role": "user", "content": "Sure?"},
     ]
@@ -229,7 +229,7 @@ def test_a_stream_that_breaks_off_or_fails_says_so(served):
     assert served.worker.permits.queue_length == 0
 
 
-def test_a_picture_is_looked_at_before_the_engine_sees_it(served):
+def test_an_image_is_looked_at_before_the_engine_sees_it(served):
     part = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/cat.png"}}
     request = {"model": "served", "messages": [{"role": "user", "content": [part]}]}
     response = httpx.post(f"{served.server.url}/v1/chat/completions", json=request)

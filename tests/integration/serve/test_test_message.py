@@ -51,7 +51,7 @@ def test_a_worker_can_be_asked_directly(worker: str, run_python):
     assert done.stdout.endswith(" 0 1 2\n")
 
 
-def test_pictures_go_along_as_base64_with_a_marker_each(repository: Path, run_python):
+def test_images_go_along_as_base64_with_a_marker_each(repository: Path, run_python):
     seen: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,10 +74,10 @@ def test_pictures_go_along_as_base64_with_a_marker_each(repository: Path, run_py
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        picture = repository / "playground" / "pictures" / "sneaker.png"
+        image = repository / "playground" / "images" / "sneaker.png"
         arguments = ("--worker", f"http://127.0.0.1:{server.server_address[1]}", "--message", "What is it?")
         done = run_python(
-            *("-m", "llava.serve.test_message", *arguments, "--image-file", picture, "--image-file", picture),
+            *("-m", "llava.serve.test_message", *arguments, "--image-file", image, "--image-file", image),
             **NO_SECRETS,
         )
     finally:

@@ -22,17 +22,17 @@ from llava.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = REPOSITORY / "tests" / "data"
-PICTURES = ("land.png", "square.png", "port.png", "tiny.png")
+IMAGES = ("land.png", "square.png", "port.png", "tiny.png")
 START, END = 2050, 2051
 
 
 @pytest.fixture(scope="module")
 def training_file(tmp_path_factory) -> Path:
-    """Twelve records: pictures first and last in the question, pure text between, answers of unequal length."""
+    """Twelve records: images first and last in the question, pure text between, answers of unequal length."""
     records = []
     for number in range(12):
         question = "What is this?\n<image>" if number % 2 else "<image>\nDescribe it."
-        record = {"id": f"p{number}", "image": PICTURES[number % 4]}
+        record = {"id": f"p{number}", "image": IMAGES[number % 4]}
         if number % 4 == 3:
             question = "Give a tip."
             del record["image"]
@@ -91,14 +91,14 @@ def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.T
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "batch", "pictures", "loss"),
+    ("checkpoint", "batch", "images", "loss"),
     [
         ("llava-v0-tiny", "v0", ["land.png", "port.png", "square.png"], 12.1768217),
         ("llava-v1.5-tiny", "v1.5", ["land.png", "port.png", "square.png"], 12.1786356),
     ],
 )
-def test_the_loss_of_a_mixed_batch_is_the_originals(checkpoint, batch, pictures, loss):
-    """Oracle: the original's loss in train mode; three rows with pictures, one of pure text."""
+def test_the_loss_of_a_mixed_batch_is_the_originals(checkpoint, batch, images, loss):
+    """Oracle: the original's loss in train mode; three rows with images, one of pure text."""
     _, model, processor, _ = load_pretrained_model(DATA / checkpoint, device="cpu", dtype=torch.float32, **tower())
     golden = load_file(DATA / "train_golden_batches.safetensors")
     rows = [{part: golden[f"{batch}.{row}.{part}"].long() for part in ("input_ids", "labels")} for row in range(4)]
@@ -107,7 +107,7 @@ def test_the_loss_of_a_mixed_batch_is_the_originals(checkpoint, batch, pictures,
     labels = pad([row["labels"] for row in rows], batch_first=True, padding_value=IGNORE_INDEX)
     lengths = torch.tensor([len(row["labels"]) for row in rows])
     mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
-    images = process_images([load_image(str(DATA / "images" / name)) for name in pictures], processor, model.config)
+    images = process_images([load_image(str(DATA / "images" / name)) for name in images], processor, model.config)
     output = model.train()(input_ids=ids, labels=labels, attention_mask=mask, images=images)
     assert output.loss.item() == pytest.approx(loss, abs=1e-4)
 
@@ -232,13 +232,13 @@ def test_later_templates_train_and_load_as_later_checkpoints(training_file, tmp_
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
 
 
-def test_kept_aspect_ratios_train_with_as_many_patches_as_each_picture_has(training_file, tmp_path):
+def test_kept_aspect_ratios_train_with_as_many_patches_as_each_image_has(training_file, tmp_path):
     run(*flags(training_file, tmp_path, *STAGE_1, "--image_aspect_ratio", "keep"))
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
 
 
 @pytest.mark.parametrize("stage", [("--tune_mm_mlp_adapter", "True"), ()])
-def test_large_pictures_train_in_tiles(training_file, tmp_path, stage):
+def test_large_images_train_in_tiles(training_file, tmp_path, stage):
     tiles = ("--image_aspect_ratio", "anyres", "--image_grid_pinpoints", "[[224, 448], [448, 224]]")
     merge = ("--mm_patch_merge_type", "spatial_unpad", "--version", "v1", "--mm_use_im_patch_token", "False")
     run(*flags(training_file, tmp_path, *stage, *tiles, *merge))
@@ -343,12 +343,12 @@ def test_a_step_without_any_answer_leaves_the_weights_finite(tmp_path):
     assert all(value.isfinite().all() for value in weights(tmp_path / "out").values())
 
 
-def test_batches_of_pure_text_train_beside_batches_with_pictures(training_file, tmp_path):
+def test_batches_of_pure_text_train_beside_batches_with_images(training_file, tmp_path):
     run(*flags(training_file, tmp_path, *STAGE_1, batch=1))
     assert len(losses(tmp_path)) == 12
 
 
-def test_a_missing_picture_ends_the_command_with_one_line(training_file, tmp_path, capsys):
+def test_a_missing_image_ends_the_command_with_one_line(training_file, tmp_path, capsys):
     arguments = flags(training_file, tmp_path)
     arguments[arguments.index("--image_folder") + 1] = str(tmp_path)
     assert train.main(arguments) == 1

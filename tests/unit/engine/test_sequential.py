@@ -38,8 +38,8 @@ def v0():
 def asked(v0, sampling, **options):
     tokenizer, model, image_processor, context = v0
     prompt = build_prompt(model.config, "What is this?", 1)
-    picture = load_image(DATA / "images" / "tiny.png")
-    inputs = encode_prompt(prompt.text, [picture], model, tokenizer, image_processor)
+    image = load_image(DATA / "images" / "tiny.png")
+    inputs = encode_prompt(prompt.text, [image], model, tokenizer, image_processor)
     options = {"context_length": context, "stop": (prompt.stop,), "prefixes": prompt.roles} | options
     return answer(model, tokenizer, inputs, sampling, **options)
 

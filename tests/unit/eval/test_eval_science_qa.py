@@ -125,7 +125,7 @@ def test_a_column_without_questions_has_no_figure():
     assert (Column("SOC", 0, 0).accuracy, Column("SOC", 0, 0).standard_error) == (None, None)
 
 
-def test_a_split_without_pictures_is_marked(tmp_path, capsys):
+def test_a_split_without_images_is_marked(tmp_path, capsys):
     base = make_science_qa(tmp_path, changes={number: {"image": None} for number in range(1, 13)})
     assert evaluate(base, write_lines(tmp_path / "a.jsonl", RIGHT)) == 0
     assert capsys.readouterr().out.startswith("Total: 12, Correct: 12, Accuracy: 100.00%, IMG-Accuracy: n/a\n")

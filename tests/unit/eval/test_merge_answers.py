@@ -68,7 +68,7 @@ def test_a_file_that_is_given_twice_is_said_to_be(tmp_path, capsys):
 
 
 CAT, DOG = ("Is there a cat?\nPlease answer yes or no.", "Is there a dog?\nPlease answer yes or no.")
-TWO_A_PICTURE = [
+TWO_AN_IMAGE = [
     ask(f"existence/{name}.jpg", text, f"existence/{name}.jpg") for name in ("one", "two") for text in (CAT, DOG)
 ]
 
@@ -79,7 +79,7 @@ def said(name: str, prompt: str, text: str) -> dict[str, Any]:
 
 def test_questions_that_share_an_id_are_told_apart_by_their_text(tmp_path):
     answers = [said("one", CAT, "Yes"), said("one", DOG, "No"), said("two", CAT, "No"), said("two", DOG, "Yes")]
-    assert merge(tmp_path, [*TWO_A_PICTURE, 7], [answers[1], 7, answers[2]], [answers[3], answers[0]]) == 0
+    assert merge(tmp_path, [*TWO_AN_IMAGE, 7], [answers[1], 7, answers[2]], [answers[3], answers[0]]) == 0
     assert written(tmp_path) == [*answers, answer(7, "text of 7")]
 
 
@@ -93,7 +93,7 @@ def test_questions_that_share_an_id_are_told_apart_by_their_text(tmp_path):
     ],
 )
 def test_answers_to_questions_that_share_an_id_are_named_with_the_text(tmp_path, capsys, chunks, message):
-    assert merge(tmp_path, TWO_A_PICTURE, *chunks) == 1
+    assert merge(tmp_path, TWO_AN_IMAGE, *chunks) == 1
     assert message.format(one_dog=f"existence/one.jpg {DOG!r}") in capsys.readouterr().err
     assert not (tmp_path / "merged.jsonl").exists()
 
@@ -104,9 +104,9 @@ def test_a_repeated_question_has_one_answer_as_the_generators_give_it(tmp_path, 
     assert "asked before, answered once: 1 (line 3 (question 1))" in capsys.readouterr().err
 
 
-def test_the_same_question_about_two_pictures_under_one_id_cannot_be_merged(tmp_path, capsys):
+def test_the_same_question_about_two_images_under_one_id_cannot_be_merged(tmp_path, capsys):
     assert merge(tmp_path, [ask(1, CAT, "one.jpg"), ask(1, CAT, "two.jpg")], [1]) == 1
-    assert "line 1 (question 1) asks the same about another picture under the same id" in capsys.readouterr().err
+    assert "line 1 (question 1) asks the same about another image under the same id" in capsys.readouterr().err
 
 
 def test_a_list_of_problems_that_repeats_an_id_is_refused(tmp_path, capsys):

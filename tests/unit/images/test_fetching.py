@@ -1,4 +1,4 @@
-"""Pictures by address, from real servers on loopback: fetched, or refused with a typed error; never from the inside."""
+"""Images by address, from real servers on loopback: fetched, or refused with a typed error; never from the inside."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def fetch(url: str, policy: UrlPolicy = LOOPBACK, **options) -> Image.Image:
     return load_image(url, allow_url=True, url_policy=policy, **options)
 
 
-def test_a_picture_is_fetched_by_its_address(server):
+def test_an_image_is_fetched_by_its_address(server):
     server.pages["/cat"] = lambda request: request.answer(GOOD_PNG)
     assert fetch(server.url("/cat?size=large")).tobytes() == noise().tobytes()
     assert server.asked == ["/cat?size=large"]
     assert server.headers[0]["Host"] == f"127.0.0.1:{server.server_address[1]}"
 
 
-def test_a_picture_sent_in_chunks_of_unknown_length_is_read(server):
+def test_an_image_sent_in_chunks_of_unknown_length_is_read(server):
     def chunked(request):
         request.answer(b"", Content_Length=None, Transfer_Encoding="chunked")
         for start in range(0, len(GOOD_PNG), 1000):
@@ -222,16 +222,16 @@ def test_a_name_that_resolves_differently_the_second_time_gains_nothing(server, 
     real = socket.getaddrinfo
 
     def rebinding(host, port, *args, **options):
-        if host != "pictures.test":
+        if host != "images.test":
             return real(host, port, *args, **options)
         asked.append(host)
         return real(next(answers), port, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     server.pages["/"] = lambda request: request.answer(GOOD_PNG)
-    assert fetch(server.url("/", host="pictures.test")).size == (64, 48)
-    assert asked == ["pictures.test"]
-    assert server.headers[0]["Host"].startswith("pictures.test:")
+    assert fetch(server.url("/", host="images.test")).size == (64, 48)
+    assert asked == ["images.test"]
+    assert server.headers[0]["Host"].startswith("images.test:")
 
 
 def test_a_name_with_one_inside_address_among_its_addresses_is_refused(server, monkeypatch):
@@ -239,7 +239,7 @@ def test_a_name_with_one_inside_address_among_its_addresses_is_refused(server, m
     both = real("127.0.0.1", 80, type=socket.SOCK_STREAM) + real("10.0.0.1", 80, type=socket.SOCK_STREAM)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: both)
     with pytest.raises(ImageUrlRefused, match="not public"):
-        fetch(server.url("/", host="pictures.test"))
+        fetch(server.url("/", host="images.test"))
     assert server.asked == []
 
 
@@ -251,13 +251,13 @@ def test_only_listed_hosts_are_asked_where_there_is_a_list(server):
         fetch(server.url("/", host="localhost"), listed)
 
 
-def test_a_picture_that_is_announced_too_large_is_not_read(server):
+def test_an_image_that_is_announced_too_large_is_not_read(server):
     server.pages["/"] = lambda request: request.answer(b"", Content_Length=str(10**12))
     with pytest.raises(ImageTooLarge, match=r"more than 1\.0 MiB"):
         fetch(server.url("/"), limits=ImageLimits(max_bytes=2**20))
 
 
-def test_a_picture_that_never_ends_is_cut_at_the_limit(server):
+def test_an_image_that_never_ends_is_cut_at_the_limit(server):
     sent = []
 
     def endless(request):
@@ -306,7 +306,7 @@ def test_a_slow_server_is_given_up(server, page):
 def test_a_slow_name_lookup_is_given_up(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: time.sleep(10) or [])
     with pytest.raises(ImageFetchFailed, match="too slow"):
-        fetch("http://pictures.test/", UrlPolicy(total_timeout_s=0.3))
+        fetch("http://images.test/", UrlPolicy(total_timeout_s=0.3))
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_a_slow_name_lookup_is_given_up(monkeypatch):
         (lambda r: None, ImageFetchFailed, "broke off"),
     ],
 )
-def test_what_a_server_says_instead_of_a_picture_is_told(server, page, error, message):
+def test_what_a_server_says_instead_of_an_image_is_told(server, page, error, message):
     server.pages["/"] = page
     with pytest.raises(error, match=message):
         fetch(server.url("/"))

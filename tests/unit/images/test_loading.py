@@ -1,6 +1,6 @@
-"""Hostile and odd pictures through `load_image`: the right picture, or a typed error that says what is wrong.
+"""Hostile and odd images through `load_image`: the right image, or a typed error that says what is wrong.
 
-Memory is measured in processes of their own (peak resident size). The bounds that hold: a refused picture costs less
+Memory is measured in processes of their own (peak resident size). The bounds that hold: a refused image costs less
 than 4 MiB beyond its own bytes, however large it says it is; a decoded one the bytes a pixel that `ImageLimits` says.
 """
 
@@ -50,7 +50,7 @@ def png(width: int, height: int, *, colour: int = 0, depth: int = 8, data: bytes
 
 
 def tiled_tiff(width: int, height: int, tile: int) -> bytes:
-    """A TIFF file whose one tile is larger than its picture."""
+    """A TIFF file whose one tile is larger than its image."""
     body = zlib.compress(bytes(tile * tile))
     fields = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 0, 325: len(body)}
     start = 8 + 2 + 12 * len(fields) + 4
@@ -66,10 +66,10 @@ def quadrants() -> Image.Image:
     return image
 
 
-# Right pictures
+# Right images
 
 
-def test_an_ordinary_picture_keeps_its_exact_values(tmp_path):
+def test_an_ordinary_image_keeps_its_exact_values(tmp_path):
     image = noise()
     path = tmp_path / "a.png"
     image.save(path)
@@ -82,9 +82,9 @@ def test_an_ordinary_picture_keeps_its_exact_values(tmp_path):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO"])
 def test_every_usual_format_is_read(kind):
-    picture = load_image(encoded(Image.new("RGB", (20, 10), (200, 30, 30)), kind))
-    assert (picture.mode, picture.size) == ("RGB", (20, 10))
-    assert np.abs(np.subtract(picture.getpixel((10, 5)), (200, 30, 30))).max() <= 4
+    loaded = load_image(encoded(Image.new("RGB", (20, 10), (200, 30, 30)), kind))
+    assert (loaded.mode, loaded.size) == ("RGB", (20, 10))
+    assert np.abs(np.subtract(loaded.getpixel((10, 5)), (200, 30, 30))).max() <= 4
 
 
 def test_a_tiff_of_tiles_is_read():
@@ -104,8 +104,8 @@ def test_extreme_shapes_are_read_as_they_are(size):
 
 def test_16_bit_grey_is_scaled_and_not_clipped():
     ramp = np.array([[0, 257, 32_768, 65_535]], dtype=np.uint16)
-    picture = load_image(encoded(Image.fromarray(ramp)))
-    assert [picture.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+    loaded = load_image(encoded(Image.fromarray(ramp)))
+    assert [loaded.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
 
 
 @pytest.mark.parametrize(
@@ -121,22 +121,22 @@ def test_16_bit_grey_is_scaled_and_not_clipped():
     ],
 )
 def test_grey_of_other_ranges_is_scaled_to_what_it_means(values, expected):
-    picture = load_image(encoded(Image.fromarray(values), "TIFF"))
-    assert [picture.getpixel((x, 0))[0] for x in range(3)] == expected
+    loaded = load_image(encoded(Image.fromarray(values), "TIFF"))
+    assert [loaded.getpixel((x, 0))[0] for x in range(3)] == expected
 
 
 def test_16_bit_colour_is_read():
     row = b"\0" + struct.pack(">6H", 65_535, 0, 32_768, 0, 65_535, 0)
-    picture = load_image(png(2, 1, colour=2, depth=16, data=row))
-    assert [picture.getpixel((x, 0)) for x in range(2)] == [(255, 0, 128), (0, 255, 0)]
+    loaded = load_image(png(2, 1, colour=2, depth=16, data=row))
+    assert [loaded.getpixel((x, 0)) for x in range(2)] == [(255, 0, 128), (0, 255, 0)]
 
 
 def test_transparency_is_laid_on_white():
     image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))  # black, but invisible
     image.putpixel((1, 0), (255, 0, 0, 255))
     image.putpixel((2, 0), (0, 0, 0, 128))
-    picture = load_image(encoded(image))
-    assert [picture.getpixel((x, 0)) for x in range(3)] == [WHITE, RED, (127, 127, 127)]
+    loaded = load_image(encoded(image))
+    assert [loaded.getpixel((x, 0)) for x in range(3)] == [WHITE, RED, (127, 127, 127)]
 
 
 def test_an_opaque_alpha_channel_changes_nothing():
@@ -150,30 +150,30 @@ def test_grey_and_palette_with_alpha_are_laid_on_white(mode):
     grey = Image.new("LA", (2, 1), (0, 0))
     grey.putpixel((1, 0), (0, 255))
     image = grey.convert("RGBA").convert(mode) if mode in ("RGBa", "PA") else grey.convert(mode)
-    picture = load_image(image)
-    assert [picture.getpixel((x, 0)) for x in range(2)] == [WHITE, BLACK]
+    loaded = load_image(image)
+    assert [loaded.getpixel((x, 0)) for x in range(2)] == [WHITE, BLACK]
 
 
 def test_a_transparent_palette_colour_is_white():
     image = Image.new("P", (2, 1), 0)
     image.putpalette([0, 0, 0, 255, 0, 0])
     image.putpixel((1, 0), 1)
-    picture = load_image(encoded(image, transparency=0))
-    assert [picture.getpixel((x, 0)) for x in range(2)] == [WHITE, RED]
+    loaded = load_image(encoded(image, transparency=0))
+    assert [loaded.getpixel((x, 0)) for x in range(2)] == [WHITE, RED]
 
 
-def test_one_transparent_colour_of_an_rgb_picture_is_white():
+def test_one_transparent_colour_of_an_rgb_image_is_white():
     image = Image.new("RGB", (2, 1), RED)
     image.putpixel((0, 0), (0, 0, 9))
-    picture = load_image(encoded(image, transparency=(0, 0, 9)))
-    assert [picture.getpixel((x, 0)) for x in range(2)] == [WHITE, RED]
+    loaded = load_image(encoded(image, transparency=(0, 0, 9)))
+    assert [loaded.getpixel((x, 0)) for x in range(2)] == [WHITE, RED]
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("1", "PNG"), ("L", "JPEG")])
 def test_print_and_grey_modes_become_rgb(mode, kind):
-    picture = load_image(encoded(Image.new("RGB", (16, 16), WHITE).convert(mode), kind))
-    assert picture.mode == "RGB"
-    assert min(picture.getpixel((8, 8))) >= 250
+    loaded = load_image(encoded(Image.new("RGB", (16, 16), WHITE).convert(mode), kind))
+    assert loaded.mode == "RGB"
+    assert min(loaded.getpixel((8, 8))) >= 250
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
@@ -187,8 +187,8 @@ def test_of_an_animation_the_first_frame_counts(kind):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_a_picture_taken_in_any_position_comes_out_upright_and_stays_so(kind, orientation):
-    # How a camera held that way stores an upright picture.
+def test_an_image_taken_in_any_position_comes_out_upright_and_stays_so(kind, orientation):
+    # How a camera held that way stores an upright image.
     stored = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -214,7 +214,7 @@ def test_a_picture_taken_in_any_position_comes_out_upright_and_stays_so(kind, or
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on broken metadata
-def test_broken_metadata_do_not_spoil_a_picture():
+def test_broken_metadata_do_not_spoil_an_image():
     good = encoded(quadrants(), "JPEG")
     exif = b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40
     assert load_image(good[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + good[2:]).size == (32, 16)
@@ -226,7 +226,7 @@ def test_where_a_photograph_was_taken_does_not_travel_on():
     assert load_image(encoded(noise(), "JPEG", exif=exif, comment=b"at home")).info == {}
 
 
-# Wrong pictures
+# Wrong images
 
 GOOD_PNG, GOOD_JPEG = encoded(noise()), encoded(noise(), "JPEG")
 GOOD_WEBP, GOOD_GIF = encoded(noise(), "WEBP"), encoded(noise(), "GIF")
@@ -254,26 +254,26 @@ HOSTILE = {
         ImageDamaged,
         rf"truncated: {len(GOOD_PNG) - 2000} of at least {len(GOOD_PNG) - 12}",
     ),
-    "png-bad-checksum": (bytes(BROKEN_HEADER), ImageDamaged, "PNG picture .* damaged"),
+    "png-bad-checksum": (bytes(BROKEN_HEADER), ImageDamaged, "PNG image .* damaged"),
     "png-no-pixels": (png(64, 64), ImageDamaged, "damaged"),
-    "png-garbage-pixels": (GOOD_PNG[:60] + b"\xaa" * (len(GOOD_PNG) - 60), ImageDamaged, "PNG picture"),
+    "png-garbage-pixels": (GOOD_PNG[:60] + b"\xaa" * (len(GOOD_PNG) - 60), ImageDamaged, "PNG image"),
     "png-zero-size": (png(0, 10), ImageDamaged, "PNG|0 x 10"),
     "png-text-bomb": (
         png(1, 1, extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(b"A" * 50_000_000)), data=b"\0\0"),
         ImageDamaged,
         "PNG",
     ),
-    "jpeg-truncated": (GOOD_JPEG[: len(GOOD_JPEG) // 2], ImageDamaged, "JPEG picture is truncated: it ends after"),
-    "jpeg-header-only": (GOOD_JPEG[:20], ImageDamaged, "JPEG picture is truncated"),
+    "jpeg-truncated": (GOOD_JPEG[: len(GOOD_JPEG) // 2], ImageDamaged, "JPEG image is truncated: it ends after"),
+    "jpeg-header-only": (GOOD_JPEG[:20], ImageDamaged, "JPEG image is truncated"),
     "webp-truncated": (
         GOOD_WEBP[:-500],
         ImageDamaged,
         rf"truncated: {len(GOOD_WEBP) - 500} of at least {len(GOOD_WEBP)}",
     ),
-    "gif-truncated": (GOOD_GIF[:40], ImageDamaged, "GIF picture"),
-    "bmp-truncated": (encoded(noise(), "BMP")[:-100], ImageDamaged, "BMP picture is truncated"),
-    "tiff-truncated": (encoded(noise(), "TIFF")[:-3000], ImageDamaged, "TIFF picture"),
-    "tiff-loop": (b"II*\0\x08\0\0\0\0\0\x08\0\0\0", ImageDamaged, "TIFF picture"),
+    "gif-truncated": (GOOD_GIF[:40], ImageDamaged, "GIF image"),
+    "bmp-truncated": (encoded(noise(), "BMP")[:-100], ImageDamaged, "BMP image is truncated"),
+    "tiff-truncated": (encoded(noise(), "TIFF")[:-3000], ImageDamaged, "TIFF image"),
+    "tiff-loop": (b"II*\0\x08\0\0\0\0\0\x08\0\0\0", ImageDamaged, "TIFF image"),
     "png-bomb": (
         png(13_000, 13_000, depth=1, data=b"\0" * 13_000 * 1626),
         ImageTooLarge,
@@ -302,7 +302,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_picture_is_a_typed_error_that_says_what_is_wrong(tmp_path, name):
+def test_a_hostile_image_is_a_typed_error_that_says_what_is_wrong(tmp_path, name):
     data, error, message = HOSTILE[name]
     path = tmp_path / f"{name}.png"
     path.write_bytes(data)
@@ -315,7 +315,7 @@ def test_a_hostile_picture_is_a_typed_error_that_says_what_is_wrong(tmp_path, na
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on broken metadata
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_a_picture_cut_or_altered_anywhere_is_read_or_a_typed_error(kind):
+def test_an_image_cut_or_altered_anywhere_is_read_or_a_typed_error(kind):
     data = encoded(noise(24, 18), kind)
     random = np.random.default_rng(11)
     for position in random.integers(0, len(data), 150):
@@ -366,11 +366,11 @@ def test_no_warning_and_no_setting_of_pillow_is_touched(recwarn):
 
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "RGBX", "CMYK"])
 def test_other_colour_spaces_of_a_caller_become_rgb(mode):
-    picture = load_image(Image.new("RGB", (4, 4), (200, 30, 30)).convert(mode))
-    assert np.abs(np.subtract(picture.getpixel((1, 1)), (200, 30, 30))).max() <= 2
+    loaded = load_image(Image.new("RGB", (4, 4), (200, 30, 30)).convert(mode))
+    assert np.abs(np.subtract(loaded.getpixel((1, 1)), (200, 30, 30))).max() <= 2
 
 
-def test_threads_load_good_and_bad_pictures_at_once():
+def test_threads_load_good_and_bad_images_at_once():
     def load(index: int) -> bool:
         try:
             return load_image(GOOD_PNG if index % 2 else GOOD_PNG[:-2000]).tobytes() == noise().tobytes()
@@ -381,7 +381,7 @@ def test_threads_load_good_and_bad_pictures_at_once():
         assert list(pool.map(load, range(200))) == [bool(index % 2) for index in range(200)]
 
 
-def test_a_picture_of_a_caller_that_cannot_be_decoded_is_a_typed_error(tmp_path):
+def test_an_image_of_a_caller_that_cannot_be_decoded_is_a_typed_error(tmp_path):
     path = tmp_path / "cut.jpg"
     path.write_bytes(GOOD_JPEG[: len(GOOD_JPEG) // 2])
     with Image.open(path) as lazy, pytest.raises(ImageDamaged, match=r"cut\.jpg"):
@@ -441,7 +441,7 @@ def test_a_bomb_is_refused_without_being_unpacked(tmp_path, name):
         ("WEBP", "RGBA", 18),
     ],
 )
-def test_a_large_picture_takes_a_bounded_number_of_bytes_a_pixel(tmp_path, kind, mode, bytes_per_pixel):
+def test_a_large_image_takes_a_bounded_number_of_bytes_a_pixel(tmp_path, kind, mode, bytes_per_pixel):
     warm_up, path = tmp_path / "warm", tmp_path / "large"
     warm_up.write_bytes(encoded(Image.new(mode, (64, 48)), kind))
     width, height = 3000, 2000
@@ -509,7 +509,7 @@ def test_a_server_can_forbid_paths(tmp_path):
 
 @pytest.mark.parametrize("source", [None, 7, ["a.png"], object()])
 def test_something_that_is_no_source_is_a_typed_error(source):
-    with pytest.raises(UnsupportedImage, match="no picture source"):
+    with pytest.raises(UnsupportedImage, match="no image source"):
         load_image(source)
 
 
@@ -570,7 +570,7 @@ def test_base64_is_read_with_and_without_its_prefix():
         load_image_from_base64(BASE64, limits=ImageLimits(max_bytes=100))
 
 
-def test_every_picture_error_has_a_stable_code_and_status():
+def test_every_image_error_has_a_stable_code_and_status():
     table = {
         error.code: error.status
         for error in (ImageUnreadable, ImageTooLarge, UnsupportedImage, ImageDamaged, ImageUrlRefused, ImageFetchFailed)

@@ -25,7 +25,7 @@ from llava.model.builder import load_pretrained_model
 from llava.model.weights.reader import open_checkpoint
 from tests.support.checkpoints import DATA, TOWER, copy_tokenizer, write_nested
 
-PICTURE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+IMAGE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 V0, V15, BASE = DATA / "llava-v0-tiny", DATA / "llava-v1.5-tiny", DATA / "llama-vicuna-tiny"
 
 
@@ -47,7 +47,7 @@ def copy_without_weights(source: Path, target: Path) -> Path:
 def logits(loaded, marker_ids: list[int]) -> torch.Tensor:
     model = loaded[1]
     with torch.no_grad():
-        return model(input_ids=torch.tensor([[1, 20, *marker_ids, 30]]), images=PICTURE).logits
+        return model(input_ids=torch.tensor([[1, 20, *marker_ids, 30]]), images=IMAGE).logits
 
 
 PATCHES = [2050, *[2049] * 256, 2051]
@@ -155,7 +155,7 @@ def test_trained_tower_in_the_checkpoint_replaces_the_one_of_its_folder(tmp_path
     assert "model.vision_tower.vision_tower.vision_model.encoder.layers.2.mlp.fc1.weight" in names
     copy_tokenizer(tmp_path / "flat")
     _, again, _, _ = load(tmp_path / "flat", vision_tower=None)
-    pixels = PICTURE[:, :, :56, :56]
+    pixels = IMAGE[:, :, :56, :56]
     assert torch.equal(again.encode_images(pixels)[0], model.encode_images(pixels)[0])
 
 

@@ -25,7 +25,7 @@ from llava.prompting import build_prompt, encode_prompt
 from tests.support.checkpoints import DATA, GRID, TOWER, small_llava, small_tower, write_nested, write_small_llava
 
 V0, V15 = DATA / "llava-v0-tiny", DATA / "llava-v1.5-tiny"
-PICTURE = DATA / "images" / "land.png"
+IMAGE = DATA / "images" / "land.png"
 # float32; the projector of v0 is summed in another order.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -41,11 +41,11 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {name: checkpoint.tensor(name).clone() for name in checkpoint if "inv_freq" not in name}
 
 
-def ask_transformers(folder: Path, picture: Image.Image, question: str, *, opened: bool):
+def ask_transformers(folder: Path, image: Image.Image, question: str, *, opened: bool):
     """Prompt ids and last logits, by transformers' own classes."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=opened,
@@ -57,10 +57,10 @@ def ask_transformers(folder: Path, picture: Image.Image, question: str, *, opene
         return inputs["input_ids"][0].tolist(), model(**inputs).logits[0]
 
 
-def ask_us(folder: Path, picture: Image.Image, question: str, **options):
+def ask_us(folder: Path, image: Image.Image, question: str, **options):
     tokenizer, model, image_processor, _ = load_pretrained_model(folder, device="cpu", dtype="float32", **options)
     prompt = build_prompt(model.config, question, 1, name=folder.name)
-    inputs = encode_prompt(prompt.text, [picture], model, tokenizer, image_processor)
+    inputs = encode_prompt(prompt.text, [image], model, tokenizer, image_processor)
     with torch.no_grad():
         return model(input_ids=inputs.input_ids, images=inputs.images, image_sizes=inputs.image_sizes).logits[0]
 
@@ -83,10 +83,10 @@ def linear_twice_as_wide(tmp_path_factory):
 )
 def test_transformers_gives_our_logits_for_the_same_question(tmp_path, source, options, opened):
     export = converted(source, tmp_path / source.name, "--dtype", "float32", *options)
-    picture = load_image(str(PICTURE))
-    _, theirs = ask_transformers(export, picture, "What is in the picture?", opened=opened)
+    image = load_image(str(IMAGE))
+    _, theirs = ask_transformers(export, image, "What is in the picture?", opened=opened)
     tower = {"vision_tower": TOWER} if options else {}
-    ours = ask_us(source, picture, "What is in the picture?", **tower)
+    ours = ask_us(source, image, "What is in the picture?", **tower)
     torch.testing.assert_close(theirs, ours if ours.shape == theirs.shape else padded(ours, theirs), **CLOSE)
 
 
@@ -101,9 +101,9 @@ def padded(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 def test_a_linear_projector_becomes_two_layers_that_any_engine_runs(tmp_path, linear_twice_as_wide):
     export = converted(linear_twice_as_wide, tmp_path / "export")
     assert read_json(export / "config.json")["projector_hidden_act"] == "gelu"
-    picture = load_image(str(PICTURE))
-    _, theirs = ask_transformers(export, picture, "What?", opened=False)
-    torch.testing.assert_close(theirs, ask_us(linear_twice_as_wide, picture, "What?"), **CLOSE)
+    image = load_image(str(IMAGE))
+    _, theirs = ask_transformers(export, image, "What?", opened=False)
+    torch.testing.assert_close(theirs, ask_us(linear_twice_as_wide, image, "What?"), **CLOSE)
 
 
 @pytest.mark.parametrize(("width", "form"), [(64, "pair"), (63, "identity")])
@@ -150,17 +150,17 @@ def test_there_and_back_gives_the_original_tensors_and_config(tmp_path, source, 
         if name.startswith(("mm_", "image_")) and name != "mm_vision_tower":
             assert settings[name] == value, name
     assert settings["vocab_size"] == original["vocab_size"]
-    picture = load_image(str(PICTURE))
+    image = load_image(str(IMAGE))
     options = {"vision_tower": TOWER} if tower else {}
-    theirs = ask_us(folder, picture, "What?", **options)
-    torch.testing.assert_close(ask_us(back, picture, "What?"), theirs, **CLOSE)
+    theirs = ask_us(folder, image, "What?", **options)
+    torch.testing.assert_close(ask_us(back, image, "What?"), theirs, **CLOSE)
 
 
 def test_an_export_is_read_by_this_package_as_what_it_was(tmp_path, linear_twice_as_wide):
-    picture = load_image(str(PICTURE))
+    image = load_image(str(IMAGE))
     for source in (linear_twice_as_wide, pocket.find("tiny")):
         export = converted(source, tmp_path / source.name)
-        torch.testing.assert_close(ask_us(export, picture, "What?"), ask_us(source, picture, "What?"), **CLOSE)
+        torch.testing.assert_close(ask_us(export, image, "What?"), ask_us(source, image, "What?"), **CLOSE)
 
 
 @pytest.mark.parametrize("tiles", [False, True])
@@ -172,8 +172,8 @@ def test_a_folder_of_transformers_becomes_an_original_and_back(tmp_path, tiles):
     assert "model.mm_projector.0.weight" in names
     assert any("vision_tower.vision_tower.vision_model" in name for name in names) == tiles
     assert ("model.image_newline" in names) == tiles
-    picture = load_image(str(PICTURE))
-    torch.testing.assert_close(ask_us(original, picture, "What?"), ask_us(source, picture, "What?"), **CLOSE)
+    image = load_image(str(IMAGE))
+    torch.testing.assert_close(ask_us(original, image, "What?"), ask_us(source, image, "What?"), **CLOSE)
     again = converted(original, tmp_path / "again")
     kind = {True: "LlavaNextForConditionalGeneration", False: "LlavaForConditionalGeneration"}[tiles]
     assert read_json(again / "config.json")["architectures"] == [kind]
@@ -192,7 +192,7 @@ def test_what_the_format_has_no_place_for_is_refused(tmp_path):
     with pytest.raises(InvalidRequest, match="projector of type 'mlp3x_gelu'"):
         convert.main(args)
     shutil.copytree(V15, tmp_path / "text", ignore=shutil.ignore_patterns("*.bin"))
-    with pytest.raises(InvalidRequest, match="a language model without pictures"):
+    with pytest.raises(InvalidRequest, match="a language model without images"):
         convert.main(convert_arguments(DATA / "llama-vicuna-tiny", tmp_path / "out"))
     with pytest.raises(InvalidRequest, match="is in the original format already"):
         convert.main(convert_arguments(V15, tmp_path / "out", "--to", "original"))

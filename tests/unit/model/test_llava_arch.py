@@ -47,9 +47,9 @@ def pixels():
     return torch.randn(3, 3, 56, 56, generator=torch.Generator().manual_seed(0))
 
 
-# One picture with start and end tokens, text alone, two pictures, and a marker of the later kind.
+# One image with start and end tokens, text alone, two images, and a marker of the later kind.
 ROWS = [[1, 20, START, *[PATCH] * 16, END, 30, 31], [1, 40, 41, 42], [1, MARK, 50, MARK, 60]]
-PICTURES = [1, 0, 2]
+IMAGES = [1, 0, 2]
 
 
 def padded(rows, side: str):
@@ -64,8 +64,8 @@ def padded(rows, side: str):
 
 
 def alone(model, pixels, row: int):
-    first = sum(PICTURES[:row])
-    images = pixels[first : first + PICTURES[row]]
+    first = sum(IMAGES[:row])
+    images = pixels[first : first + IMAGES[row]]
     return model(input_ids=torch.tensor([ROWS[row]]), images=images if len(images) else None).logits[0]
 
 
@@ -85,7 +85,7 @@ def test_generation_of_a_batch_equals_each_row_alone(model, pixels, side):
     ids, mask = padded(ROWS, side)
     batch = model.generate(ids, attention_mask=mask, images=pixels, max_new_tokens=8, do_sample=False)
     for row, first in zip(range(3), (0, 1, 1), strict=True):
-        images = pixels[first : first + PICTURES[row]]
+        images = pixels[first : first + IMAGES[row]]
         single = model.generate(torch.tensor([ROWS[row]]), images=images, max_new_tokens=8, do_sample=False)
         assert batch[row].tolist() == single[0].tolist()
 
@@ -102,10 +102,10 @@ def test_cached_generation_equals_recomputing_every_step(model, pixels):
     assert cached == uncached
 
 
-def test_generate_gives_new_tokens_only_with_and_without_pictures(model, pixels):
-    with_picture = model.generate(torch.tensor([ROWS[0]]), images=pixels[:1], max_new_tokens=4, do_sample=False)
+def test_generate_gives_new_tokens_only_with_and_without_images(model, pixels):
+    with_image = model.generate(torch.tensor([ROWS[0]]), images=pixels[:1], max_new_tokens=4, do_sample=False)
     without = model.generate(input_ids=torch.tensor([ROWS[1]]), max_new_tokens=4, do_sample=False)
-    assert (with_picture.shape[1], without.shape[1]) == (4, 4)
+    assert (with_image.shape[1], without.shape[1]) == (4, 4)
 
 
 def test_generate_takes_embeddings_beams_and_a_streamer(model, pixels):
@@ -133,7 +133,7 @@ def test_generate_takes_embeddings_beams_and_a_streamer(model, pixels):
         model.generate(ids, inputs_embeds=spliced.inputs_embeds)
 
 
-def test_pictures_of_different_sizes_are_encoded_each_at_its_own(model, pixels):
+def test_images_of_different_sizes_are_encoded_each_at_its_own(model, pixels):
     wide = torch.randn(3, 56, 84, generator=torch.Generator().manual_seed(4))
     together = model.encode_images([pixels[0], wide, pixels[1]])
     assert model.count_features([pixels[0], wide, pixels[1]]) == [len(features) for features in together]
@@ -205,16 +205,16 @@ def test_text_only_batch_gives_the_projector_a_zero_gradient(model):
     assert model.get_model().mm_projector.weight.grad.abs().sum() == 0
 
 
-def test_markers_without_pictures_are_an_error_that_names_the_row(model):
+def test_markers_without_images_are_an_error_that_names_the_row(model):
     ids, mask = padded([ROWS[1], ROWS[2]], "right")
-    with pytest.raises(ImageTokenMismatch, match="row 1: the prompt has a place for a picture, but no pictures"):
+    with pytest.raises(ImageTokenMismatch, match="row 1: the prompt has a place for an image, but no images"):
         model(input_ids=ids, attention_mask=mask)
     with pytest.raises(ImageTokenMismatch):
         model.generate(ids, attention_mask=mask, max_new_tokens=1)
 
 
 def test_pixels_of_a_wrong_shape_are_an_error(model):
-    with pytest.raises(ImageError, match=r"\[pictures, 3, height, width\]"):
+    with pytest.raises(ImageError, match=r"\[images, 3, height, width\]"):
         model.encode_images(torch.zeros(1, 4, 56, 56))
     with pytest.raises(ImageError, match="smaller than one patch"):
         model.encode_images(torch.zeros(1, 3, 10, 56))

@@ -36,16 +36,16 @@ def models():
 
 def prepared(models, era: str, case: dict):
     tokenizer, model, image_processor, _ = models[era]
-    picture = load_image(DATA / "images" / case["image"])
+    image = load_image(DATA / "images" / case["image"])
     prompt = build_prompt(model.config, case["query"], 1, conv_mode=case["conv_mode"])
-    return model, tokenizer, encode_prompt(prompt.text, [picture], model, tokenizer, image_processor)
+    return model, tokenizer, encode_prompt(prompt.text, [image], model, tokenizer, image_processor)
 
 
 ALL = [pytest.param(era, i, id=f"{era}-case{i}") for era in CASES for i in range(len(CASES[era]))]
 
 
 @pytest.mark.parametrize(("era", "i"), ALL)
-def test_question_and_picture_give_the_originals_token_ids(models, golden, era, i):
+def test_question_and_image_give_the_originals_token_ids(models, golden, era, i):
     _, _, inputs = prepared(models, era, CASES[era][i])
     assert inputs.input_ids[0].tolist() == golden[f"{era}.case{i}.input_ids"].tolist()
 

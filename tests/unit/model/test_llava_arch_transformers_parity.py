@@ -86,13 +86,13 @@ def copy_into(theirs, ours) -> None:
 
 
 @pytest.mark.parametrize("size", [(120, 40), (40, 120), (100, 90), (56, 56)])
-def test_tiled_pictures_give_the_logits_of_llava_next(tmp_path, size):
+def test_tiled_images_give_the_logits_of_llava_next(tmp_path, size):
     from PIL import Image
 
     theirs = write_nested(tmp_path, tiles=True)
     _, ours, image_processor, _ = load_pretrained_model(tmp_path, device="cpu", dtype="float32")
-    picture = Image.radial_gradient("L").resize(size).convert("RGB")
-    pixels = process_images([picture], image_processor, ours.config)
+    image = Image.radial_gradient("L").resize(size).convert("RGB")
+    pixels = process_images([image], image_processor, ours.config)
     with torch.no_grad():
         num_features = len(ours.encode_images(pixels, [size])[0])
         assert ours.count_features(pixels, [size]) == [num_features]

@@ -22,12 +22,12 @@ from tests.support.checkpoints import DATA, TOWER
 
 V15, BASE = DATA / "llava-v1.5-tiny", DATA / "llama-vicuna-tiny"
 IDS = torch.tensor([[1, 20, -200, 30]])
-PICTURE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+IMAGE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
 def logits(model) -> torch.Tensor:
     with torch.no_grad():
-        return model(input_ids=IDS, images=PICTURE).logits
+        return model(input_ids=IDS, images=IMAGE).logits
 
 
 def lora_run(folder: Path, **settings) -> torch.Tensor:

@@ -34,7 +34,7 @@ def test_generations_are_told_apart():
     assert inspect(V0).era == "v0"
     later = inspect(V15)
     assert (later.era, later.template, later.projector) == ("v1 and later", "llava_v1", "mlp2x_gelu, 64 to 64")
-    assert inspect(BASE).kind == "language model without pictures"
+    assert inspect(BASE).kind == "language model without images"
 
 
 def test_a_tower_that_is_nowhere_is_missing():

@@ -79,11 +79,11 @@ def open_tab(browser: Browser, address: str, **settings: object) -> Iterator[Ope
     context.close()
 
 
-def test_answers_are_filtered_searched_and_shown_side_by_side_with_their_picture(opened):
+def test_answers_are_filtered_searched_and_shown_side_by_side_with_their_image(opened):
     expect(opened.count).to_have_text("60 of 60 questions")
     first = opened.questions.first
     expect(first.locator(".answer")).to_have_count(2)
-    assert first.locator("img").evaluate("picture => picture.complete && picture.naturalWidth") == 64
+    assert first.locator("img").evaluate("image => image.complete && image.naturalWidth") == 64
     expect(opened.questions.nth(2)).to_contain_text("2.png: not shown")
 
     opened.show("wrong")

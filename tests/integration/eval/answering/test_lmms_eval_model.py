@@ -35,7 +35,7 @@ def module():
 def loaded(module, repository):
     model = module.LlavaEngine(pretrained=str(find("tiny")), device="cpu", dtype="float32", batch_size="1")
     documents = [json.loads(line) for line in (TASK / "questions.jsonl").read_text().splitlines()]
-    model.task_dict = {"pictures": {"test": [*documents, {"image": None}, {"image": "film"}]}}
+    model.task_dict = {"images": {"test": [*documents, {"image": None}, {"image": "film"}]}}
     yield model
     model.clean()
 
@@ -57,9 +57,9 @@ def visual(repository):
 
 
 def asked(model, visual, number: int, context: str | None = None, **settings):
-    document = model.task_dict["pictures"]["test"][number]
+    document = model.task_dict["images"]["test"][number]
     context = document["question"] if context is None else context
-    return stand_in.Instance((context, {**SETTINGS, **settings}, visual, number, "pictures", "test"))
+    return stand_in.Instance((context, {**SETTINGS, **settings}, visual, number, "images", "test"))
 
 
 def test_the_entry_point_names_the_class(module, repository):
@@ -103,7 +103,7 @@ def test_a_request_that_cannot_be_served_is_marked_and_the_others_are_answered(m
     texts = model.generate_until(requests)
     failed = [text.startswith("[LMMS_EVAL_REQUEST_FAILED] ") for text in texts]
     assert failed == [True, False, True, True, False]
-    assert "this model takes pictures, nothing else" in texts[2]
+    assert "this model takes images, nothing else" in texts[2]
     assert "3 of 5 requests could not be served: documents 0, 9, 8" in caplog.text
     assert len(model.cache_hook.kept) == 2
 
@@ -112,7 +112,7 @@ def test_greedy_decoding_writes_the_likeliest_continuation(model, visual):
     [answer] = model.generate_until([asked(model, visual, 0)])
     words = [f" {answer}", " This is a coat.", " zzz"]
     scored = model.loglikelihood(
-        [stand_in.Instance(("What is in the picture?", word, visual, 0, "pictures", "test")) for word in words]
+        [stand_in.Instance(("What is in the picture?", word, visual, 0, "images", "test")) for word in words]
     )
     losses, is_greedy = zip(*(one.text for one in scored), strict=True)
     assert is_greedy == (True, False, False)
@@ -133,7 +133,7 @@ def test_a_task_in_rounds_goes_on_until_it_says_so(model, visual):
             return None, None, True, previous_output, None
         return visual(document), "Is this a drawing or a photograph?", False, previous_output, {"seen": round_idx}
 
-    arguments = ("What is in the picture?", SETTINGS, visual, next_round, 0, "pictures", "test")
+    arguments = ("What is in the picture?", SETTINGS, visual, next_round, 0, "images", "test")
     [rounds] = model.generate_until_multi_round([stand_in.Instance(arguments)])
     alone = model.generate_until([asked(model, visual, 0), asked(model, visual, 2)])
     assert rounds == alone

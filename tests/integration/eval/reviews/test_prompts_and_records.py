@@ -74,7 +74,7 @@ def test_answers_are_joined_by_id_whatever_their_order_and_spelling(judge, files
             lambda f: change(f["questions"], 4, category="poetry"),
             "line 5 (question 4): category 'poetry' has no rule",
         ),
-        (lambda f: change(f["questions"], 4, image="x.jpg"), "line 5 (question 4): its picture x.jpg is not in"),
+        (lambda f: change(f["questions"], 4, image="x.jpg"), "line 5 (question 4): its image x.jpg is not in"),
         (lambda f: change(f["ours"], 4, question_id=77), "ours.jsonl: no answer to 1 of 9 questions (4)."),
         (lambda f: change(f["ours"], 4, text=None), "line 5 (question 4): 'text' is a JSON null, expected a string"),
         (lambda f: change(f["context"], 1, instances=None), "line 2 (000000000001.jpg): 'instances' is missing"),

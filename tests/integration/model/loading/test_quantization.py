@@ -30,8 +30,8 @@ def models():
 
 
 @pytest.fixture(scope="module")
-def pictures(repository):
-    return [load_image(repository / "playground" / "pictures" / name) for name in ("sneaker.png", "scene.png")]
+def images(repository):
+    return [load_image(repository / "playground" / "images" / name) for name in ("sneaker.png", "scene.png")]
 
 
 def test_only_the_decoder_is_quantised(models):
@@ -43,11 +43,11 @@ def test_only_the_decoder_is_quantised(models):
     assert torch.equal(full.model.mm_projector.weight, small.model.mm_projector.weight)
 
 
-def test_answers_are_as_probable_as_in_full_precision(models, pictures):
+def test_answers_are_as_probable_as_in_full_precision(models, images):
     """Each token of the greedy answer: within a twentieth of a nat on average."""
     tokenizer, full, image_processor, _ = models[0]
     prompt = build_prompt(full.config, QUESTIONS[0], 1)
-    inputs = encode_prompt(prompt.text, pictures[:1], full, tokenizer, image_processor)
+    inputs = encode_prompt(prompt.text, images[:1], full, tokenizer, image_processor)
     answer = full.generate(inputs.input_ids, images=inputs.images, do_sample=False, max_new_tokens=20)
     ids = torch.cat([inputs.input_ids, answer], dim=1)
     probable = []
@@ -58,16 +58,14 @@ def test_answers_are_as_probable_as_in_full_precision(models, pictures):
     assert (probable[0] - probable[1]).abs().mean() < 0.05
 
 
-def test_greedy_answers_are_the_same(models, pictures):
+def test_greedy_answers_are_the_same(models, images):
     answers = []
     for tokenizer, model, image_processor, context in models:
         with Engine(model, tokenizer, image_processor, context) as engine:
             requests = [
-                Request(
-                    (prompt := build_prompt(model.config, question, 1)).text, (picture,), Sampling(0), (prompt.stop,)
-                )
+                Request((prompt := build_prompt(model.config, question, 1)).text, (image,), Sampling(0), (prompt.stop,))
                 for question in QUESTIONS
-                for picture in pictures
+                for image in images
             ]
             answers.append([facts(answer) for answer in engine.generate(requests)])
     assert answers[0] == answers[1]

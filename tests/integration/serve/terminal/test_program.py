@@ -31,7 +31,7 @@ from tests.support.fake_backend import FakeEngine, Plan, fake_backend
 from tests.support.fake_openai_server import FakeOpenAiServer
 from tests.support.serving import REPOSITORY, InThread, running, wait_until
 
-PICTURE = REPOSITORY / "tests" / "data" / "images" / "land.png"
+IMAGE = REPOSITORY / "tests" / "data" / "images" / "land.png"
 SLOW = (" word",) * 2000
 
 
@@ -83,9 +83,9 @@ def texts(session: Session) -> list[str]:
     return [turn.text for turn in session.chat.turns]
 
 
-def test_a_conversation_with_a_picture_is_asked_whole_and_its_answers_are_shown(served):
+def test_a_conversation_with_an_image_is_asked_whole_and_its_answers_are_shown(served):
     fake, url = served
-    session, screen = chat(ChatServer(url), f"/image {PICTURE}\nWhat is it?\n/set temperature=0 seed=5\nSure?\n")
+    session, screen = chat(ChatServer(url), f"/image {IMAGE}\nWhat is it?\n/set temperature=0 seed=5\nSure?\n")
     assert texts(session) == ["What is it?", "An engine answers.", "Sure?", "An engine answers."]
     first, second = fake.bodies
     assert [part["type"] for part in first["messages"][0]["content"]] == ["image_url", "text"]
@@ -95,15 +95,15 @@ def test_a_conversation_with_a_picture_is_asked_whole_and_its_answers_are_shown(
     assert "11 + 3 tokens" in screen
 
 
-def test_empty_lines_ask_nothing_unless_a_picture_waits(served):
-    session, _ = chat(ChatServer(served[1]), f"\n   \n/image {PICTURE}\n\n")
+def test_empty_lines_ask_nothing_unless_an_image_waits(served):
+    session, _ = chat(ChatServer(served[1]), f"\n   \n/image {IMAGE}\n\n")
     assert texts(session) == ["", "An engine answers."]
     assert len(served[0].bodies) == 1
 
 
 def test_retry_and_edit_ask_again(served):
     fake, url = served
-    session, _ = chat(ChatServer(url), f"/image {PICTURE}\nWhat is it?\n/retry\n/edit\n Really?\n")
+    session, _ = chat(ChatServer(url), f"/image {IMAGE}\nWhat is it?\n/retry\n/edit\n Really?\n")
     assert texts(session) == ["What is it? Really?", "An engine answers."]
     assert [body["messages"][0]["content"][1]["text"] for body in fake.bodies] == [
         "What is it?",
@@ -127,7 +127,7 @@ def test_ctrl_c_stops_the_answer_at_the_server_and_keeps_what_was_written(served
     wait_until(lambda: fake.cancelled == 1)
     assert fake.written < 1000
     assert "Stopped." in screen
-    assert "No pictures yet" in screen, "the chat goes on"
+    assert "No images yet" in screen, "the chat goes on"
     assert session.chat.turns[1].text.startswith(" word word")
     assert session.chat.turns[1].figures.finish_reason is None
 
@@ -173,22 +173,22 @@ def test_a_server_that_breaks_off_leaves_the_partial_answer_a_sentence_and_retry
 
 
 def test_a_server_that_is_away_keeps_the_question_for_retry(served):
-    session, screen = chat(ChatServer("http://127.0.0.1:9"), f"/image {PICTURE}\nWhat?")
+    session, screen = chat(ChatServer("http://127.0.0.1:9"), f"/image {IMAGE}\nWhat?")
     assert "http://127.0.0.1:9 cannot be reached. Check the address, and that the service runs." in screen
     session, _ = chat(ChatServer(served[1]), "/retry", chat=session.chat)
     assert texts(session) == ["What?", "An engine answers."]
-    assert len(session.chat.pictures) == 1
+    assert len(session.chat.images) == 1
 
 
 def test_a_question_that_is_too_long_is_taken_back_so_that_the_next_one_is_asked_without_it():
     source = LocalModel(fake_backend(FakeEngine(context_length=1024), warms_up=False))
     asyncio.run(source.start())
     long = pasted("long " * 4000)
-    session, screen = chat(source, f"/image {PICTURE}\n{long}\n/images\nShort?\n{long}\n", model="llava-fake")
+    session, screen = chat(source, f"/image {IMAGE}\n{long}\n/images\nShort?\n{long}\n", model="llava-fake")
     assert texts(session) == ["Short?", "A cat sits on a mat."]
-    assert len(session.chat.pictures) == 1
+    assert len(session.chat.images) == 1
     assert "waits for the next question" in screen
-    assert "the model's context 1024. Shorten the question or give fewer pictures." in screen
+    assert "the model's context 1024. Shorten the question or give fewer images." in screen
     first, second = screen.split("The question is taken back")[1:]
     assert "/clear" not in first.split("\n")[0]
     assert "/clear" in second.split("\n")[0]
@@ -217,10 +217,10 @@ def test_a_worker_that_comes_later_is_found_by_the_next_question(served):
 
 
 def test_bad_lines_are_answered_and_the_chat_goes_on(served, tmp_path: Path):
-    (tmp_path / "note.jpg").write_text("I am no picture.")
+    (tmp_path / "note.jpg").write_text("I am no image.")
     lines = f"/image none.png\n/image {tmp_path}/note.jpg\n/nonsense\n/load none\nHi\n/save /proc/nothing/talk.json\n"
     session, screen = chat(ChatServer(served[1]), lines)
-    said = ("none.png: no such file", "note.jpg: not a picture", "no command /nonsense", "none: No", "/proc/nothing: ")
+    said = ("none.png: no such file", "note.jpg: not an image", "no command /nonsense", "none: No", "/proc/nothing: ")
     for part in said:
         assert part in screen
     assert texts(session) == ["Hi", "An engine answers."]

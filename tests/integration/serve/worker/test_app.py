@@ -27,14 +27,14 @@ from tests.support.worker import ANSWER, about, asking, body, data_uri, frames, 
 # Clients of the OpenAI protocol
 
 
-def test_the_openai_client_gets_an_answer_about_a_picture(served):
+def test_the_openai_client_gets_an_answer_about_an_image(served):
     answer = served.client.chat.completions.create(
         model="llava-fake", messages=about(data_uri()), max_tokens=20, temperature=0, seed=3, extra_body={"top_k": 5}
     )
     assert answer.choices[0].message.content == ANSWER
     assert answer.choices[0].finish_reason == "stop"
     asked = served.engine.seen[0]
-    assert (asked.pictures[0].size, asked.pictures[0].mode) == (noise().size, "RGB")
+    assert (asked.images[0].size, asked.images[0].mode) == (noise().size, "RGB")
     assert (asked.sampling.max_new_tokens, asked.sampling.seed, asked.sampling.top_k) == (20, 3, 5)
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 6
@@ -132,11 +132,11 @@ def test_a_stream_interval_makes_fewer_frames_of_the_same_text():
         assert len(said) <= 1 + 4
 
 
-def test_pictures_of_the_original_are_bare_base64(served):
-    picture = base64.b64encode(encoded(noise(), "JPEG")).decode()
-    status, said = frames(served.url, legacy("USER: <image>\nWhat? ASSISTANT:", images=[picture]))
+def test_images_of_the_original_are_bare_base64(served):
+    image = base64.b64encode(encoded(noise(), "JPEG")).decode()
+    status, said = frames(served.url, legacy("USER: <image>\nWhat? ASSISTANT:", images=[image]))
     assert (status, said[-1]["error_code"]) == (200, 0)
-    assert len(served.engine.seen[0].pictures) == 1
+    assert len(served.engine.seen[0].images) == 1
 
 
 def test_the_status_is_the_originals(served):
@@ -241,7 +241,7 @@ def test_no_stop_at_all_is_fine(served):
     assert frames(served.url, legacy(stop=None))[1][-1]["error_code"] == 0
 
 
-def odd_pictures() -> list[tuple[str, bytes]]:
+def odd_images() -> list[tuple[str, bytes]]:
     whole = encoded(noise(64, 64))
     animated = encoded(
         Image.new("P", (8, 8)), "GIF", save_all=True, append_images=[Image.new("P", (8, 8), i) for i in range(1, 4)]
@@ -258,9 +258,9 @@ def odd_pictures() -> list[tuple[str, bytes]]:
         ("palette with alpha", encoded(Image.new("P", (8, 8)), transparency=0)),
         ("turned", encoded(noise(8, 4), "JPEG", exif=rotated)),
         ("animated", animated),
-        ("picture and archive", whole + b"PK\x03\x04" + bytes(100)),
+        ("image and archive", whole + b"PK\x03\x04" + bytes(100)),
         ("bomb", bomb()),
-        ("not a picture", b"<script>alert(1)</script>"),
+        ("not an image", b"<script>alert(1)</script>"),
     ]
 
 
@@ -275,14 +275,14 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("name", "data"), odd_pictures(), ids=lambda value: value if isinstance(value, str) else "")
-def test_no_picture_makes_a_server_error(served, name, data):
+@pytest.mark.parametrize(("name", "data"), odd_images(), ids=lambda value: value if isinstance(value, str) else "")
+def test_no_image_makes_a_server_error(served, name, data):
     text = base64.b64encode(data).decode()
     for source in (f"data:;base64,{text}", text):
         response = httpx.post(f"{served.url}/v1/chat/completions", json=body(messages=about(source)))
         assert response.status_code == 200 or 400 <= response.status_code < 500
     assert (response.status_code == 200) == (
-        name in ("one pixel", "CMYK", "16 bits", "palette with alpha", "turned", "animated", "picture and archive")
+        name in ("one pixel", "CMYK", "16 bits", "palette with alpha", "turned", "animated", "image and archive")
     )
 
 
@@ -344,13 +344,13 @@ def test_nothing_is_answered_before_the_model_is_there():
         assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
         asyncio.run_coroutine_threadsafe(app.state.worker.start(), server.loop).result(10)
         assert httpx.get(f"{server.url}/health/ready").status_code == 200
-        assert engine.seen[0].pictures, "the first question is about a picture"
+        assert engine.seen[0].images, "the first question is about an image"
         assert httpx.post(f"{server.url}/v1/chat/completions", json=body()).status_code == 200
 
 
-def test_a_text_model_warms_up_without_a_picture():
+def test_a_text_model_warms_up_without_an_image():
     config = SimpleNamespace(model_type="llama", has_vision=False)
     engine = FakeEngine()
     app = create_worker_app(fake_backend(engine, config=config))
     with running(app, ready=app.state.worker.start):
-        assert engine.seen[0].pictures == ()
+        assert engine.seen[0].images == ()

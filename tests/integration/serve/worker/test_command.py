@@ -371,7 +371,7 @@ def test_with_a_token_a_worker_and_the_real_controller_trust_each_other(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.embedded
-def test_the_embedded_model_answers_about_a_picture_by_the_readmes_command(repository):
+def test_the_embedded_model_answers_about_an_image_by_the_readmes_command(repository):
     port = free_port()
     words = ("--host", "127.0.0.1", "--port", str(port), "--no-register", "--model-path", "tiny", "--multi-modal")
     with Service("-m", "llava.serve.model_worker", *words) as service:
@@ -382,10 +382,10 @@ def test_the_embedded_model_answers_about_a_picture_by_the_readmes_command(repos
         assert '"id":"tiny"' in done.stdout
         import base64
 
-        picture = base64.b64encode((repository / "playground/pictures/sneaker.png").read_bytes()).decode()
+        image = base64.b64encode((repository / "playground/images/sneaker.png").read_bytes()).decode()
         parts = [
             {"type": "text", "text": "What is in the picture?"},
-            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
         ]
         request = {"model": "tiny", "messages": [{"role": "user", "content": parts}], "temperature": 0}
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=request, timeout=120).json()

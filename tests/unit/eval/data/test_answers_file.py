@@ -154,7 +154,7 @@ def test_of_several_processes_the_last_one_puts_the_file_in_order(tmp_path):
 
 FILLS_THE_DISK = """
 import resource, sys
-from tests.unit.test_answers_file import *
+from tests.unit.eval.data.test_answers_file import *
 resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 write(Path(sys.argv[1]), 1, 2, 3)
 """

@@ -1,4 +1,4 @@
-"""Questions of every file format: read, told apart, divided among processes, their pictures found."""
+"""Questions of every file format: read, told apart, divided among processes, their images found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava.errors import DataError, InvalidRequest
-from llava.eval.data.questions import by_picture, chunk, distinct, read_science_qa, read_text_only, read_vqa, with_files
+from llava.eval.data.questions import by_image, chunk, distinct, read_science_qa, read_text_only, read_vqa, with_files
 from llava.eval.model_vqa_mmbench import read_mmbench
 from tests.support.science_qa import write_lines
 from tests.support.vqa import ask
@@ -18,10 +18,10 @@ def read(folder: Path, *questions: object):
     return read_vqa(write_lines(folder / "q.jsonl", list(questions)))
 
 
-def test_a_question_has_its_id_as_it_is_and_one_two_or_no_pictures(tmp_path):
+def test_a_question_has_its_id_as_it_is_and_one_two_or_no_images(tmp_path):
     one, two, none = read(tmp_path, ask(3), ask("b", image=["x.png", "y.png"]), {"question_id": 4, "text": "Why?"})
     assert [question.record["question_id"] for question in (one, two, none)] == [3, "b", 4]
-    assert [question.pictures for question in (one, two, none)] == [("sneaker.png",), ("x.png", "y.png"), ()]
+    assert [question.images for question in (one, two, none)] == [("sneaker.png",), ("x.png", "y.png"), ()]
 
 
 def test_a_file_with_line_ends_of_another_system_and_a_byte_order_mark_is_read(tmp_path):
@@ -49,9 +49,9 @@ def test_a_question_file_that_is_wrong_is_told_with_its_line(tmp_path, text, sai
         read_vqa(tmp_path / "q.jsonl")
 
 
-def test_questions_without_pictures_leave_an_image_field_alone(tmp_path):
+def test_questions_without_images_leave_an_image_field_alone(tmp_path):
     [question] = read_text_only(write_lines(tmp_path / "q.jsonl", [ask(1)]))
-    assert question.pictures == ()
+    assert question.images == ()
 
 
 # The same question twice
@@ -69,7 +69,7 @@ def test_a_repeated_question_is_asked_once_and_said(tmp_path, capsys):
     assert "1 questions share an id with another" in said
 
 
-def test_one_id_and_text_about_two_pictures_is_refused(tmp_path):
+def test_one_id_and_text_about_two_images_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"line 2 \(question 1\): line 1 \(question 1\) asks the same about another"):
         distinct(read(tmp_path, ask(1), ask(1, image="scene.png")))
 
@@ -92,13 +92,13 @@ def test_a_part_that_is_none_is_refused(count, index):
         chunk([1], count, index)
 
 
-def test_questions_about_one_picture_are_asked_together_and_those_without_stay(tmp_path):
-    pictures = ["a", "b", None, "a", None, "b"]
-    questions = read(tmp_path, *(ask(number, image=name) for number, name in enumerate(pictures)))
-    assert [question.record["question_id"] for question in by_picture(questions)] == [0, 3, 1, 5, 2, 4]
+def test_questions_about_one_image_are_asked_together_and_those_without_stay(tmp_path):
+    images = ["a", "b", None, "a", None, "b"]
+    questions = read(tmp_path, *(ask(number, image=name) for number, name in enumerate(images)))
+    assert [question.record["question_id"] for question in by_image(questions)] == [0, 3, 1, 5, 2, 4]
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,15 @@ def test_questions_about_one_picture_are_asked_together_and_those_without_stay(t
         ("val/000000441147.jpg", "val/COCO_val2014_000000441147.jpg"),
     ],
 )
-def test_coco_pictures_are_found_with_and_without_their_prefix(tmp_path, capsys, there, asked):
+def test_coco_images_are_found_with_and_without_their_prefix(tmp_path, capsys, there, asked):
     (tmp_path / there).parent.mkdir(exist_ok=True)
     (tmp_path / there).touch()
     found = with_files(read(tmp_path, ask(1, image=asked)), tmp_path, lambda *missing: pytest.fail(str(missing)))
-    assert found[0].pictures == (tmp_path / there,)
+    assert found[0].images == (tmp_path / there,)
     assert "under COCO's other name" in capsys.readouterr().err
 
 
-def test_a_missing_picture_is_told_with_its_question_and_the_others_stay(tmp_path):
+def test_a_missing_image_is_told_with_its_question_and_the_others_stay(tmp_path):
     (tmp_path / "here.png").touch()
     missing = []
     questions = read(tmp_path, ask(1, image=["here.png", "gone.png"]), ask(2, image="here.png"))
@@ -131,14 +131,14 @@ def test_a_missing_picture_is_told_with_its_question_and_the_others_stay(tmp_pat
 
 
 def test_science_questions_are_those_of_the_original(data):
-    with_picture, *_ = questions = read_science_qa(
+    with_image, *_ = questions = read_science_qa(
         data / "golden" / "science_qa" / "llava_test_QCM-LEPA.json", letter_only=False
     )
     assert len(questions) == 12
-    pictured = [question for question in questions if question.pictures]
-    assert all(question.record["prompt"] == f"{question.text}\n<image>" for question in pictured)
+    imaged = [question for question in questions if question.images]
+    assert all(question.record["prompt"] == f"{question.text}\n<image>" for question in imaged)
     assert all("<image>" not in question.text for question in questions)
-    assert with_picture.record["prompt"].startswith(with_picture.text)
+    assert with_image.record["prompt"].startswith(with_image.text)
 
 
 def test_the_letter_alone_is_asked_for_in_the_words_of_later_releases(data):
@@ -168,7 +168,7 @@ def test_a_science_file_that_is_wrong_is_told_with_its_record(tmp_path, content,
 # MMBench
 
 HEADER = "index\tquestion\thint\tA\tB\tC\tD\timage\n"
-PICTURE = "iVBOR" * 20
+IMAGE = "iVBOR" * 20
 
 
 def mmbench(folder: Path, *rows: str, all_rounds: bool = False):
@@ -177,7 +177,7 @@ def mmbench(folder: Path, *rows: str, all_rounds: bool = False):
 
 
 def test_options_move_on_by_one_each_round(tmp_path):
-    rounds = mmbench(tmp_path, f"7\tWhich?\tLook.\tred\tgreen\tblue\t\t{PICTURE}", all_rounds=True)
+    rounds = mmbench(tmp_path, f"7\tWhich?\tLook.\tred\tgreen\tblue\t\t{IMAGE}", all_rounds=True)
     assert [question.text for question in rounds] == [
         "Look.\nWhich?\nA. red\nB. green\nC. blue\nLetter.",
         "Look.\nWhich?\nA. green\nB. blue\nC. red\nLetter.",
@@ -192,11 +192,11 @@ def test_options_move_on_by_one_each_round(tmp_path):
     assert rounds[0].record["prompt"] == "Look.\nWhich?\nA. red\nB. green\nC. blue"
 
 
-def test_a_picture_may_be_that_of_another_row_and_a_field_may_hold_lines(tmp_path):
+def test_an_image_may_be_that_of_another_row_and_a_field_may_hold_lines(tmp_path):
     first, second = mmbench(
-        tmp_path, f"1\tWhich?\tnan\tx\ty\t\t\t{PICTURE}", '1000001\t"Which\nof them\u2028?"\t\tx\ty\t\t\t1'
+        tmp_path, f"1\tWhich?\tnan\tx\ty\t\t\t{IMAGE}", '1000001\t"Which\nof them\u2028?"\t\tx\ty\t\t\t1'
     )
-    assert first.pictures == second.pictures == (f"data:image/jpeg;base64,{PICTURE}",)
+    assert first.images == second.images == (f"data:image/jpeg;base64,{IMAGE}",)
     assert second.text == "Which\nof them\u2028?\nA. x\nB. y\nLetter."
 
 
@@ -205,7 +205,7 @@ def test_a_picture_may_be_that_of_another_row_and_a_field_may_hold_lines(tmp_pat
     [
         ([], "holds no questions"),
         (["1\tWhich?\t\tx"], "has \\d fields, the header 8"),
-        ([f"1\tWhich?\t\t\t\t\t\t{PICTURE}"], r"row 1 \(question 1\) has no options"),
+        ([f"1\tWhich?\t\t\t\t\t\t{IMAGE}"], r"row 1 \(question 1\) has no options"),
         (["1\tWhich?\t\tx\ty\t\t\t9"], r"row 1 \(question 1\): 'image' is neither"),
     ],
 )

@@ -53,8 +53,8 @@ def test_accuracy_comes_with_wilsons_interval_and_answers_without_a_mark_do_not_
     assert told["outcomes"] == {"right": 8, "wrong": 2, "not marked": 1}
 
 
-def test_questions_about_one_picture_widen_the_interval(tmp_path):
-    """All answers about a picture are right, or all are wrong: there are 10 facts here, not 20."""
+def test_questions_about_one_image_widen_the_interval(tmp_path):
+    """All answers about an image are right, or all are wrong: there are 10 facts here, not 20."""
     scores = [float(n <= 10) for n in range(1, 21)]
     apart = write_marks(tmp_path / "a.json", [mark(n, s, image=None) for n, s in enumerate(scores, start=1)])
     together = write_marks(tmp_path / "b.json", [mark(n, s) for n, s in enumerate(scores, start=1)])
@@ -143,7 +143,7 @@ def test_answers_without_marks_are_shown_and_not_counted(tmp_path):
     assert "accuracy" not in page(tmp_path, *files).partition("<script")[0]
 
 
-def test_a_question_file_says_what_was_asked_and_about_which_picture(tmp_path):
+def test_a_question_file_says_what_was_asked_and_about_which_image(tmp_path):
     answers = write_lines(tmp_path / "a.jsonl", [answer(7, "A dog.", prompt="What?\nAnswer shortly.")])
     asked = {"question_id": "7", "text": "What?", "image": "7.png", "category": "conv"}
     told = figures(tmp_path, answers, "--question-file", write_lines(tmp_path / "q.jsonl", [asked]))
@@ -156,7 +156,7 @@ def test_a_question_file_says_what_was_asked_and_about_which_picture(tmp_path):
     assert (question["text"], question["target"], question["image"]) == ("Why?", "Because.", "8.png")
 
 
-def test_questions_that_share_the_id_of_a_picture_stay_apart(tmp_path):
+def test_questions_that_share_the_id_of_an_image_stay_apart(tmp_path):
     asked = [{"question_id": "1.png", "text": text, "image": "1.png"} for text in ("A dog?", "A cat?")]
     answers = [answer("1.png", text, prompt=prompt) for text, prompt in (("Yes.", "A dog?"), ("No.", "A cat?"))]
     files = write_lines(tmp_path / "a.jsonl", answers), write_lines(tmp_path / "q.jsonl", asked)
@@ -255,46 +255,46 @@ def test_fewer_answers_leave_the_figures_as_they_are(tmp_path):
     assert [question["id"] for question in data_of(html)["questions"]] == ["1"]
 
 
-# Pictures
+# Images
 
 
-def pictures_of(html: str) -> list[Image.Image]:
-    return [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in data_of(html)["pictures"]]
+def images_of(html: str) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in data_of(html)["images"]]
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in (1, 2):
         noise(640, 400).save(folder / f"{number}.png")
     return folder
 
 
-def test_pictures_are_in_the_page_once_each_as_thumbnails_or_whole(tmp_path, pictures):
-    words = (write_marks(tmp_path / "a.json", [mark(n, 1.0) for n in range(1, 5)]), "--image-folder", pictures)
-    assert [picture.size for picture in pictures_of(page(tmp_path, *words))] == [(320, 200)] * 2
-    assert [picture.size for picture in pictures_of(page(tmp_path, *words, "--full-pictures"))] == [(640, 400)] * 2
-    assert pictures_of(page(tmp_path, *words, "--no-pictures")) == []
+def test_images_are_in_the_page_once_each_as_thumbnails_or_whole(tmp_path, images):
+    words = (write_marks(tmp_path / "a.json", [mark(n, 1.0) for n in range(1, 5)]), "--image-folder", images)
+    assert [image.size for image in images_of(page(tmp_path, *words))] == [(320, 200)] * 2
+    assert [image.size for image in images_of(page(tmp_path, *words, "--full-images"))] == [(640, 400)] * 2
+    assert images_of(page(tmp_path, *words, "--no-images")) == []
 
 
-def test_thumbnails_shrink_to_fit_and_what_does_not_fit_is_said(tmp_path, pictures, capsys):
-    words = (write_marks(tmp_path / "a.json", [mark(n, 1.0) for n in range(1, 5)]), "--image-folder", pictures)
-    small = page(tmp_path, *words, "--picture-megabytes", 0.02)
-    assert [picture.width < 320 for picture in pictures_of(small)] == [True, True]
-    assert sum(map(len, data_of(small)["pictures"])) <= 20_100
-    tiny = page(tmp_path, *words, "--picture-megabytes", 0.0003)
-    assert pictures_of(tiny) == []
-    assert "pictures left out: 2 (1.png, 2.png): over the 0.0003 MB" in tiny
-    assert "pictures left out: 2 (1.png, 2.png)" in capsys.readouterr().err
+def test_thumbnails_shrink_to_fit_and_what_does_not_fit_is_said(tmp_path, images, capsys):
+    words = (write_marks(tmp_path / "a.json", [mark(n, 1.0) for n in range(1, 5)]), "--image-folder", images)
+    small = page(tmp_path, *words, "--image-megabytes", 0.02)
+    assert [image.width < 320 for image in images_of(small)] == [True, True]
+    assert sum(map(len, data_of(small)["images"])) <= 20_100
+    tiny = page(tmp_path, *words, "--image-megabytes", 0.0003)
+    assert images_of(tiny) == []
+    assert "images left out: 2 (1.png, 2.png): over the 0.0003 MB" in tiny
+    assert "images left out: 2 (1.png, 2.png)" in capsys.readouterr().err
 
 
-def test_pictures_that_are_missing_damaged_or_outside_of_the_folder_are_counted_and_named(tmp_path, pictures):
-    (pictures / "2.png").write_bytes(b"no picture")
+def test_images_that_are_missing_damaged_or_outside_of_the_folder_are_counted_and_named(tmp_path, images):
+    (images / "2.png").write_bytes(b"no image")
     noise().save(tmp_path / "private.png")
     marks = [mark(1, 1.0), mark(3, 1.0), mark(5, 1.0), mark(7, 1.0, image="../private.png")]
-    html = page(tmp_path, write_marks(tmp_path / "a.json", marks), "--image-folder", pictures)
-    assert len(pictures_of(html)) == 1
+    html = page(tmp_path, write_marks(tmp_path / "a.json", marks), "--image-folder", images)
+    assert len(images_of(html)) == 1
     assert "left out: 1 (3.png): not in" in html
     assert "left out: 1 (2.png): " in html
     assert "left out: 1 (../private.png): ../private.png is not inside of" in html

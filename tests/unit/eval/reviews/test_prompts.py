@@ -17,7 +17,7 @@ from scripts.pocket.patches import HELD_OUT_SEED
 FOLDER = REPOSITORY / "playground" / "data" / "example_review"
 
 
-def test_every_question_has_a_picture_a_context_and_two_answers():
+def test_every_question_has_an_image_a_context_and_two_answers():
     reviews = read_review_set(
         Kind("boxes"),
         question=str(FOLDER / "questions.jsonl"),
@@ -27,12 +27,12 @@ def test_every_question_has_a_picture_a_context_and_two_answers():
     )
     assert (len(reviews.prompts), reviews.notes) == (60, ())
     for prompt in reviews.prompts:
-        with Image.open(FOLDER / "pictures" / prompt.image) as picture:
-            assert picture.size == (264, 264)
+        with Image.open(FOLDER / "images" / prompt.image) as image:
+            assert image.size == (264, 264)
     assert {prompt.answers[1].model for prompt in reviews.prompts} == {"tiny"}
 
 
-def test_boxes_are_inside_their_pictures():
+def test_boxes_are_inside_their_images():
     for line in read_answers(FOLDER / "captions_boxes.jsonl", key="image").lines.values():
         assert len(line.record["captions"]) == 5
         for box in line.record["instances"]:

@@ -22,8 +22,8 @@ def test_all_right_leaves_room_for_doubt_below_and_none_above():
 
 
 def test_questions_that_stand_or_fall_together_count_as_one():
-    """Four pictures with two questions each, both right or both wrong: the error is that of four, not of eight."""
-    parts = [Part(score, group=picture) for picture, score in enumerate((1, 1, 1, 0)) for _ in range(2)]
+    """Four images with two questions each, both right or both wrong: the error is that of four, not of eight."""
+    parts = [Part(score, group=image) for image, score in enumerate((1, 1, 1, 0)) for _ in range(2)]
     assert ratio("accuracy", parts).standard_error == pytest.approx(
         ratio("accuracy", [Part(1)] * 3 + [Part(0)]).standard_error
     )

@@ -1,4 +1,4 @@
-"""Where pictures meet text: every marker gets its picture, and a mismatch names row, expected and found."""
+"""Where images meet text: every marker gets its image, and a mismatch names row, expected and found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def embed():
     return table
 
 
-def picture(value: float, length: int = 3) -> torch.Tensor:
+def image(value: float, length: int = 3) -> torch.Tensor:
     return torch.full((length, 2), float(value))
 
 
@@ -39,29 +39,29 @@ def content(spliced, row: int = 0) -> list[float]:
 
 
 def test_patch_run_is_replaced_in_place(embed):
-    spliced = run(embed, [[1, PATCH, PATCH, PATCH, 2]], [picture(50)])
+    spliced = run(embed, [[1, PATCH, PATCH, PATCH, 2]], [image(50)])
     assert content(spliced) == [1, 50, 50, 50, 2]
 
 
 def test_marker_grows_the_row(embed):
-    spliced = run(embed, [[1, MARK, 2]], [picture(50)])
+    spliced = run(embed, [[1, MARK, 2]], [image(50)])
     assert content(spliced) == [1, 50, 50, 50, 2]
 
 
-def test_several_pictures_a_row_keep_reading_order_over_mixed_rows(embed):
+def test_several_images_a_row_keep_reading_order_over_mixed_rows(embed):
     rows = [[1, MARK, 2, MARK], [3, 4], [MARK, 5]]
-    spliced = run(embed, rows, [picture(50), picture(60, 2), picture(70, 1)])
+    spliced = run(embed, rows, [image(50), image(60, 2), image(70, 1)])
     assert [content(spliced, row) for row in range(3)] == [[1, 50, 50, 50, 2, 60, 60], [3, 4], [70, 5]]
 
 
-def test_adjacent_patch_runs_take_adjacent_pictures(embed):
-    spliced = run(embed, [[PATCH] * 5], [picture(50, 3), picture(60, 2)])
+def test_adjacent_patch_runs_take_adjacent_images(embed):
+    spliced = run(embed, [[PATCH] * 5], [image(50, 3), image(60, 2)])
     assert content(spliced) == [50, 50, 50, 60, 60]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_goes_to_the_side_asked_for_and_positions_count_content(embed, side):
-    spliced = run(embed, [[1, MARK], [2, 3]], [picture(50)], padding_side=side)
+    spliced = run(embed, [[1, MARK], [2, 3]], [image(50)], padding_side=side)
     expected = [[1, 1, 1, 1], [0, 0, 1, 1] if side == "left" else [1, 1, 0, 0]]
     assert spliced.attention_mask.tolist() == expected
     mask = spliced.attention_mask.bool()
@@ -71,21 +71,21 @@ def test_padding_goes_to_the_side_asked_for_and_positions_count_content(embed, s
 
 def test_padding_of_the_input_may_stand_on_the_left(embed):
     ids, mask = torch.tensor([[0, 0, 1, MARK]]), torch.tensor([[0, 0, 1, 1]])
-    spliced = splice(ids, mask, None, [picture(50)], embed, patch_id=PATCH)
+    spliced = splice(ids, mask, None, [image(50)], embed, patch_id=PATCH)
     assert content(spliced) == [1, 50, 50, 50]
 
 
-def test_labels_of_pictures_and_padding_are_ignored(embed):
+def test_labels_of_images_and_padding_are_ignored(embed):
     ids = torch.tensor([[1, MARK, 2], [3, 4, 0]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     labels = torch.tensor([[IGNORE_INDEX, 7, 2], [3, 4, 8]])
-    spliced = splice(ids, mask, labels, [picture(50)], embed, patch_id=PATCH)
+    spliced = splice(ids, mask, labels, [image(50)], embed, patch_id=PATCH)
     ignored = IGNORE_INDEX
     assert spliced.labels.tolist() == [[ignored, ignored, ignored, ignored, 2], [3, 4, ignored, ignored, ignored]]
 
 
 def test_gradient_reaches_features_and_text(embed):
-    feature = picture(50).requires_grad_()
+    feature = image(50).requires_grad_()
     run(embed, [[1, MARK, 2]], [feature]).inputs_embeds.sum().backward()
     assert feature.grad.tolist() == [[1, 1]] * 3
     assert embed.weight.grad[[1, 2]].tolist() == [[1, 1]] * 2
@@ -101,12 +101,12 @@ def test_gradient_reaches_features_and_text(embed):
             [3],
             r"row 1: the run of <im_patch> at token 1 has 4 tokens, expected 3",
         ),
-        ([[MARK, 1], [2, MARK]], [3], r"row 1: the prompt has a picture at token 1, but only 1 picture was given"),
-        ([[MARK, 1]], [3, 3], r"2 pictures were given, but the 1 rows have places for 1"),
-        ([[1, 2]], [3], r"1 pictures were given, but the 1 rows have places for 0"),
+        ([[MARK, 1], [2, MARK]], [3], r"row 1: the prompt has an image at token 1, but only 1 image was given"),
+        ([[MARK, 1]], [3, 3], r"2 images were given, but the 1 rows have places for 1"),
+        ([[1, 2]], [3], r"1 images were given, but the 1 rows have places for 0"),
         ([[1, PATCH], [PATCH, PATCH]], [3], r"row 0: the run of <im_patch> at token 1 has 1 tokens, expected 3"),
     ],
 )
 def test_mismatch_names_row_expected_and_found(embed, rows, lengths, message):
     with pytest.raises(ImageTokenMismatch, match=message):
-        run(embed, rows, [picture(50, length) for length in lengths])
+        run(embed, rows, [image(50, length) for length in lengths])

@@ -9,33 +9,33 @@ from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from llava.errors import InvalidRequest
 from llava.model.transformers_format.chat_template import chat_template
 
-# mmtag tells the model of its pictures in a turn of its own, which messages with pictures cannot say.
+# mmtag tells the model of its images in a turn of its own, which messages with images cannot say.
 DIALOGUES = [
     name for name, t in conv_templates.items() if t.sep_style is not SeparatorStyle.PLAIN and "mmtag" not in name
 ]
 
 
 def render(conversation: Conversation, messages: list[dict], *, opened: bool = True) -> str:
-    jinja = chat_template(conversation, picture="<image>", bos="")
+    jinja = chat_template(conversation, image="<image>", bos="")
     return render_jinja_template([messages], chat_template=jinja, add_generation_prompt=opened)[0][0]
 
 
-def user(text: str, pictures: int = 0, *, picture_type: str = "image") -> dict:
-    return {"role": "user", "content": [*[{"type": picture_type}] * pictures, {"type": "text", "text": text}]}
+def user(text: str, images: int = 0, *, image_type: str = "image") -> dict:
+    return {"role": "user", "content": [*[{"type": image_type}] * images, {"type": "text", "text": text}]}
 
 
-def with_pictures(conversation: Conversation, text: str, pictures: int) -> str:
-    return "<image>\n" * pictures + text if conversation.image_first else text + "\n<image>" * pictures
+def with_images(conversation: Conversation, text: str, images: int) -> str:
+    return "<image>\n" * images + text if conversation.image_first else text + "\n<image>" * images
 
 
 @pytest.mark.parametrize("opened", [True, False])
-@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize("name", DIALOGUES)
-def test_one_question(name, pictures, opened):
+def test_one_question(name, images, opened):
     conversation = conv_templates[name].copy()
     question = 'What is "it"?\n{{ 7 * 7 }} {% if x %}'
-    messages = [user(question, pictures)]
-    conversation.append_message(conversation.roles[0], with_pictures(conversation, question, pictures))
+    messages = [user(question, images)]
+    conversation.append_message(conversation.roles[0], with_images(conversation, question, images))
     if opened:
         conversation.append_message(conversation.roles[1], None)
     assert render(conv_templates[name], messages, opened=opened) == conversation.get_prompt()
@@ -46,13 +46,13 @@ def test_several_turns(name):
     conversation = conv_templates[name].copy()
     first, second = conversation.roles
     for role, text in (
-        (first, with_pictures(conversation, "What?", 1)),
+        (first, with_images(conversation, "What?", 1)),
         (second, "A cat."),
         (first, "Sure?"),
         (second, None),
     ):
         conversation.append_message(role, text)
-    messages = [user("What?", 1, picture_type="image_url"), {"role": "assistant", "content": "A cat."}, user("Sure?")]
+    messages = [user("What?", 1, image_type="image_url"), {"role": "assistant", "content": "A cat."}, user("Sure?")]
     assert render(conv_templates[name], messages) == conversation.get_prompt()
 
 
@@ -72,7 +72,7 @@ def test_a_system_message_takes_the_place_of_the_template_s_own(name):
 
 
 def test_the_first_token_is_written_once():
-    jinja = chat_template(conv_templates["llava_v1"], picture="<image>", bos="<s>")
+    jinja = chat_template(conv_templates["llava_v1"], image="<image>", bos="<s>")
     text = render_jinja_template([[user("Hi")]], chat_template=jinja, add_generation_prompt=True)[0][0]
     assert text.startswith("<s>A chat")
     assert text.count("<s>") == 1
@@ -80,4 +80,4 @@ def test_the_first_token_is_written_once():
 
 def test_captions_are_no_dialogue():
     with pytest.raises(InvalidRequest, match="'plain' holds no dialogue"):
-        chat_template(conv_templates["plain"], picture="<image>", bos="")
+        chat_template(conv_templates["plain"], image="<image>", bos="")

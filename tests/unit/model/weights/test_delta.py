@@ -120,12 +120,12 @@ def test_the_made_model_loads_and_gives_the_original_s_logits(tmp_path):
 
     assert apply(BASE, DELTA, tmp_path / "made") == 0
     ids = torch.tensor([[1, 20, 2050, *[2049] * 256, 2051, 30]])
-    picture = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     logits = []
     for folder in (tmp_path / "made", TARGET):
         _, model, _, _ = load_pretrained_model(folder, device="cpu", dtype="float32", vision_tower=TOWER)
         with torch.no_grad():
-            logits.append(model(input_ids=ids, images=picture).logits)
+            logits.append(model(input_ids=ids, images=image).logits)
     assert torch.equal(*logits)
 
 

@@ -11,7 +11,7 @@ import torch
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.conversation import conv_templates
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
-from llava.train.data.labels import PictureTokens, encode, segments_of, training_template
+from llava.train.data.labels import ImageTokens, encode, segments_of, training_template
 from llava.train.data.records import load_records
 from scripts.pocket import language, pointers, practice, records, scene_questions, scenes, sheets
 from scripts.pocket.patch_words import Words
@@ -71,10 +71,8 @@ def test_a_sample_of_stage_two_has_the_same_tokens_and_labels(tokenizer, tmp_pat
     [record] = load_records(tmp_path / "records.json")
     llavas = load_tokenizer(tokenizer.parent)
     add_special_tokens(llavas, [DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN])
-    segments = segments_of(record, training_template("v0"), pictures_first=False)
-    encoded = encode(
-        segments, llavas, PictureTokens(as_patches=True, start_end=True), picture_lengths=[sheets.NUM_PATCHES]
-    )
+    segments = segments_of(record, training_template("v0"), images_first=False)
+    encoded = encode(segments, llavas, ImageTokens(as_patches=True, start_end=True), image_lengths=[sheets.NUM_PATCHES])
 
     around = llavas.convert_tokens_to_ids([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN])
     patch = llavas.convert_tokens_to_ids(DEFAULT_IMAGE_PATCH_TOKEN)

@@ -12,14 +12,14 @@ from PIL import Image
 from llava.errors import DataError, InvalidRequest, UnsupportedImage
 from llava.serve.client.conversation import AnswerSettings, Chat, Figures, Turn
 from llava.serve.client.conversation_file import from_json, read_chat, to_json, to_markdown
-from llava.serve.client.images import MAX_BYTES, ChatPicture, read_picture, shaped
+from llava.serve.client.images import MAX_BYTES, ChatImage, read_image, shaped
 from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.worker.openai_messages import read_dialogue
 from tests.support.images import encoded, noise
 
 
-def picture(width: int = 40, height: int = 20, name: str = "cat.png") -> ChatPicture:
-    return ChatPicture(encoded(noise(width, height)), "image/png", name)
+def image(width: int = 40, height: int = 20, name: str = "cat.png") -> ChatImage:
+    return ChatImage(encoded(noise(width, height)), "image/png", name)
 
 
 def answer(text: str, **fields: object) -> Turn:
@@ -28,7 +28,7 @@ def answer(text: str, **fields: object) -> Turn:
 
 TALK = (
     Chat(system="Be brief.")
-    .ask("What is it?", (picture(), picture(name="dog [2].png")))
+    .ask("What is it?", (image(), image(name="dog [2].png")))
     .answered(
         answer("A **cat**.\n\n<!-- no --> and `a | b`", model="llava-7b", figures=Figures("stop", 60, 4, 0.5, 1.5))
     )
@@ -37,40 +37,40 @@ TALK = (
 )
 
 
-def test_a_request_is_one_that_our_servers_take_with_pictures_before_the_text():
-    body = TALK.ask("And now?", (picture(),)).request("llava-7b", AnswerSettings(temperature=0, seed=3))
+def test_a_request_is_one_that_our_servers_take_with_images_before_the_text():
+    body = TALK.ask("And now?", (image(),)).request("llava-7b", AnswerSettings(temperature=0, seed=3))
     dialogue = read_dialogue(ChatRequest.model_validate(body).messages)
     assert dialogue.system == "Be brief."
     assert [turn.role for turn in dialogue.turns] == ["user", "assistant", "user", "assistant", "user"]
-    assert [len(turn.pictures) for turn in dialogue.turns] == [2, 0, 0, 0, 1]
+    assert [len(turn.images) for turn in dialogue.turns] == [2, 0, 0, 0, 1]
     assert dialogue.turns[0].parts[-1] == "What is it?"
     assert body["seed"] == 3
 
 
 def test_a_question_that_got_no_answer_is_asked_with_the_next_one():
-    chat = Chat().ask("First", (picture(),)).answered(answer("", error="queue full")).ask("Second")
+    chat = Chat().ask("First", (image(),)).answered(answer("", error="queue full")).ask("Second")
     (turn,) = read_dialogue(ChatRequest.model_validate(chat.request("m", AnswerSettings())).messages).turns
     assert [part for part in turn.parts if isinstance(part, str)] == ["First", "Second"]
-    assert len(turn.pictures) == 1
+    assert len(turn.images) == 1
 
 
 @pytest.mark.parametrize("text", ["", "   \n\t "])
-def test_an_empty_message_is_refused_unless_it_has_a_picture(text):
+def test_an_empty_message_is_refused_unless_it_has_an_image(text):
     with pytest.raises(InvalidRequest, match="empty"):
         Chat().ask(text)
-    assert len(Chat().ask(text, (picture(),)).turns) == 1
+    assert len(Chat().ask(text, (image(),)).turns) == 1
 
 
-def test_more_pictures_than_a_request_may_have_are_refused_before_they_are_sent():
-    chat = Chat().ask("a", (picture(),) * 16)
-    with pytest.raises(InvalidRequest, match="17 pictures, the limit is 16"):
-        chat.answered(answer("b")).ask("c", (picture(),))
+def test_more_images_than_a_request_may_have_are_refused_before_they_are_sent():
+    chat = Chat().ask("a", (image(),) * 16)
+    with pytest.raises(InvalidRequest, match="17 images, the limit is 16"):
+        chat.answered(answer("b")).ask("c", (image(),))
 
 
-def test_an_edited_question_keeps_its_pictures_and_drops_what_came_after():
+def test_an_edited_question_keeps_its_images_and_drops_what_came_after():
     edited = TALK.edited(0, "What else?")
     assert [turn.text for turn in edited.turns] == ["What else?"]
-    assert len(edited.pictures) == 2
+    assert len(edited.images) == 2
 
 
 @pytest.mark.parametrize("write", [to_json, to_markdown])
@@ -79,7 +79,7 @@ def test_an_exported_conversation_reads_back_whole(write):
     assert [(turn.role, turn.text, turn.error, turn.model) for turn in read.turns] == [
         (turn.role, turn.text, turn.error, turn.model) for turn in TALK.turns
     ]
-    assert [one.data for one in read.pictures] == [one.data for one in TALK.pictures]
+    assert [one.data for one in read.images] == [one.data for one in TALK.images]
     assert read.system == TALK.system
 
 
@@ -109,7 +109,7 @@ def test_markdown_with_the_marks_of_another_file_in_its_text_reads_back():
         ),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:;base64,aGk="}]}]}',
-            "not a picture",
+            "not an image",
         ),
         (b'{"format": "llava-chat", "version": 9, "messages": []}', "version 9"),
         (b"\xff\xfe\x00", "UTF-8"),
@@ -123,33 +123,33 @@ def test_a_file_that_is_no_conversation_is_refused_with_the_place(data, says):
         read_chat(data, name="talk.json")
 
 
-def test_a_picture_that_travels_well_keeps_its_own_bytes(tmp_path: Path):
+def test_an_image_that_travels_well_keeps_its_own_bytes(tmp_path: Path):
     file = tmp_path / "small.png"
     file.write_bytes(encoded(noise(30, 20)))
-    assert read_picture(file) == ChatPicture(file.read_bytes(), "image/png", "small.png")
+    assert read_image(file) == ChatImage(file.read_bytes(), "image/png", "small.png")
 
 
 def test_a_kind_that_services_do_not_take_is_sent_as_png_without_loss(tmp_path: Path):
     noise().save(tmp_path / "scan.tiff")
-    sent = read_picture(tmp_path / "scan.tiff")
+    sent = read_image(tmp_path / "scan.tiff")
     assert sent.media_type == "image/png"
     assert np.array_equal(np.asarray(sent.decode()), np.asarray(noise()))
 
 
 def test_a_heavy_photograph_is_sent_smaller_so_that_sixteen_fit_into_a_request():
-    sent = read_picture(encoded(noise(2500, 1500)), name="beach.png")
+    sent = read_image(encoded(noise(2500, 1500)), name="beach.png")
     assert len(sent.data) <= MAX_BYTES
     assert 1.6 < sent.decode().width / sent.decode().height < 1.7
 
 
 def test_a_text_file_called_jpg_is_refused_by_its_content(tmp_path: Path):
-    (tmp_path / "note.jpg").write_text("hello, I am no picture at all")
+    (tmp_path / "note.jpg").write_text("hello, I am no image at all")
     with pytest.raises(UnsupportedImage, match=r"note\.jpg.*looks like text"):
-        read_picture(tmp_path / "note.jpg")
+        read_image(tmp_path / "note.jpg")
 
 
 def test_shapes_make_squares_of_what_is_none():
-    wide = ChatPicture(encoded(Image.new("RGB", (40, 20), (200, 200, 200))), "image/png", "wide.png")
+    wide = ChatImage(encoded(Image.new("RGB", (40, 20), (200, 200, 200))), "image/png", "wide.png")
     assert shaped(wide, "Crop") is wide
     squeezed, padded = shaped(wide, "Resize").decode(), shaped(wide, "Pad").decode()
     assert squeezed.size == padded.size == (40, 40)

@@ -11,7 +11,7 @@ import pytest
 
 from llava.errors import InvalidRequest, WorkerLost
 from llava.serve.client.conversation import AnswerSettings, Chat, Figures, Turn
-from llava.serve.client.images import ChatPicture
+from llava.serve.client.images import ChatImage
 from llava.serve.page.accounts import Accounts
 from llava.serve.page.log import ConversationLog, LogFailed, Sender
 from llava.serve.page.models import ModelList, Served, choose, notice
@@ -20,10 +20,10 @@ from llava.serve.page.streaming import growing, growing_together
 from llava.serve.worker.backend import Finished, TextDelta
 from tests.support.images import encoded, noise
 
-PICTURE = ChatPicture(encoded(noise(40, 20)), "image/png", 'a "cat".png')
+IMAGE = ChatImage(encoded(noise(40, 20)), "image/png", 'a "cat".png')
 CHAT = (
     Chat()
-    .ask("What is it?", (PICTURE, PICTURE))
+    .ask("What is it?", (IMAGE, IMAGE))
     .answered(Turn("assistant", "A cat.", model="m", figures=Figures("stop", 10, 3, 0.1, 0.2)))
     .ask("Sure?")
     .answered(Turn("assistant", "Ye", model="m", error="worker <b> went away."))

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from llava.errors import InvalidField, ModelNotFound, QueueFull, RemoteError, WorkerTimeout
+from llava.serve.protocol import original
 from llava.serve.protocol.original import (
     ErrorCode,
     GenerateRequest,
@@ -19,7 +20,6 @@ from llava.serve.protocol.original import (
     error_frame,
     frame,
     openai_error,
-    original,
     raise_for_frame,
     read_frames,
     read_frames_sync,

@@ -13,7 +13,7 @@ import pytest
 from llava.errors import LlavaError
 from llava.serve.client.conversation import AnswerSettings, Chat, Turn
 from llava.serve.client.conversation_file import read_chat
-from llava.serve.client.images import ChatPicture
+from llava.serve.client.images import ChatImage
 from llava.serve.terminal.commands import COMMANDS, Outcome, as_command, run_command
 from llava.serve.terminal.session import Session
 from llava.serve.worker.backend import ChatEvents
@@ -33,17 +33,17 @@ class Served:
         raise AssertionError(f"{model} was asked for an answer; no command may ask for one")
 
 
-def picture(name: str) -> ChatPicture:
-    return ChatPicture(encoded(noise(40, 20)), "image/png", name)
+def image(name: str) -> ChatImage:
+    return ChatImage(encoded(noise(40, 20)), "image/png", name)
 
 
 def talk() -> Chat:
-    """Two questions with answers; three pictures."""
+    """Two questions with answers; three images."""
     return (
         Chat()
-        .ask("What is it?", (picture("cat.png"), picture("dog.png")))
+        .ask("What is it?", (image("cat.png"), image("dog.png")))
         .answered(Turn("assistant", "A cat and a dog.", model="llava"))
-        .ask("And this?", (picture("bird.png"),))
+        .ask("And this?", (image("bird.png"),))
         .answered(Turn("assistant", "A bird.", model="llava"))
     )
 
@@ -55,10 +55,10 @@ def session() -> Session:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current one, with a picture of a name with a space, and a text that is called a picture."""
+    """The current one, with an image of a name with a space, and a text that is called an image."""
     (tmp_path / "my cat.png").write_bytes(encoded(noise(40, 20)))
     (tmp_path / "dog.png").write_bytes(encoded(noise(30, 30)))
-    (tmp_path / "note.jpg").write_text("I am no picture.")
+    (tmp_path / "note.jpg").write_text("I am no image.")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -67,38 +67,38 @@ def do(session: Session, line: str) -> Outcome:
     return asyncio.run(run_command(session, line))
 
 
-def names(pictures: Sequence[ChatPicture]) -> list[str]:
-    return [one.name for one in pictures]
+def names(images: Sequence[ChatImage]) -> list[str]:
+    return [one.name for one in images]
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("line", ["/image my cat.png", "/image 'my cat.png'", r"/image my\ cat.png"])
-def test_a_picture_waits_for_the_next_question_and_goes_with_it(session, line):
+def test_an_image_waits_for_the_next_question_and_goes_with_it(session, line):
     outcome = do(session, line)
     assert outcome.text == "my cat.png (40 × 20): it goes with the next question."
-    assert names(outcome.pictures) == names(session.waiting) == ["my cat.png"]
+    assert names(outcome.images) == names(session.waiting) == ["my cat.png"]
     session.ask("What now?")
-    assert names(session.chat.turns[-1].pictures) == ["my cat.png"]
+    assert names(session.chat.turns[-1].images) == ["my cat.png"]
     assert session.waiting == ()
 
 
-def test_several_pictures_are_added_by_one_command(session):
-    assert "2 pictures go" in do(session, "/image dog.png 'my cat.png'").text
+def test_several_images_are_added_by_one_command(session):
+    assert "2 images go" in do(session, "/image dog.png 'my cat.png'").text
     assert names(session.waiting) == ["dog.png", "my cat.png"]
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("/image", "say which picture"),
+        ("/image", "say which image"),
         ("/image none.png", "none.png: no such file"),
         ("/image .", "folder"),
-        ("/image note.jpg", "note.jpg: not a picture .* looks like text"),
+        ("/image note.jpg", "note.jpg: not an image .* looks like text"),
         ("/image dog.png none.png", "none.png: no such file"),
         ("/image http://127.0.0.1:9/x.png", "127.0.0.1"),
-        ("/drop", "there is no picture 0; there is none"),
+        ("/drop", "there is no image 0; there is none"),
         ("/drop two", "'two' is no number"),
         ("/qit", "there is no command /qit. Did you mean /quit?"),
         ("/etc/passwd", "there is no command /etc/passwd. /help lists them. A question may begin with a space"),
@@ -132,7 +132,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(session, line, says):
     assert (session.chat, session.waiting, session.settings, session.model) == before
 
 
-def test_pictures_are_listed_with_the_questions_that_they_belong_to(session):
+def test_images_are_listed_with_the_questions_that_they_belong_to(session):
     do(session, "/image dog.png")
     assert [re.split(r"\s{2,}", line) for line in do(session, "/images").text.splitlines()] == [
         ["1", "cat.png (40 × 20)", "in question 1"],
@@ -151,16 +151,16 @@ def test_pictures_are_listed_with_the_questions_that_they_belong_to(session):
         ("/drop all", ["cat.png", "dog.png", "bird.png"], []),
     ],
 )
-def test_a_picture_is_dropped_by_its_number_wherever_it_is(session, line, sent, waiting):
+def test_an_image_is_dropped_by_its_number_wherever_it_is(session, line, sent, waiting):
     do(session, "/image dog.png dog.png")
     do(session, line)
-    assert names(session.chat.pictures) == sent
+    assert names(session.chat.images) == sent
     assert names(session.waiting) == waiting
     assert [turn.text for turn in session.chat.turns] == [turn.text for turn in talk().turns]
 
 
-def test_a_question_that_is_a_picture_alone_is_not_left_empty(session):
-    session.begin(Chat().ask("", (picture("cat.png"),)).answered(Turn("assistant", "A cat.")))
+def test_a_question_that_is_an_image_alone_is_not_left_empty(session):
+    session.begin(Chat().ask("", (image("cat.png"),)).answered(Turn("assistant", "A cat.")))
     with pytest.raises(LlavaError, match="/undo takes the whole question back"):
         do(session, "/drop 1")
 
@@ -173,19 +173,19 @@ def test_retry_takes_the_last_answer_away_and_asks(session):
     assert [turn.text for turn in session.chat.turns] == ["What is it?", "A cat and a dog.", "And this?"]
 
 
-def test_undo_takes_back_the_last_question_with_answer_and_pictures(session):
-    assert do(session, "/undo").text == "Question 2 and its 1 picture taken back."
+def test_undo_takes_back_the_last_question_with_answer_and_images(session):
+    assert do(session, "/undo").text == "Question 2 and its 1 image taken back."
     assert len(session.chat.turns) == 2
     do(session, "/undo")
     assert session.chat.turns == ()
 
 
-def test_an_edited_question_keeps_its_pictures_gets_those_that_wait_and_drops_what_came_after(session):
+def test_an_edited_question_keeps_its_images_gets_those_that_wait_and_drops_what_came_after(session):
     do(session, "/image dog.png")
     assert do(session, "/edit 1").prefill == "What is it?"
     session.ask("What are they?")
     (turn,) = session.chat.turns
-    assert (turn.text, names(turn.pictures)) == ("What are they?", ["cat.png", "dog.png", "dog.png"])
+    assert (turn.text, names(turn.images)) == ("What are they?", ["cat.png", "dog.png", "dog.png"])
     assert session.editing is None
 
 
@@ -261,7 +261,7 @@ def test_a_saved_conversation_is_loaded_whole(session, name):
     do(session, "/clear")
     outcome = do(session, f"/load {name}")
     assert [turn.text for turn in outcome.conversation.turns] == [turn.text for turn in talk().turns]
-    assert [one.data for one in session.chat.pictures] == [one.data for one in talk().pictures]
+    assert [one.data for one in session.chat.images] == [one.data for one in talk().images]
 
 
 def test_save_without_a_name_writes_where_the_conversation_came_from(session, folder):

@@ -72,15 +72,15 @@ def test_a_question_to_edit_is_there_and_goes_on_at_its_end(keyboard):
     [
         (f"/hel{TAB}\r", "/help"),
         (f"/im{TAB}s\r", "/images"),
-        (f"/image pi{TAB}ca{TAB}p{TAB}\r", "/image pictures/cat.png"),
+        (f"/image im{TAB}ca{TAB}p{TAB}\r", "/image images/cat.png"),
         (f"/set te{TAB}1\r", "/set temperature=1"),
         (f"/model ll{TAB}1{TAB}\r", "/model llava-13b"),
         (f"What{TAB}?\r", "What?"),
     ],
 )
 def test_tab_inserts_what_is_certain_at_once(keyboard, folder, keys, text):
-    (folder / "pictures" / "cat.png").touch()
-    (folder / "pictures" / "cat.jpg").touch()
+    (folder / "images" / "cat.png").touch()
+    (folder / "images" / "cat.jpg").touch()
     assert typed(keyboard, keys) == text
 
 
@@ -93,7 +93,7 @@ def test_ctrl_c_and_ctrl_d_are_told_apart(keyboard, key, error):
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for name in ("cat.png", "cats.txt", "camel.JPG", "talk.json"):
         (tmp_path / name).touch()
     return tmp_path
@@ -107,7 +107,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("/x", []),
         ("/image ca", ["mel.JPG", "t.png"]),
         ("/image cat.png ca", ["mel.JPG", "t.png"]),
-        ("/image pic", ["tures/"]),
+        ("/image ima", ["ges/"]),
         ("/load ca", ["mel.JPG", "t.png", "ts.txt"]),
         ("/load ta", ["lk.json"]),
         ("/set t", ["temperature=", "top_p="]),

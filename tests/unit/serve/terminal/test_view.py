@@ -1,4 +1,4 @@
-"""What the terminal chat draws: Markdown that grows, text that is made safe, and pictures in four ways."""
+"""What the terminal chat draws: Markdown that grows, text that is made safe, and images in four ways."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_only_what_can_never_be_answered_is_taken_back():
     assert "/clear" not in remedy(ContextTooLong(5000, 1024), first=True, taken_back=True)
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize(
@@ -237,13 +237,13 @@ def test_a_thumbnail_keeps_its_shape_within_its_place(size, box):
     assert box_for(size, Cell(10, 20)) == box
 
 
-def test_half_blocks_show_the_colours_of_the_picture():
-    picture = Image.new("RGB", (2, 4))
+def test_half_blocks_show_the_colours_of_the_image():
+    image = Image.new("RGB", (2, 4))
     for x in range(2):
         for y in range(4):
-            picture.putpixel((x, y), (100 * x, 50 * y, 7))
+            image.putpixel((x, y), (100 * x, 50 * y, 7))
     screen = Screen()
-    screen.console.print(half_blocks(picture, Box(2, 2)))
+    screen.console.print(half_blocks(image, Box(2, 2)))
     assert screen.text() == "▀▀\n▀▀"
     for x in range(2):
         for y in range(2):
@@ -265,7 +265,7 @@ def test_kitty_gets_a_png_in_pieces_of_the_allowed_length():
     assert np.array_equal(np.asarray(sent), np.asarray(noise(200, 100)))
 
 
-def test_a_small_picture_is_one_kitty_command():
+def test_a_small_image_is_one_kitty_command():
     assert kitty(Image.new("RGB", (4, 4)), Box(1, 1)).count("\x1b_G") == 1
 
 
@@ -283,7 +283,7 @@ def test_iterm_gets_a_png_with_its_length_and_place():
 
 
 def drawn(code: str) -> np.ndarray:
-    """The picture that sixels draw, [height, width, 3], by the rules of the VT340's manual."""
+    """The image that sixels draw, [height, width, 3], by the rules of the VT340's manual."""
     header, body = re.fullmatch(r'\x1bPq"1;1;(\d+;\d+)(.*)\x1b\\', code, re.DOTALL).groups()
     width, height = map(int, header.split(";"))
     pixels, colours = np.zeros((height + 6, width, 3)), {}
@@ -307,10 +307,10 @@ def drawn(code: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (40, 12)])
-def test_sixels_draw_the_picture(size):
-    picture = noise(*size)
-    expected = np.asarray(picture.quantize(255).convert("RGB"), dtype=int) * 100 // 255
-    assert np.array_equal(drawn(sixel(picture)), expected)
+def test_sixels_draw_the_image(size):
+    image = noise(*size)
+    expected = np.asarray(image.quantize(255).convert("RGB"), dtype=int) * 100 // 255
+    assert np.array_equal(drawn(sixel(image)), expected)
 
 
 def test_sixels_of_one_colour_are_short():
@@ -330,7 +330,7 @@ def test_sixels_of_one_colour_are_short():
         ({"TERM": "xterm-256color"}, None),
     ],
 )
-def test_a_terminal_that_says_who_it_is_gets_its_own_pictures(environment, graphics):
+def test_a_terminal_that_says_who_it_is_gets_its_own_images(environment, graphics):
     assert graphics_by_name(environment) == graphics
 
 
@@ -343,7 +343,7 @@ def test_a_terminal_that_says_who_it_is_gets_its_own_pictures(environment, graph
     ],
     ids=["no terminal", "no colours", "dumb"],
 )
-def test_where_no_picture_can_be_shown_none_is(console):
+def test_where_no_image_can_be_shown_none_is(console):
     assert choose_graphics(console, {"TERM": "xterm-kitty"}) == "none"
     show(console, noise(), "none")
     assert console.file.getvalue() == ""

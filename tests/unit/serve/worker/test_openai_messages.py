@@ -26,7 +26,7 @@ def request(*messages, **fields) -> ChatRequest:
 
 
 def user(*parts: str) -> dict:
-    """A message of the user's; a part that is a data URI is a picture."""
+    """A message of the user's; a part that is a data URI is an image."""
     if len(parts) == 1 and parts[0] != DATA:
         return {"role": "user", "content": parts[0]}
     return {
@@ -180,8 +180,8 @@ def test_a_conversation_out_of_order_is_refused_with_the_message_at_fault(messag
         read_dialogue(request(*messages).messages)
 
 
-def test_more_than_sixteen_pictures_are_too_many():
-    with pytest.raises(InvalidRequest, match="17 pictures"):
+def test_more_than_sixteen_images_are_too_many():
+    with pytest.raises(InvalidRequest, match="17 images"):
         read_dialogue(request(user("What?", *[DATA] * 17)).messages)
 
 
@@ -193,19 +193,19 @@ def test_one_question_reads_as_the_command_line_asks_it():
     assert asked == build_prompt(LATER, "What is it?", 1, name="llava-v1.5").text
 
 
-def test_a_picture_goes_before_the_question_in_later_checkpoints_and_behind_it_in_v0():
+def test_an_image_goes_before_the_question_in_later_checkpoints_and_behind_it_in_v0():
     assert "USER: <image>\nWhat is it? ASSISTANT:" in prompt(user("What is it?", DATA))
     assert prompt(user(DATA, "What is it?"), config=V0, name="llava").endswith(
         "###Human: What is it?\n<image>###Assistant:"
     )
 
 
-def test_pictures_of_every_turn_stay_in_their_turn():
+def test_images_of_every_turn_stay_in_their_turn():
     asked = prompt(user("First?", DATA), said("assistant", "One."), user("And these?", DATA, DATA))
     assert asked.endswith("USER: <image>\nFirst? ASSISTANT: One.</s>USER: <image>\n<image>\nAnd these? ASSISTANT:")
 
 
-def test_texts_and_pictures_that_take_turns_keep_their_order():
+def test_texts_and_images_that_take_turns_keep_their_order():
     asked = prompt(user("Left:", DATA, "Right:", DATA, "Which is older?"))
     assert "USER: Left:\n<image>\nRight:\n<image>\nWhich is older? ASSISTANT:" in asked
 
@@ -216,7 +216,7 @@ def test_a_system_message_takes_the_place_of_the_templates_own():
 
 
 @pytest.mark.parametrize("name", sorted(set(conv_templates) - {"plain", "v0_plain"}))
-def test_every_template_takes_a_system_message_pictures_and_several_turns(name):
+def test_every_template_takes_a_system_message_images_and_several_turns(name):
     messages = (
         said("system", "You are a pirate."),
         user("First?", DATA),

@@ -14,8 +14,8 @@ from llava.errors import DataError
 from llava.model.loading.tokenizer import load_tokenizer
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.train.data.collator import COUNTS_KEY, Collator
-from llava.train.data.dataset import ConversationDataset, PictureLoader, Sample
-from llava.train.data.labels import Encoded, PictureTokens, training_template
+from llava.train.data.dataset import ConversationDataset, ImageLoader, Sample
+from llava.train.data.labels import Encoded, ImageTokens, training_template
 from llava.train.data.length_sampler import ModalityLengthSampler
 from llava.train.data.records import parse_record
 from llava.train.setup.parts import _PositionCounter
@@ -42,27 +42,27 @@ def record(question: str, images: list[str], index: int = 0):
 def dataset(tokenizer, tower, records, *, aspect="square", version="v0", folder=DATA / "images", **options):
     template = training_template(version)
     config = SimpleNamespace(image_aspect_ratio=aspect, image_grid_pinpoints=[[224, 448], [448, 224]])
-    pictures = PictureLoader(folder, tower.image_processor, config, _PositionCounter(tower))
-    form = PictureTokens(not template.image_first, start_end=True)
-    return ConversationDataset(records, tokenizer, template, form, pictures, **{"max_length": 2048, **options})
+    images = ImageLoader(folder, tower.image_processor, config, _PositionCounter(tower))
+    form = ImageTokens(not template.image_first, start_end=True)
+    return ConversationDataset(records, tokenizer, template, form, images, **{"max_length": 2048, **options})
 
 
 @pytest.mark.parametrize(("aspect", "patches"), [("square", 256), ("pad", 256), ("keep", 16 * 21)])
-def test_a_picture_takes_as_many_patch_tokens_as_the_tower_makes_features(tokenizer, tower, aspect, patches):
+def test_an_image_takes_as_many_patch_tokens_as_the_tower_makes_features(tokenizer, tower, aspect, patches):
     sample = dataset(tokenizer, tower, [record("<image>\nWhat?", ["land.png"])], aspect=aspect)[0]
     assert sample.encoded.input_ids.count(PATCH) == patches
     assert tower(sample.pixels[0][None]).shape[1] == patches
 
 
-def test_tiles_of_a_large_picture_fit_the_length_they_were_counted_with(tokenizer, tower):
+def test_tiles_of_a_large_image_fit_the_length_they_were_counted_with(tokenizer, tower):
     samples = dataset(tokenizer, tower, [record("<image>\nWhat?", ["wide.png"])], aspect="anyres", version="v1")
     sample = samples[0]
     assert sample.pixels[0].dim() == 4
-    counted = samples.pictures.num_positions(sample.pixels[0], sample.image_sizes[0])
+    counted = samples.images.num_positions(sample.pixels[0], sample.image_sizes[0])
     assert counted >= sample.pixels[0].shape[0] * 256
 
 
-def test_pictures_that_are_cut_off_are_not_handed_to_the_model(tokenizer, tower):
+def test_images_that_are_cut_off_are_not_handed_to_the_model(tokenizer, tower):
     records = [record("<image> or <image>?", ["land.png", "square.png"])]
     sample = dataset(tokenizer, tower, records, max_length=400)[0]
     assert sample.encoded.truncated
@@ -70,15 +70,15 @@ def test_pictures_that_are_cut_off_are_not_handed_to_the_model(tokenizer, tower)
     assert sample.image_sizes[0] == (320, 240)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n\0\0"])
-def test_a_broken_picture_names_record_and_file(tokenizer, tower, tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\0\0"])
+def test_a_broken_image_names_record_and_file(tokenizer, tower, tmp_path, content):
     (tmp_path / "broken.png").write_bytes(content)
     samples = dataset(tokenizer, tower, [record("<image>?", ["broken.png"], 4)], folder=tmp_path)
-    with pytest.raises(DataError, match=r"t\.json: record 4 \(id 'r4'\): picture .*broken\.png"):
+    with pytest.raises(DataError, match=r"t\.json: record 4 \(id 'r4'\): image .*broken\.png"):
         samples[0]
 
 
-def test_a_picture_that_vanished_names_record_and_file(tokenizer, tower, tmp_path):
+def test_an_image_that_vanished_names_record_and_file(tokenizer, tower, tmp_path):
     samples = dataset(tokenizer, tower, [record("<image>?", ["none.png"])], folder=tmp_path)
     with pytest.raises(DataError, match=r"record 0 .*none\.png"):
         samples[0]
@@ -91,19 +91,19 @@ def test_errors_from_loader_processes_keep_their_type_and_message(tokenizer, tow
         next(iter(loader))
 
 
-def test_pictures_without_a_tower_are_refused_at_once(tokenizer):
+def test_images_without_a_tower_are_refused_at_once(tokenizer):
     with pytest.raises(DataError, match="--vision_tower"):
         ConversationDataset(
             [record("<image>?", ["land.png"])],
             tokenizer,
             training_template("v0"),
-            PictureTokens(True),
+            ImageTokens(True),
             None,
             max_length=64,
         )
 
 
-def test_a_cmyk_and_a_grey_picture_become_rgb_pixels(tokenizer, tower, tmp_path):
+def test_a_cmyk_and_a_grey_image_become_rgb_pixels(tokenizer, tower, tmp_path):
     Image.new("CMYK", (40, 30), (10, 20, 30, 40)).save(tmp_path / "c.jpg")
     Image.new("L", (40, 30), 128).save(tmp_path / "g.png")
     samples = dataset(tokenizer, tower, [record("<image>?", ["c.jpg"]), record("<image>?", ["g.png"])], folder=tmp_path)
@@ -127,20 +127,20 @@ def test_padding_follows_lengths_not_the_padding_id():
     assert batch["input_ids"].tolist() == [[5, 0, 0, 0, 0], [6, 7, 8, 9, 0]]
 
 
-def test_pictures_of_all_rows_come_in_reading_order():
-    pictures = [torch.full((3, 4, 4), float(number)) for number in range(3)]
-    batch = Collator(0)([sample([1], pictures[:2]), sample([2]), sample([3], pictures[2:])])
+def test_images_of_all_rows_come_in_reading_order():
+    images = [torch.full((3, 4, 4), float(number)) for number in range(3)]
+    batch = Collator(0)([sample([1], images[:2]), sample([2]), sample([3], images[2:])])
     assert batch["images"].shape == (3, 3, 4, 4)
     assert batch["images"][:, 0, 0, 0].tolist() == [0, 1, 2]
     assert len(batch["image_sizes"]) == 3
 
 
-def test_pictures_of_different_shapes_come_as_a_list():
+def test_images_of_different_shapes_come_as_a_list():
     batch = Collator(0)([sample([1], [torch.zeros(3, 4, 4)]), sample([2], [torch.zeros(3, 4, 8)])])
-    assert [tuple(picture.shape) for picture in batch["images"]] == [(3, 4, 4), (3, 4, 8)]
+    assert [tuple(image.shape) for image in batch["images"]] == [(3, 4, 4), (3, 4, 8)]
 
 
-def test_a_batch_of_pure_text_has_no_pictures_at_all():
+def test_a_batch_of_pure_text_has_no_images_at_all():
     assert "images" not in Collator(0)([sample([1]), sample([2, 3])])
 
 

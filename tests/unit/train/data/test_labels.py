@@ -13,7 +13,7 @@ from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.errors import DataError, InvalidRequest
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
-from llava.train.data.labels import Encoded, PictureTokens, Segment, encode, segments_of, training_template
+from llava.train.data.labels import Encoded, ImageTokens, Segment, encode, segments_of, training_template
 from llava.train.data.records import parse_record
 
 DATA = Path(__file__).parents[3] / "data"
@@ -25,7 +25,7 @@ GOLDEN_V0 = load_file(DATA / "train_golden_v0code.safetensors")
 GOLDEN_HEAD = load_file(DATA / "train_golden_headcode.safetensors")
 EOS = 2
 PATCHES = {"square": {"land.png": 256, "square.png": 256}, "keep": {"land.png": 16 * 21, "square.png": 256}}
-"""Patches of each picture: 224 x 224 pixels, or 224 x 298 where the aspect ratio is kept, in patches of 14."""
+"""Patches of each image: 224 x 224 pixels, or 224 x 298 where the aspect ratio is kept, in patches of 14."""
 
 
 def cases(golden: dict) -> list[str]:
@@ -64,10 +64,10 @@ def encode_case(case: str, tokenizer, *, as_patches: bool, max_length: int | Non
     record, template = RECORDS[identity], training_template(version)
     patches = PATCHES.get(aspect, PATCHES["square"])
     return encode(
-        segments_of(record, template, pictures_first=not as_patches),
+        segments_of(record, template, images_first=not as_patches),
         tokenizer,
-        PictureTokens(as_patches, start_end=start_end == "se" and version != "plain"),
-        picture_lengths=[patches[image] for image in record.images],
+        ImageTokens(as_patches, start_end=start_end == "se" and version != "plain"),
+        image_lengths=[patches[image] for image in record.images],
         max_length=max_length,
         # The v0 code set the BOS token to "</s>" for every base model with "llama" in its path.
         bos_token_id=EOS if version == "v0" else None,
@@ -171,31 +171,31 @@ def test_v0_trains_answers_and_every_turn_signal_and_nothing_else(v0_tokenizer):
 # ---- our own rules ---------------------------------------------------------------------------------------------------
 
 
-def test_truncation_never_cuts_inside_a_picture(v0_tokenizer):
-    """The original would keep 238 of the 256 patches; here the picture and what follows it go."""
+def test_truncation_never_cuts_inside_an_image(v0_tokenizer):
+    """The original would keep 238 of the 256 patches; here the image and what follows it go."""
     encoded = encode_case("v0.L300.se.square.one_turn_image", v0_tokenizer, as_patches=True, max_length=300)
     assert encoded.truncated
-    assert encoded.num_pictures == 0
+    assert encoded.num_images == 0
     assert not {2049, 2050, 2051} & set(encoded.input_ids)
     assert encoded.answer_tokens == 0
 
 
 @pytest.mark.parametrize("as_patches", [True, False])
-def test_truncation_counts_a_picture_by_its_patches_in_both_forms(as_patches, v0_tokenizer):
+def test_truncation_counts_an_image_by_its_patches_in_both_forms(as_patches, v0_tokenizer):
     encoded = encode_case("v1.L300.nose.square.three_turns_image", v0_tokenizer, as_patches=as_patches, max_length=350)
     positions = sum(256 if identity == IMAGE_TOKEN_INDEX else 1 for identity in encoded.input_ids)
     assert positions == 350
-    assert encoded.num_pictures == 1
+    assert encoded.num_images == 1
     assert encoded.truncated
 
 
 @pytest.mark.parametrize("limit", range(47, 60))
-def test_start_token_picture_and_end_token_stay_or_go_together(limit, v0_tokenizer):
+def test_start_token_image_and_end_token_stay_or_go_together(limit, v0_tokenizer):
     segments = [Segment("word " * 20 + "<image>\nmore words", supervised=False)]
-    encoded = encode(segments, v0_tokenizer, PictureTokens(True, True), picture_lengths=[9], max_length=limit - 20)
+    encoded = encode(segments, v0_tokenizer, ImageTokens(True, True), image_lengths=[9], max_length=limit - 20)
     start, patches, end = (encoded.input_ids.count(identity) for identity in (2050, 2049, 2051))
     assert (start, patches, end) in {(0, 0, 0), (1, 9, 1)}
-    assert encoded.num_pictures == start
+    assert encoded.num_images == start
 
 
 def test_an_empty_answer_teaches_nothing_and_is_counted_as_such(v1_tokenizer):
@@ -205,8 +205,8 @@ def test_an_empty_answer_teaches_nothing_and_is_counted_as_such(v1_tokenizer):
 
 def test_bos_is_the_tokenizers_own_unless_asked_otherwise(v0_tokenizer):
     segments = [Segment("hello", supervised=True)]
-    own = encode(segments, v0_tokenizer, PictureTokens(True))
-    asked = encode(segments, v0_tokenizer, PictureTokens(True), bos_token_id=EOS)
+    own = encode(segments, v0_tokenizer, ImageTokens(True))
+    asked = encode(segments, v0_tokenizer, ImageTokens(True), bos_token_id=EOS)
     assert own.input_ids[0] == v0_tokenizer("")["input_ids"][0]
     assert asked.input_ids[0] == EOS
     assert own.labels[0] == asked.labels[0] == IGNORE_INDEX
@@ -220,14 +220,14 @@ def test_training_text_is_the_prompt_that_the_template_chats_with(version):
     conversation = conv_templates[version].copy()
     for turn in record.turns:
         conversation.append_message(conversation.roles[turn.role == "gpt"], turn.text)
-    text = "".join(segment.text for segment in segments_of(record, template, pictures_first=True))
+    text = "".join(segment.text for segment in segments_of(record, template, images_first=True))
     assert text.replace("<Image><image></Image>", "<image>") == conversation.get_prompt()
 
 
 @pytest.mark.parametrize("version", ["llava_llama_2", "chatml_direct", "v1", "plain", "v0", "v0_mmtag"])
 def test_every_answer_is_trained_to_its_end_and_no_question_is(version):
     record = RECORDS["one_turn_image"]
-    segments = segments_of(record, training_template(version), pictures_first=True)
+    segments = segments_of(record, training_template(version), images_first=True)
     trained = "".join(segment.text for segment in segments if segment.supervised)
     masked = "".join(segment.text for segment in segments if not segment.supervised)
     end = {"llava_llama_2": " </s>", "chatml_direct": "<|im_end|>", "v1": "</s>", "plain": "\n"}.get(version, "\n### ")
@@ -236,7 +236,7 @@ def test_every_answer_is_trained_to_its_end_and_no_question_is(version):
     assert record.turns[1].text not in masked
 
 
-def test_two_pictures_of_one_question_stay_where_they_stand(v0_tokenizer):
+def test_two_images_of_one_question_stay_where_they_stand(v0_tokenizer):
     item = {
         "image": ["a.png", "b.png"],
         "conversations": [
@@ -244,9 +244,9 @@ def test_two_pictures_of_one_question_stay_where_they_stand(v0_tokenizer):
             {"from": "gpt", "value": "No."},
         ],
     }
-    segments = segments_of(parse_record(item, "x.json: record 0"), training_template("v1"), pictures_first=True)
-    encoded = encode(segments, v0_tokenizer, PictureTokens(False), picture_lengths=[256, 100])
-    assert encoded.num_pictures == 2
+    segments = segments_of(parse_record(item, "x.json: record 0"), training_template("v1"), images_first=True)
+    encoded = encode(segments, v0_tokenizer, ImageTokens(False), image_lengths=[256, 100])
+    assert encoded.num_images == 2
     assert "Is <image> like <image>?" in "".join(segment.text for segment in segments)
 
 
@@ -261,13 +261,13 @@ def test_turns_that_do_not_fit_the_template_name_the_record(version, conversatio
     item = {"id": 7, "conversations": [{"from": role, "value": text} for role, text in conversations]}
     record = parse_record(item, "data.json: record 3")
     with pytest.raises(DataError, match=r"data\.json: record 3 \(id 7\)") as caught:
-        segments_of(record, training_template(version), pictures_first=True)
+        segments_of(record, training_template(version), images_first=True)
     assert said in str(caught.value)
 
 
-def test_a_picture_token_spelled_out_in_the_text_is_refused(v0_tokenizer):
-    with pytest.raises(DataError, match="1 picture markers for 0 pictures"):
-        encode([Segment("say <im_patch>", supervised=False)], v0_tokenizer, PictureTokens(True), name="r")
+def test_an_image_token_spelled_out_in_the_text_is_refused(v0_tokenizer):
+    with pytest.raises(DataError, match="1 image markers for 0 images"):
+        encode([Segment("say <im_patch>", supervised=False)], v0_tokenizer, ImageTokens(True), name="r")
 
 
 def test_an_unknown_version_lists_the_known_ones():

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from llava.errors import DataError
-from llava.train.data.records import Turn, check_first_pictures, load_records
+from llava.train.data.records import Turn, check_first_images, load_records
 
 HUMAN = {"from": "human", "value": "What is it?"}
-WITH_PICTURE = {"from": "human", "value": "<image>\nWhat is it?"}
+WITH_IMAGE = {"from": "human", "value": "<image>\nWhat is it?"}
 GPT = {"from": "gpt", "value": "A cat."}
 
 
@@ -21,11 +21,11 @@ def write(folder: Path, content: object) -> Path:
     return path
 
 
-def test_records_with_and_without_pictures_are_read_in_order(tmp_path):
+def test_records_with_and_without_images_are_read_in_order(tmp_path):
     path = write(
         tmp_path,
         [
-            {"id": "a", "image": "a.png", "conversations": [WITH_PICTURE, GPT]},
+            {"id": "a", "image": "a.png", "conversations": [WITH_IMAGE, GPT]},
             {"id": 2, "conversations": [HUMAN, GPT]},
             {"image": ["b.png", "c.png"], "conversations": [{"from": "human", "value": "<image> or <image>?"}, GPT]},
         ],
@@ -47,10 +47,10 @@ def test_records_with_and_without_pictures_are_read_in_order(tmp_path):
         ({"id": 1, "conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "turn 1 has no text"),
         ({"id": 1, "conversations": [{"from": "user", "value": "hi"}]}, "'from': 'user', expected 'human' or 'gpt'"),
         ({"id": 1, "conversations": [HUMAN]}, "no answer to learn"),
-        ({"id": 1, "conversations": [WITH_PICTURE, GPT]}, "1 <image> but the record has no 'image'"),
-        ({"id": 1, "image": "a.png", "conversations": [HUMAN, GPT]}, "1 pictures but 0 <image>"),
-        ({"id": 1, "image": ["a", "b"], "conversations": [WITH_PICTURE, GPT]}, "2 pictures but 1 <image>"),
-        ({"id": 1, "image": 5, "conversations": [WITH_PICTURE, GPT]}, "'image' must be a path"),
+        ({"id": 1, "conversations": [WITH_IMAGE, GPT]}, "1 <image> but the record has no 'image'"),
+        ({"id": 1, "image": "a.png", "conversations": [HUMAN, GPT]}, "1 images but 0 <image>"),
+        ({"id": 1, "image": ["a", "b"], "conversations": [WITH_IMAGE, GPT]}, "2 images but 1 <image>"),
+        ({"id": 1, "image": 5, "conversations": [WITH_IMAGE, GPT]}, "'image' must be a path"),
         (
             {"id": 1, "image": "a", "conversations": [HUMAN, {"from": "gpt", "value": "see <image>"}]},
             "turn 1 from 'gpt' contains <image>",
@@ -104,7 +104,7 @@ def test_a_file_in_another_encoding_says_so(tmp_path):
         load_records(path)
 
 
-def test_a_missing_picture_is_found_before_training_starts(tmp_path):
-    path = write(tmp_path, [{"id": "a", "image": "none.png", "conversations": [WITH_PICTURE, GPT]}])
-    with pytest.raises(DataError, match=r"record 0 \(id 'a'\): picture .*none\.png does not exist"):
-        check_first_pictures(load_records(path), tmp_path)
+def test_a_missing_image_is_found_before_training_starts(tmp_path):
+    path = write(tmp_path, [{"id": "a", "image": "none.png", "conversations": [WITH_IMAGE, GPT]}])
+    with pytest.raises(DataError, match=r"record 0 \(id 'a'\): image .*none\.png does not exist"):
+        check_first_images(load_records(path), tmp_path)

@@ -53,7 +53,7 @@ def test_vqa_scores_agreement_by_type_of_answer_from_answers_and_from_a_submissi
         assert figures["question: is the"] == 30
 
 
-def test_vizwiz_finds_answers_by_their_picture(tmp_path, capsys):
+def test_vizwiz_finds_answers_by_their_image(tmp_path, capsys):
     annotations = write_json(
         tmp_path / "val.json",
         [

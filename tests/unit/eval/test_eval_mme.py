@@ -20,7 +20,7 @@ def test_mme_reads_the_first_four_letters(text, word):
 
 @pytest.fixture
 def mme(tmp_path: Path) -> Path:
-    """Two pictures of `existence`, in its own form, and one of `code_reasoning`, in the other."""
+    """Two images of `existence`, in its own form, and one of `code_reasoning`, in the other."""
     folder = tmp_path / "MME_Benchmark_release_version"
     files = {
         "existence/questions_answers_YN/1.txt": (
@@ -56,15 +56,15 @@ def mme_answers(path: Path, *texts: str) -> Path:
     return write_lines(path, [{"question_id": name, "prompt": p + how, "text": text} for (name, p), text in rows])
 
 
-def test_mme_adds_accuracy_and_pictures_with_both_right(mme, tmp_path):
-    """existence: 3 of 4 right, 1 of 2 pictures: 75 + 50. code_reasoning: 1 of 2, no picture: 50."""
+def test_mme_adds_accuracy_and_images_with_both_right(mme, tmp_path):
+    """existence: 3 of 4 right, 1 of 2 images: 75 + 50. code_reasoning: 1 of 2, no image: 50."""
     output = tmp_path / "mme.json"
     result = mme_answers(tmp_path / "a.jsonl", "Yes", "No", "yes", "Yes.", "No", "No")
     assert evaluate("eval_mme", annotation_dir=mme, result_file=result, output=output) == 0
     figures = values(output)
     assert (figures["existence"], figures["existence accuracy"], figures["existence accuracy+"]) == (125, 75, 50)
     assert (figures["perception"], figures["cognition"], figures["code_reasoning"]) == (125, 50, 50)
-    # The two pictures score 200 and 50, so that the error of their mean is 75 / sqrt(2).
+    # The two images score 200 and 50, so that the error of their mean is 75 / sqrt(2).
     assert said(output)["estimates"]["existence"]["standard_error"] == pytest.approx(75 / 2**0.5)
 
 
@@ -90,7 +90,7 @@ def test_mme_counts_missing_and_unclear_answers_as_wrong_and_names_them(mme, tmp
     assert (values(output)["existence"], values(output)["cognition"]) == (125, 0)
 
 
-def test_mme_refuses_a_picture_with_one_question(mme, tmp_path, capsys):
+def test_mme_refuses_an_image_with_one_question(mme, tmp_path, capsys):
     (mme / "existence" / "questions_answers_YN" / "3.txt").write_text("Is there a hat?\tYes\n")
     assert evaluate("eval_mme", annotation_dir=mme, result_file=mme_answers(tmp_path / "a.jsonl", "Yes")) == 1
-    assert "3.txt: has 1 questions; every picture of MME has two" in capsys.readouterr().err
+    assert "3.txt: has 1 questions; every image of MME has two" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def start(*argv: str) -> subprocess.Popen:
 def test_a_run_killed_after_40_of_90_reviews_goes_on_and_pays_for_next_to_nothing_twice(
     concurrency, sent, judge, tmp_path, output, review
 ):
-    files = make_question_set(tmp_path / "qa90", pictures=30)
+    files = make_question_set(tmp_path / "qa90", images=30)
     judge.hold_at = 41
     process = start(*arguments(files, output, concurrency=concurrency))
     assert judge.reached.wait(120), process.communicate()

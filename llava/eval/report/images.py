@@ -1,4 +1,4 @@
-"""The pictures of a report, as data URIs: small enough that the page stays within what the user allows."""
+"""The images of a report, as data URIs: small enough that the page stays within what the user allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from llava.errors import ImageError
-from llava.eval.data.questions import PictureFolder
+from llava.eval.data.questions import ImageFolder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,23 +23,23 @@ _BASE64: Final = 4 / 3
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What became of the pictures that the questions name."""
+class Images:
+    """What became of the images that the questions name."""
 
     uris: dict[str, str]
     """By name, those that are in the report."""
     absent: dict[str, str]
     """By name, why the others are not."""
     side: int | None
-    """Of the thumbnails, in pixels; None for pictures in their own size."""
+    """Of the thumbnails, in pixels; None for images in their own size."""
 
 
 Progress = Callable[[Sequence[str]], Any]
 """Wraps the names while they are worked on."""
 
 
-def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, progress: Progress = iter) -> Pictures:
-    """Reads pictures of a folder and encodes them for a page.
+def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, progress: Progress = iter) -> Images:
+    """Reads images of a folder and encodes them for a page.
 
     Args:
         names: relative to the folder, each once; COCO's with or without `COCO_val2014_`.
@@ -47,7 +47,7 @@ def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, pro
         max_bytes: of all data URIs together. Thumbnails shrink until they fit; what then does not fit is left out, the
             last first.
     """
-    finder = PictureFolder(folder)
+    finder = ImageFolder(folder)
     encoded: dict[str, bytes] = {}
     absent: dict[str, str] = {}
     for name in progress(names):
@@ -62,17 +62,17 @@ def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, pro
         side = smaller
         encoded = {name: _shrunk(data, smaller) for name, data in encoded.items()}
     kept = _within(encoded, max_bytes)
-    limit = f"over the {max_bytes / 1e6:g} MB that are allowed for pictures (--picture-megabytes)"
+    limit = f"over the {max_bytes / 1e6:g} MB that are allowed for images (--image-megabytes)"
     absent |= {name: limit for name in encoded if name not in kept}
     kind = "jpeg" if full else "webp"
     uris = {name: f"data:image/{kind};base64,{base64.b64encode(encoded[name]).decode()}" for name in kept}
-    return Pictures(uris, absent, side)
+    return Images(uris, absent, side)
 
 
-def _read(name: str, finder: PictureFolder) -> Image.Image:
+def _read(name: str, finder: ImageFolder) -> Image.Image:
     from llava.images.loading import load_image
 
-    # A question file may come from anywhere; a page that is passed on must hold nothing but the benchmark's pictures.
+    # A question file may come from anywhere; a page that is passed on must hold nothing but the benchmark's images.
     if ".." in PurePosixPath(name).parts or (Path(name).is_absolute() and finder.folder not in Path(name).parents):
         raise LookupError(f"{name} is not inside of {finder.folder}")
     path = finder.find(name)
@@ -81,27 +81,27 @@ def _read(name: str, finder: PictureFolder) -> Image.Image:
     return load_image(path)
 
 
-def _encoded(picture: Image.Image, *, full: bool) -> bytes:
+def _encoded(image: Image.Image, *, full: bool) -> bytes:
     if full:
-        return _saved(picture, "JPEG", _FULL_QUALITY)
-    return _thumbnail(picture, SIDES[0])
+        return _saved(image, "JPEG", _FULL_QUALITY)
+    return _thumbnail(image, SIDES[0])
 
 
 def _shrunk(data: bytes, side: int) -> bytes:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data), formats=("WEBP",)) as picture:
-        return _thumbnail(picture.convert("RGB"), side)
+    with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
+        return _thumbnail(image.convert("RGB"), side)
 
 
-def _thumbnail(picture: Image.Image, side: int) -> bytes:
-    picture.thumbnail((side, side))
-    return _saved(picture, "WEBP", _THUMBNAIL_QUALITY)
+def _thumbnail(image: Image.Image, side: int) -> bytes:
+    image.thumbnail((side, side))
+    return _saved(image, "WEBP", _THUMBNAIL_QUALITY)
 
 
-def _saved(picture: Image.Image, kind: str, quality: int) -> bytes:
+def _saved(image: Image.Image, kind: str, quality: int) -> bytes:
     content = io.BytesIO()
-    picture.save(content, kind, quality=quality)
+    image.save(content, kind, quality=quality)
     return content.getvalue()
 
 

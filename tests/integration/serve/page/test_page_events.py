@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from llava.errors import InvalidRequest, WorkerLost
 from llava.serve.client.conversation import AnswerSettings, Chat
-from llava.serve.client.images import ChatPicture
+from llava.serve.client.images import ChatImage
 from llava.serve.page import arena_tab
 from llava.serve.page.arena_tab import ArenaTab, Battle
 from llava.serve.page.chat_tab import Session
@@ -165,18 +165,18 @@ def test_closed_tabs_give_back_what_they_held_but_for_the_last_few_which_may_ret
     [conversation] = [
         key for key, block in page.blocks.items() if isinstance(block, gr.State) and isinstance(block.value, Session)
     ]
-    pictures: list[weakref.ref] = []
+    images: list[weakref.ref] = []
     with running(gr.mount_gradio_app(FastAPI(), page, path="/")) as server:
         tabs = page.state_holder
 
         def come_and_go(tab: str) -> None:
-            """Opens a tab, talks about a picture, and closes it."""
+            """Opens a tab, talks about an image, and closes it."""
             with httpx.stream("GET", f"{server.url}/gradio_api/heartbeat/{tab}") as heartbeat:
                 beats = heartbeat.iter_lines()  # kept: without it, httpx takes the stream for read and closes it
                 next(beats)
-                picture = ChatPicture(encoded(noise(8, 8)), "image/png", tab)
-                pictures.append(weakref.ref(picture))
-                chat = Chat().ask("What is it?", (picture,))
+                image = ChatImage(encoded(noise(8, 8)), "image/png", tab)
+                images.append(weakref.ref(image))
+                chat = Chat().ask("What is it?", (image,))
                 shown(chat)
                 tabs[tab][conversation] = Session(chat)
             wait_until(lambda: tab in context.closed_tabs)
@@ -187,7 +187,7 @@ def test_closed_tabs_give_back_what_they_held_but_for_the_last_few_which_may_ret
                 context.closed_tabs.seen("tab 0")  # it is back, and stays
         gc.collect()
         assert len(tabs.session_data) == KEPT + 1
-        assert [picture() is not None for picture in pictures] == [True] + [False] * 5 + [True] * KEPT
+        assert [image() is not None for image in images] == [True] + [False] * 5 + [True] * KEPT
         assert not tabs["tab 0"].is_closed
 
         context.closed_tabs.check("tab 0")

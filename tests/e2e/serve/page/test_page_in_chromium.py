@@ -28,8 +28,8 @@ from tests.support.serving import Service, wait_until
 pytestmark = pytest.mark.browser
 
 REPOSITORY = Path(__file__).parents[4]
-SNEAKER = REPOSITORY / "playground" / "pictures" / "sneaker.png"
-SCENE = REPOSITORY / "playground" / "pictures" / "scene.png"
+SNEAKER = REPOSITORY / "playground" / "images" / "sneaker.png"
+SCENE = REPOSITORY / "playground" / "images" / "scene.png"
 BABBLE = (
     "--model-path",
     "tests/data/llava-v1.5-tiny",
@@ -107,7 +107,7 @@ def tab(browser, site: Site) -> Iterator[OpenedPage]:
         yield opened
 
 
-def test_a_question_about_a_picture_is_answered_with_its_figures_and_nothing_is_fetched_from_elsewhere(tab):
+def test_a_question_about_an_image_is_answered_with_its_figures_and_nothing_is_fetched_from_elsewhere(tab):
     tab.ask(QUESTION, [SNEAKER])
     tab.wait_for_answer()
     tab.seen("sneaker")
@@ -116,12 +116,12 @@ def test_a_question_about_a_picture_is_answered_with_its_figures_and_nothing_is_
     assert tab.faults == []
 
 
-def test_a_second_question_may_bring_another_picture(tab):
+def test_a_second_question_may_bring_another_image(tab):
     tab.ask(QUESTION, [SNEAKER])
     tab.wait_for_answer()
     tab.ask("Is this a drawing or a photograph?", [SCENE])
     tab.wait_for_answer(2)
-    assert tab.page.locator("#llava-chat img.llava-picture").count() == 2
+    assert tab.page.locator("#llava-chat img.llava-image").count() == 2
     tab.seen("drawing", tab.conversation)
 
 
@@ -154,7 +154,7 @@ def test_closing_the_tab_ends_the_answer_at_the_engine_within_two_steps(browser,
     assert 1 <= site.babble.figure("llava:steps_after_cancel_most") <= 2
 
 
-def test_an_edited_question_is_asked_again_with_its_picture(tab):
+def test_an_edited_question_is_asked_again_with_its_image(tab):
     tab.ask("What do you see?", [SNEAKER])
     tab.wait_for_answer()
     tab.page.get_by_label("Edit").first.click()
@@ -163,7 +163,7 @@ def test_an_edited_question_is_asked_again_with_its_picture(tab):
     tab.page.get_by_label("Submit").first.click()
     tab.seen("photograph", tab.answer)
     tab.is_idle()
-    assert tab.page.locator("#llava-chat img.llava-picture").count() == 1
+    assert tab.page.locator("#llava-chat img.llava-image").count() == 1
     assert "What do you see?" not in tab.conversation.inner_text()
 
 
@@ -202,7 +202,7 @@ def test_a_conversation_is_saved_and_opened_again(tab, browser, site, tmp_path):
             other.page.get_by_text("Conversation as a file").click()
             other.page.set_input_files(".llava-settings input[type=file]", str(tmp_path / name))
             other.seen("sneaker")
-            expect(other.page.locator("#llava-chat img.llava-picture")).to_have_count(1)
+            expect(other.page.locator("#llava-chat img.llava-image")).to_have_count(1)
             other.ask("Is this a drawing or a photograph?")
             other.seen("is .*photograph|a photograph", other.answer)
 
@@ -246,7 +246,7 @@ def test_bad_input_gets_a_sentence_and_the_page_goes_on(tab, tmp_path):
 
     (tmp_path / "note.jpg").write_text("I am a text, whatever my name says.")
     tab.ask("What is this?", [tmp_path / "note.jpg"])
-    tab.seen(r"note\.jpg: not a picture", tab.status)
+    tab.seen(r"note\.jpg: not an image", tab.status)
     tab.page.reload()
     tab.wait_for_models()
 
@@ -254,7 +254,7 @@ def test_bad_input_gets_a_sentence_and_the_page_goes_on(tab, tmp_path):
     for file in many:
         file.write_bytes(encoded(Image.new("RGB", (8, 8))))
     tab.ask("And these?", many)
-    tab.seen("40 pictures, the limit is 16", tab.status)
+    tab.seen("40 images, the limit is 16", tab.status)
     tab.page.reload()
     tab.wait_for_models()
 

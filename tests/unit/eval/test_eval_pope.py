@@ -32,7 +32,7 @@ def test_pope_reads_an_answer_by_the_published_rule(text, no, clear):
 
 @pytest.fixture
 def pope(tmp_path: Path) -> dict[str, Path]:
-    """Two pictures, three questions each, in one category; their labels stand in another order than the questions."""
+    """Two images, three questions each, in one category; their labels stand in another order than the questions."""
     labels = [
         {"question_id": 1, "image": "b.jpg", "text": "Is there a car in the image?", "label": "no"},
         {"question_id": 2, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "yes"},
@@ -58,7 +58,7 @@ def pope(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def test_pope_counts_by_picture_and_question_in_the_originals_words(pope, tmp_path, capsys):
+def test_pope_counts_by_image_and_question_in_the_originals_words(pope, tmp_path, capsys):
     """Truth yes no no no yes yes, said yes yes no no no yes: 2 true, 1 false positive, 2 true, 1 false negative."""
     texts = zip(range(10, 16), ["Yes", "Yes.", "No", "no", "No.", "yes"], strict=True)
     output = tmp_path / "out" / "pope.json"
@@ -73,8 +73,8 @@ def test_pope_counts_by_picture_and_question_in_the_originals_words(pope, tmp_pa
     assert said(output)["model"] == "tiny"
 
 
-def test_pope_takes_questions_about_one_picture_together(pope, tmp_path):
-    """One picture all right, the other all wrong: accuracy 50, and the error of two pictures, sqrt(2 * 1.5²) / 6."""
+def test_pope_takes_questions_about_one_image_together(pope, tmp_path):
+    """One image all right, the other all wrong: accuracy 50, and the error of two images, sqrt(2 * 1.5²) / 6."""
     texts = zip(range(10, 16), ["Yes", "No", "No", "Yes", "No", "No"], strict=True)
     output = tmp_path / "pope.json"
     assert evaluate("eval_pope", **pope, result_file=answers(tmp_path / "a.jsonl", texts), output=output) == 0

@@ -22,7 +22,7 @@ from tests.support.images import encoded, noise
 from tests.support.serving import Service, wait_until
 
 REPOSITORY = Path(__file__).parents[3]
-PICTURE = REPOSITORY / "playground" / "pictures" / "sneaker.png"
+IMAGE = REPOSITORY / "playground" / "images" / "sneaker.png"
 GOLDEN = ("--model-path", "tests/data/llava-v1.5-tiny", "--vision-tower", "tests/data/clip-tiny")
 """Random weights: its answers mean nothing, and go on for as long as they may."""
 NO_SECRETS = {"LLAVA_CLUSTER_TOKEN": "", "LLAVA_API_KEY": ""}
@@ -69,7 +69,7 @@ def controller(stack: ExitStack) -> str:
 
 
 def question(text: str) -> list[dict]:
-    url = f"data:image/png;base64,{base64.b64encode(PICTURE.read_bytes()).decode()}"
+    url = f"data:image/png;base64,{base64.b64encode(IMAGE.read_bytes()).decode()}"
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
     return [{"role": "user", "content": parts}]
 
@@ -154,7 +154,7 @@ def test_an_answer_that_a_shutdown_does_not_wait_for_ends_with_a_word_about_it(s
 
 
 def leave(url: str, count: int, rng: random.Random) -> None:
-    """Clients of both protocols, twenty at a time, each with a picture of its own; they hang up at any moment."""
+    """Clients of both protocols, twenty at a time, each with an image of its own; they hang up at any moment."""
 
     async def ask_and_leave(client: httpx.AsyncClient) -> None:
         data = base64.b64encode(encoded(noise(rng.randint(8, 200), rng.randint(8, 200)))).decode()
