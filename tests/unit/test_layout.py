@@ -144,3 +144,12 @@ def test_tests_lie_where_the_code_lies(tier: str):
         if not any(named == name or named.startswith(f"{name}_") for name in names):
             astray.append(f"{test.relative_to(TESTS)} names nothing in {home.relative_to(REPOSITORY)}")
     assert astray == []
+
+
+def test_no_two_public_classes_share_a_name():
+    homes: dict[str, list[str]] = {}
+    for module, source in MODULES.items():
+        for node in ast.parse(source.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
