@@ -25,7 +25,7 @@ DispatchMethod = Literal["lottery", "shortest_queue"]
 TOKENLESS: Final = "tokenless"
 """The owner of workers that registered without a token."""
 
-_LONGEST_PENALTY_S: Final = 60.0
+_LONGEST_SUSPENSION_S: Final = 60.0
 """Maximum time for which a worker receives no requests after repeated failures, in seconds."""
 
 
@@ -57,9 +57,9 @@ class RegisteredWorker:
     """Set when the worker is removed, so that nothing waits any longer for its first byte."""
     _in_flight_when_heard: int = 0
     _handed_out: int = 0
-    _doubted: bool = False
+    _suspended: bool = False
     _failures: int = 0
-    _rests_until_s: float = float("-inf")
+    _suspended_until_s: float = float("-inf")
 
     @property
     def name(self) -> str:
@@ -77,13 +77,13 @@ class RegisteredWorker:
         self.queue_length = queue_length
         self._in_flight_when_heard = self.in_flight
         self._handed_out = 0
-        self._doubted = False
+        self._suspended = False
 
     def failed(self, now_s: float) -> None:
         """Withholds requests until the next heartbeat, and for longer after several failures in a row."""
-        self._doubted = True
+        self._suspended = True
         self._failures += 1
-        self._rests_until_s = now_s + min(_LONGEST_PENALTY_S, 2.0**self._failures - 2)
+        self._suspended_until_s = now_s + min(_LONGEST_SUSPENSION_S, 2.0**self._failures - 2)
 
     def answered(self) -> None:
         """Records a complete answer, which ends a series of failures."""
@@ -91,7 +91,7 @@ class RegisteredWorker:
 
     def forgive(self) -> None:
         """Forgets past failures, because the worker has registered again."""
-        self._failures, self._rests_until_s = 0, float("-inf")
+        self._failures, self._suspended_until_s = 0, float("-inf")
 
     def handed_out(self) -> None:
         """Records that a client was given the address and will send its request directly."""
@@ -99,7 +99,7 @@ class RegisteredWorker:
 
     def is_routable(self, now_s: float) -> bool:
         """Whether the worker may receive requests now."""
-        return not self._doubted and now_s >= self._rests_until_s
+        return not self._suspended and now_s >= self._suspended_until_s
 
 
 @dataclass(frozen=True, slots=True)

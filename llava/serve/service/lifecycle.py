@@ -17,6 +17,8 @@ _CUT_OFF_GRACE_S = 1.0
 
 
 class Phase(Enum):
+    """What a service is doing; /health/ready reports every phase but READY as a failure."""
+
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
