@@ -31,7 +31,7 @@ _BACKLOG: Final = 2048
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _FORCED_EXIT_S: Final = 0.7
 """Seconds from the second signal to the end of the process."""
-_LEFTOVER_S: Final = 5.0
+_EXIT_TIMEOUT_S: Final = 5.0
 """Seconds that threads which do not end, such as one that loads a model, may delay the end of the process."""
 
 
@@ -67,7 +67,7 @@ def serve(
     try:
         return asyncio.run(server.run_until_signal(sockets, address, ready))
     finally:
-        server.leftovers.cancel()
+        server.exit_timer.cancel()
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -155,8 +155,8 @@ class _Server(uvicorn.Server):
         self._code = DONE
         self._starting: asyncio.Future[None] | None = None
         self._draining: asyncio.Future[None] | None = None
-        self.leftovers = threading.Timer(_LEFTOVER_S, self._end_now)
-        self.leftovers.daemon = True
+        self.exit_timer = threading.Timer(_EXIT_TIMEOUT_S, self._end_now)
+        self.exit_timer.daemon = True
 
     async def run_until_signal(
         self, sockets: list[socket.socket], address: str, ready: Callable[[], Awaitable[None]] | None
@@ -177,7 +177,7 @@ class _Server(uvicorn.Server):
         finally:
             self.should_exit = True
             await asyncio.wait([serving])
-            self.leftovers.start()
+            self.exit_timer.start()
         return self._code
 
     async def _become_ready(self, ready: Callable[[], Awaitable[None]] | None, serving: asyncio.Future[None]) -> bool:
@@ -209,7 +209,7 @@ class _Server(uvicorn.Server):
 
     def _begin_drain(self, name: str) -> None:
         active = self._lifecycle.active
-        waiting_for = f" after {active} running requests" if active else ""
+        waiting_for = f" once running requests have finished ({active})" if active else ""
         logger.info("%s received: shutting down%s", name, waiting_for)
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
