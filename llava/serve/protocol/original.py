@@ -53,7 +53,7 @@ class ErrorCode(IntEnum):
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/@+-]{1,128}$")]
 """The name of a model or a worker. Contains no character with a special meaning in logs, URLs or shells."""
 WorkerName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-"""A worker's address; `llava.serve.service.security.parse_worker_address` looks at it closely."""
+"""A worker's address; `llava.serve.service.addresses.parse_worker_address` looks at it closely."""
 
 
 def _well_formed(text: str) -> str:
