@@ -38,8 +38,8 @@ def ragged_attention(
         key, value: [1, key heads, tokens, head size], for the same tokens.
         cache: the manager's paged cache, up to transformers 5.23. From 5.24 on the decoder layer updates it, and `key`
             and `value` hold everything that the requests attend to.
-        **kwargs: include `cu_seq_lens_q` [requests + 1], int32, and `cu_seq_lens_k`, the same per type of layer. Without
-            `read_index`, which the manager always passes, transformers' own `sdpa` is used.
+        **kwargs: include `cu_seq_lens_q` [requests + 1], int32, and `cu_seq_lens_k`, the same per type of layer.
+            Without `read_index`, which the manager always passes, transformers' own `sdpa` is used.
 
     Returns:
         The output [1, tokens, heads, head size], and None in place of attention weights.

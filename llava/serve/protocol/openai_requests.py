@@ -191,7 +191,8 @@ def _refuse_unsupported_message(where: str, message: Mapping[str, Any]) -> None:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if isinstance(kind, str) and kind not in _PARTS:
             raise UnsupportedParameter(
-                f"{where}.content[{index}]: parts of type {_printable(kind)} are not supported. Send text and image_url.",
+                f"{where}.content[{index}]: parts of type {_printable(kind)} are not supported. "
+                "Send text and image_url.",
                 param=f"{where}.content[{index}]",
             )
 

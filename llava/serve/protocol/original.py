@@ -26,7 +26,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from llava.errors import InvalidField, LlavaError, RemoteError, TryAgain
 from llava.serve.protocol.limits import MAX_IMAGES, MAX_STOPS
 
-
 CLUSTER_TOKEN_HEADER: Final = "x-llava-cluster-token"
 CHALLENGE_HEADER: Final = "x-llava-challenge"
 
