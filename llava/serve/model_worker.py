@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that choose a model and say how it is loaded."""
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model-path", metavar="MODEL", help="Model folder, hub id, or embedded model (default: tiny)."
-    )
+    model.add_argument("--model-path", metavar="MODEL", help="Model folder, hub id, or embedded model (default: tiny).")
     model.add_argument(
         "--model-name", metavar="NAME", help="Name under which the model is served (default: last part of the path)."
     )

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from llava.engine import Engine
     from llava.prompting import Prompt
-    from llava.text_generation.settings import Answer, Sampling
+    from llava.text_generation.answer_events import Answer
+    from llava.text_generation.settings import Sampling
 
 _LETTER_PROMPT = " ###\nANSWER:"
 """What the original puts behind an explanation: the heading under which ScienceQA's training data have the letter."""

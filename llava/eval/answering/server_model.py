@@ -20,8 +20,8 @@ from llava.images.loading import read_encoded
 from llava.serve.client.chat_server import ChatServer
 from llava.serve.client.conversation import AnswerSettings, Chat, Turn
 from llava.serve.client.images import ChatImage, read_image
-from llava.serve.worker.backend import Finished
 from llava.serve.worker.images import MEDIA_TYPES
+from llava.text_generation.answer_events import Answer
 
 _MAX_BYTES: Final = 12_000_000
 """Of an image that is sent as it is: with others around it, in base64, below the 20 MB of a request."""
@@ -93,7 +93,7 @@ class ServerModel:
         reason = None
         async with aclosing(self._server.answer(chat, self._name, settings)) as events:
             async for event in events:
-                if isinstance(event, Finished):
+                if isinstance(event, Answer):
                     reason = event.finish_reason
                 else:
                     pieces.append(event.text)

@@ -13,7 +13,7 @@ from llava.serve.client.conversation import AnswerSettings, Chat
 from llava.serve.client.http_client import client_options, lost, refusal, remote_error
 from llava.serve.protocol.original import CHAT_PATH
 from llava.serve.protocol.sse import json_or_none, read_events
-from llava.serve.worker.backend import ChatEvents, Finished, TextDelta
+from llava.text_generation.answer_events import AnswerEvents, ServerAnswer
 
 SILENCE_TIMEOUT_S: Final = 330.0
 """Longest wait for the next byte; longer than a controller's own, which ends a silent answer with a sentence."""
@@ -58,7 +58,7 @@ class ChatServer:
             )
         return sorted({str(entry["id"]) for entry in entries if isinstance(entry, dict) and entry.get("id")})
 
-    async def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> ChatEvents:
+    async def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> AnswerEvents:
         """Streams an answer; closing the generator closes the connection, which ends the work behind it.
 
         Raises:
@@ -67,6 +67,7 @@ class ChatServer:
             WorkerTimeout: it keeps the connection and sends nothing.
         """
         body = {**chat.request(model, settings), "stream": True, "stream_options": {"include_usage": True}}
+        written = ServerAnswer()
         reason: str | None = None
         prompt_tokens = new_tokens = 0
         async with aclosing(self._chunks(body)) as chunks:
@@ -75,14 +76,15 @@ class ChatServer:
                     delta = choice.get("delta")
                     text = delta.get("content") if isinstance(delta, dict) else None
                     if isinstance(text, str) and text:
-                        yield TextDelta(text, 0)
+                        yield written.piece(text)
                     reason = choice.get("finish_reason") or reason
                 if isinstance(chunk.get("usage"), dict):
                     prompt_tokens = _count(chunk["usage"].get("prompt_tokens"))
                     new_tokens = _count(chunk["usage"].get("completion_tokens"))
         if reason is None:
             raise lost(self.address, EOFError())
-        yield Finished("length" if reason == "length" else "stop", prompt_tokens, new_tokens)
+        for event in written.end("length" if reason == "length" else "stop", prompt_tokens, new_tokens):
+            yield event
 
     async def close(self) -> None:
         await self._http.aclose()

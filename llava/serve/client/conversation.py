@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 
 from llava.errors import InvalidRequest
 from llava.serve.client.images import ChatImage, ImageShape, shaped
-from llava.serve.protocol.original import MAX_IMAGES
-from llava.serve.worker.backend import ChatEvent, ChatEvents, Finished
+from llava.serve.protocol.limits import MAX_IMAGES
+from llava.text_generation.answer_events import Answer, AnswerEvent, AnswerEvents
 
 Role = Literal["user", "assistant"]
 
@@ -157,10 +157,10 @@ class Draft:
         self._model = model
         self._began_s = time.monotonic()
         self._first_s: float | None = None
-        self._end: Finished | None = None
+        self._end: Answer | None = None
 
-    def saw(self, event: ChatEvent) -> None:
-        if isinstance(event, Finished):
+    def saw(self, event: AnswerEvent) -> None:
+        if isinstance(event, Answer):
             self._end = event
             return
         if self._first_s is None:
@@ -189,7 +189,7 @@ class ChatSource(Protocol):
             LlavaError: nobody is there to say.
         """
 
-    def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> ChatEvents:
+    def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> AnswerEvents:
         """Begins an answer; closing what it returns ends the work behind it.
 
         Raises:

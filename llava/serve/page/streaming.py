@@ -10,7 +10,7 @@ from typing import Final
 
 from llava.errors import LlavaError
 from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Draft
-from llava.serve.worker.backend import Finished
+from llava.text_generation.answer_events import Answer
 
 _PAUSE_S: Final = 0.06
 """Between two images of a growing answer; a browser draws the whole conversation each time."""
@@ -28,7 +28,7 @@ async def growing(source: ChatSource, chat: Chat, model: str, settings: AnswerSe
         async with aclosing(source.answer(chat, model, settings)) as events:
             async for event in events:
                 draft.saw(event)
-                if not isinstance(event, Finished) and time.monotonic() - shown_s >= _PAUSE_S:
+                if not isinstance(event, Answer) and time.monotonic() - shown_s >= _PAUSE_S:
                     shown_s = time.monotonic()
                     yield chat.answered(draft.turn())
     except LlavaError as error:

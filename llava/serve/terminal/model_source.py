@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llava.errors import InvalidRequest, ModelNotFound, RemoteError
 from llava.serve.client.chat_server import ChatServer
 from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource
-from llava.serve.worker.backend import ChatEvents
+from llava.text_generation.answer_events import AnswerEvents
 
 if TYPE_CHECKING:
     from llava.serve.worker.engine_backend import EngineBackend
@@ -36,7 +36,7 @@ class LocalModel:
     async def models(self) -> list[str]:
         return self._backend.names
 
-    async def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> ChatEvents:
+    async def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> AnswerEvents:
         from pydantic import ValidationError
 
         from llava.serve.protocol.openai_requests import ChatRequest
@@ -46,8 +46,8 @@ class LocalModel:
             request = ChatRequest.model_validate(chat.request(model, settings))
         except ValidationError as error:
             raise invalid_field(error) from error
-        ask = await self._backend.chat(request)
-        async with aclosing(ask(0)) as events:
+        start = await self._backend.chat(request)
+        async with aclosing(await start(0)) as events:
             async for event in events:
                 yield event
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from llava.errors import LlavaError
@@ -14,7 +14,7 @@ from llava.serve.service.cancellation import cancel_and_wait
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.interrupts import Interrupted, interruptible
 from llava.serve.terminal.view import GrowingAnswer
-from llava.serve.worker.backend import TextDelta
+from llava.text_generation.answer_events import Piece
 
 _PAUSE_S: Final = 0.1
 """Between two drawings."""
@@ -43,7 +43,7 @@ async def write_answer(
     async def read() -> None:
         async with aclosing(source.answer(chat, model, settings)) as events:
             async for event in events:
-                draft.saw(TextDelta(well_formed(event.text), 0) if isinstance(event, TextDelta) else event)
+                draft.saw(replace(event, text=well_formed(event.text)) if isinstance(event, Piece) else event)
                 on_text(draft.text)
 
     try:

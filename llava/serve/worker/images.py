@@ -149,8 +149,8 @@ class ImageReader:
             raise ImageDamaged(f"{name}: the image is damaged or truncated and cannot be decoded.") from error
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise ImageShapeError(
-                f"{name}: the image has {width} x {height} pixels; one side may be at most {MAX_ASPECT} times the other. "
-                "Crop it."
+                f"{name}: the image has {width} x {height} pixels; one side may be at most {MAX_ASPECT} times the "
+                "other. Crop it."
             )
         if width * height > self.limits.max_pixels:
             raise ImageTooLarge(

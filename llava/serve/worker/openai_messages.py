@@ -79,11 +79,11 @@ def read_dialogue(messages: Sequence[ChatMessage]) -> Dialogue:
             )
         turns.append(ChatTurn("user" if message.role == "user" else "assistant", _parts(where, message)))
     if not turns:
-        raise TemplateError("messages: there is no message of the user to answer.")
+        raise TemplateError("messages: there is no user message to answer.")
     if turns[-1].role == "assistant":
         raise TemplateError(
-            f"messages[{len(messages) - 1}]: the last message must be the user's; continuing an answer of the "
-            "assistant is not supported."
+            f"messages[{len(messages) - 1}]: the last message is the assistant's; it must be the user's. "
+            "Continuing an answer is not supported."
         )
     dialogue = Dialogue("\n".join(system) if system else None, tuple(turns))
     if len(dialogue.images) > MAX_IMAGES:
@@ -135,9 +135,7 @@ def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mod
     era = era_of(config)
     conversation = template(conv_mode or default_template_for(config, name=name), era=era).copy()
     if conversation.sep_style is SeparatorStyle.PLAIN:
-        raise TemplateError(
-            f"the model cannot chat: its template {conversation.name!r} is plain text without roles."
-        )
+        raise TemplateError(f"the model cannot chat: its template {conversation.name!r} is plain text without roles.")
     if dialogue.system is not None:
         conversation.system = _system(conversation, dialogue.system)
     for turn in dialogue.turns:

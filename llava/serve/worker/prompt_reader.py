@@ -14,7 +14,7 @@ from typing import Final
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle, conv_templates, conv_templates_v0
-from llava.serve.worker.openai_messages import Dialogue, ImageSource, ChatTurn
+from llava.serve.worker.openai_messages import ChatTurn, Dialogue, ImageSource
 
 _CHATML_SYSTEM: Final = "<|im_start|>system\n"
 _MARKER: Final = re.compile(

@@ -149,7 +149,7 @@ def test_cancelling_at_random_leaves_the_others_right_and_nothing_behind(running
     deadline = time.monotonic() + 30
     while running.queue_length and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert (running.queue_length, running.images_in_use, running._supervisor.num_running) == (0, 0, 0)
+    assert (running.queue_length, running.images_in_use, running._scheduler.batches.supervisor.num_running) == (0, 0, 0)
 
 
 def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
@@ -158,7 +158,7 @@ def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
     def no_more(*args) -> None:
         raise EngineFailed("the device is gone")
 
-    one._supervisor._start = no_more
+    one._scheduler.batches.supervisor._start = no_more
 
     def always(step: list[int]) -> None:
         raise RuntimeError("unspecified launch failure")
@@ -173,7 +173,7 @@ def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
 
 
 def test_an_engine_whose_step_never_ends_is_not_healthy(running, break_step, monkeypatch):
-    monkeypatch.setattr("llava.engine.engine._WEDGED_S", 0.3)
+    monkeypatch.setattr("llava.engine.scheduler._WEDGED_S", 0.3)
     stuck, go_on = threading.Event(), threading.Event()
 
     def wait(step: list[int]) -> None:

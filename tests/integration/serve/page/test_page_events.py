@@ -26,7 +26,7 @@ from llava.serve.page.layout import build
 from llava.serve.page.models import ModelList
 from llava.serve.page.rendering import shown
 from llava.serve.page.settings import PageSettings
-from llava.serve.worker.backend import Finished, TextDelta
+from llava.text_generation.answer_events import Answer, Piece
 from tests.support.images import encoded, noise
 from tests.support.serving import running, wait_until
 
@@ -48,8 +48,8 @@ class Source:
         if words is None:
             raise WorkerLost(f"the worker of model {model!r} cannot be reached.")
         for word in words:
-            yield TextDelta(word, 1)
-        yield Finished("stop", 5, len(words))
+            yield Piece(word, 1)
+        yield Answer("".join(words), "stop", 5, len(words))
 
 
 class Arena:

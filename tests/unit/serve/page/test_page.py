@@ -17,7 +17,7 @@ from llava.serve.page.log import ConversationLog, LogFailed, Sender
 from llava.serve.page.models import ModelList, Served, choose, notice
 from llava.serve.page.rendering import as_typed, literal, shown, turn_at
 from llava.serve.page.streaming import growing, growing_together
-from llava.serve.worker.backend import Finished, TextDelta
+from llava.text_generation.answer_events import Answer, Piece
 from tests.support.images import encoded, noise
 
 IMAGE = ChatImage(encoded(noise(40, 20)), "image/png", 'a "cat".png')
@@ -48,10 +48,10 @@ class Source:
         try:
             for word in self.words:
                 await asyncio.sleep(0)
-                yield TextDelta(word, 1)
+                yield Piece(word, 1)
             if self.error:
                 raise self.error
-            yield Finished("stop", 5, len(self.words))
+            yield Answer("".join(self.words), "stop", 5, len(self.words))
         finally:
             self.closed = True
 

@@ -16,7 +16,7 @@ from llava.serve.client.conversation_file import read_chat
 from llava.serve.client.images import ChatImage
 from llava.serve.terminal.commands import COMMANDS, Outcome, as_command, run_command
 from llava.serve.terminal.session import Session
-from llava.serve.worker.backend import ChatEvents
+from llava.text_generation.answer_events import AnswerEvents
 from tests.support.images import encoded, noise
 
 
@@ -29,7 +29,7 @@ class Served:
     async def models(self) -> Sequence[str]:
         return list(self._names)
 
-    def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> ChatEvents:
+    def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> AnswerEvents:
         raise AssertionError(f"{model} was asked for an answer; no command may ask for one")
 
 
