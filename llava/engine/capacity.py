@@ -6,10 +6,9 @@ from typing import Any
 
 
 def cache_tokens(model: Any, max_running: int, context_length: int) -> int | None:
-    """Returns the size of the key-value cache in tokens: enough for all requests at their longest, but at most a
-    quarter of this machine's free memory.
+    """Returns the size of the key-value cache in tokens, or None on a GPU, where the batching manager chooses it.
 
-    Returns None on a GPU, where the batching manager measures the memory that the model leaves free.
+    The cache holds all requests at their longest, but takes at most a quarter of this machine's free memory.
     """
     import psutil
 
