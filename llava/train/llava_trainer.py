@@ -20,7 +20,7 @@ from llava.train.checkpoints.adapter import ADAPTER_FILE, adapter_tensors, load_
 from llava.train.checkpoints.resume import Identity, write_identity
 from llava.train.data.collator import COUNTS_KEY
 from llava.train.data.length_sampler import ModalityLengthSampler
-from llava.train.setup.muon import Muon, parameter_groups
+from llava.train.setup.muon import MuonWithAdamW, parameter_groups
 from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
 
 _ENOUGH_SAMPLES = 64
@@ -115,7 +115,7 @@ class LLaVATrainer(Trainer):
                 weight_decay=self.args.weight_decay,
                 options={PROJECTOR: {"lr": projector_lr}} if projector_lr is not None else None,
             )
-            self.optimizer = Muon(groups, lr=self.args.learning_rate)
+            self.optimizer = MuonWithAdamW(groups, lr=self.args.learning_rate)
             return self.optimizer
         if projector_lr is None or self.optimizer is not None:
             return super().create_optimizer(model)

@@ -169,13 +169,13 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     """Trains the model and writes it to `folder`; continues from `language.pt`."""
     import torch
 
-    from llava.train.setup.muon import Muon, parameter_groups
+    from llava.train.setup.muon import MuonWithAdamW, parameter_groups
     from scripts.pocket.pointers import Pointers
     from scripts.pocket.training_state import load_state, save_state
 
     batches = Batches(folder / "tokenizer.model", args.sheets, args.length)
     model = new_model(args.vocabulary, args.seed)
-    optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
+    optimizer = MuonWithAdamW(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
     checkpoint = args.work / "language.pt"
     step, spent = load_state(checkpoint, model, optimizer)
     start, saved = time.monotonic() - spent, time.monotonic()

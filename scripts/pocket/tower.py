@@ -350,7 +350,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     import torch
 
-    from llava.train.setup.muon import Muon, parameter_groups
+    from llava.train.setup.muon import MuonWithAdamW, parameter_groups
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -361,7 +361,7 @@ def main(args: argparse.Namespace) -> int:
     watched = enlarged(pictures[-fashion.WATCHED :]), labels[-fashion.WATCHED :]
 
     model = build_model()
-    optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
+    optimizer = MuonWithAdamW(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
     step, spent = load_state(args.work / "tower.pt", model, optimizer)
     if step:
         print(f"resumed at step {step}", flush=True)
