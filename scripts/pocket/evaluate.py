@@ -107,13 +107,13 @@ class Asker:
     def __init__(self, folder: str, conv_mode: str | None, max_new_tokens: int):
         from llava.conversation import template
         from llava.model.builder import load_pretrained_model
-        from llava.template_choice import default_template_for, era_of
+        from llava.template_choice import default_template_for, release_of
 
         self.tokenizer, self.model, self.image_processor, _ = load_pretrained_model(folder)
         self.model.eval()
-        era = era_of(self.model.config)
+        release = release_of(self.model.config)
         name = conv_mode or default_template_for(self.model.config, name=Path(folder).name)
-        self.template, self.picture_first = template(name, era=era), era != "v0"
+        self.template, self.picture_first = template(name, release=release), release != "v0"
         self.max_new_tokens = max_new_tokens
 
     def prompt(self, case: Case) -> str:

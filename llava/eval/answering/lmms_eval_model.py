@@ -27,7 +27,7 @@ from llava.mm_utils import get_model_name_from_path, load_image
 from llava.model.builder import load_pretrained_model
 from llava.pocket import resolve
 from llava.prompting import Prompt, build_prompt, encode_prompt
-from llava.template_choice import era_of
+from llava.template_choice import release_of
 from llava.text_generation.settings import Sampling
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class LlavaEngine(lmms):
         """The prompt up to where the assistant's words begin; v0 leaves its role to the model."""
         prompt = self._prompt(context, num_images)
         role = prompt.roles[1]
-        if era_of(self._loaded[1].config) != "v0" or prompt.text.rstrip().endswith(role):
+        if release_of(self._loaded[1].config) != "v0" or prompt.text.rstrip().endswith(role):
             return prompt.text
         return f"{prompt.text}{role}"
 

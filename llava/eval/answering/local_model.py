@@ -115,9 +115,9 @@ def own_template(config: Any, name: str) -> str:
 
     Its own, if its config names one; for others of v0 `simple`, the original's; for later ones that of their kind.
     """
-    from llava.template_choice import default_template_for, era_of
+    from llava.template_choice import default_template_for, release_of
 
-    if era_of(config) == "v0" and not config.conv_mode:
+    if release_of(config) == "v0" and not config.conv_mode:
         return "simple"
     return default_template_for(config, name=name)
 
