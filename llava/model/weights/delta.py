@@ -187,7 +187,10 @@ def weights_fingerprint(source: Source) -> str:
 
 def base_statement(base: Source) -> dict[str, Any]:
     """What a delta says of its base."""
-    return {"name": base.config.get("_name_or_path") or Path(base.folder).name, "fingerprint": weights_fingerprint(base)}
+    return {
+        "name": base.config.get("_name_or_path") or Path(base.folder).name,
+        "fingerprint": weights_fingerprint(base),
+    }
 
 
 def _width_and_depth(source: Source) -> tuple[int, int]:
