@@ -93,6 +93,7 @@ class LLaVATrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
+        """Fetches the batches of a step, and takes the sample counts out of them."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             counts = batch.pop(COUNTS_KEY, None)
@@ -117,6 +118,7 @@ class LLaVATrainer(Trainer):
     # ---- optimizer ---------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Creates the optimizer that `--optim` and `--mm_projector_lr` select."""
         projector_lr = self.args.mm_projector_lr
         if self.args.muon and self.optimizer is None:
             groups = parameter_groups(

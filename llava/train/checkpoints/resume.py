@@ -23,7 +23,7 @@ def find_checkpoint(output_dir: str | Path, identity: Identity) -> Path | None:
     Checkpoints without a complete trainer state are skipped, because writing them was interrupted.
 
     Raises:
-        InvalidRequest: the checkpoint belongs to another run. Resuming would mix two models, and starting anew would
+        InvalidRequest: the checkpoint belongs to another run. Resuming would mix two models, and starting over would
             delete it.
     """
     candidates = sorted(_checkpoints(Path(output_dir)), reverse=True)
@@ -34,7 +34,7 @@ def find_checkpoint(output_dir: str | Path, identity: Identity) -> Path | None:
         if difference:
             raise InvalidRequest(
                 f"{folder} is a checkpoint of another run ({difference}). Choose another --output_dir, name the "
-                "checkpoint with --resume_from_checkpoint, or start anew with --resume_from_checkpoint False."
+                "checkpoint with --resume_from_checkpoint, or start over with --resume_from_checkpoint False."
             )
         return folder
     return None

@@ -18,7 +18,7 @@ def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ModelArguments:
     """Which parts the model consists of and which of them train."""
 
@@ -70,7 +70,7 @@ class ModelArguments:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DataArguments:
     """Which records and images the model is trained on."""
 
@@ -113,7 +113,7 @@ class TrainingOptions:
     )
     fsdp_transformer_layer_cls_to_wrap: str | None = _option(None, "Old name of a key of --fsdp_config.")
     no_cuda: bool = _option(False, "Old name of --use_cpu.")
-    overwrite_output_dir: bool = _option(False, "Start anew even if --output_dir has checkpoints (default: False).")
+    overwrite_output_dir: bool = _option(False, "Start over even if --output_dir has checkpoints (default: False).")
     save_safetensors: bool = _option(True, "Accepted for old commands. Models are always saved as safetensors.")
     logging_dir: str | None = _option(None, "Accepted for old commands. Set TENSORBOARD_LOGGING_DIR instead.")
     force_fsdp: bool = _option(False, "Accepted for old commands. Has no effect, as in the original.")
@@ -138,7 +138,7 @@ COMMON_TRAINER_FLAGS: dict[str, str] = {
     "save_strategy": "When to save checkpoints: no, steps or epoch (default: steps).",
     "save_steps": "Steps between checkpoints; below 1, a fraction of all steps (default: 500).",
     "save_total_limit": "Number of checkpoints to keep; older ones are deleted (default: keep all).",
-    "resume_from_checkpoint": "Checkpoint folder, or False to start anew (default: this run's latest checkpoint).",
+    "resume_from_checkpoint": "Checkpoint folder, or False to start over (default: this run's latest checkpoint).",
     "logging_steps": "Steps between log lines (default: 500).",
     "report_to": "Experiment tracker: wandb, tensorboard, ... or none (default: none).",
     "run_name": "Name of the run in the experiment tracker (default: --output_dir).",
@@ -148,22 +148,22 @@ COMMON_TRAINER_FLAGS: dict[str, str] = {
 }
 """The flags of transformers that training commands use most. All others are accepted too."""
 
+_NO_LORA = "LoRA training is not supported. Remove the flag to train all weights of the chosen parts."
+_NO_QUANTISATION = "4- and 8-bit training is not supported. Remove the flag; weights are float32."
+_NO_PACKING = "packing samples is not supported. Remove the flag."
+_OFF = frozenset({"false", "no", "0"})
+
 REFUSED_FLAGS: dict[str, tuple[str, frozenset[str]]] = {
-    name: (reason, frozenset(off))
-    for names, reason, off in (
-        (("lora_enable",), "LoRA training is not supported", ("false", "no", "0")),
-        (
-            ("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "lora_weight_path"),
-            "LoRA training is not supported",
-            (),
-        ),
-        (("bits",), "4- and 8-bit training is not supported", ("16",)),
-        (("double_quant", "quant_type"), "4- and 8-bit training is not supported", ()),
-        (("packing", "pack"), "packing samples is not supported", ("false", "no", "0")),
-        (("deepspeed",), "DeepSpeed is not supported", ()),
-        (("mpt_attn_impl",), "MPT models are not supported", ()),
-    )
-    for name in names
+    "lora_enable": (_NO_LORA, _OFF),
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "lora_weight_path"), (_NO_LORA, frozenset())),
+    "bits": (_NO_QUANTISATION, frozenset({"16"})),
+    **dict.fromkeys(("double_quant", "quant_type"), (_NO_QUANTISATION, frozenset())),
+    **dict.fromkeys(("packing", "pack"), (_NO_PACKING, _OFF)),
+    "deepspeed": (
+        "DeepSpeed is not supported. Remove the flag; each process then holds the whole model (data parallel).",
+        frozenset(),
+    ),
+    "mpt_attn_impl": ("MPT models are not supported. Remove the flag, and start from a LLaMA.", frozenset()),
 }
 """Flags that are refused because ignoring them would change the run: the reason, and the values that mean off."""
 
@@ -186,7 +186,7 @@ def without_refused(argv: Sequence[str]) -> list[str]:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
         reason, off = REFUSED_FLAGS[name]
         if value.lower() not in off:
-            raise InvalidRequest(f"--{name} {value}: {reason}. Remove the flag to train the chosen parts in full.")
+            raise InvalidRequest(f"--{name} {value}: {reason}")
     return kept
 
 
