@@ -35,7 +35,7 @@ def bradley_terry(wins: Floats) -> Floats:
         ArithmeticError: the iteration does not converge.
     """
     if not has_maximum(wins).all():
-        raise ValueError("the likelihood has no maximum: some player was never beaten by another, not even through a chain of games")
+        raise ValueError("the likelihood has no maximum: a player never lost to some other, even through others")
     players = wins.shape[-1]
     games = wins + wins.swapaxes(-1, -2)
     strengths = np.zeros(wins.shape[:-1])

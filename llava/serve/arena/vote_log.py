@@ -96,7 +96,7 @@ def read_votes(paths: Iterable[str | Path], *, strict: bool = False) -> VoteLog:
     """Reads logs, and folders of logs.
 
     Args:
-        paths: files of any name, and folders, of which the files ending in `-conv.json` are read. No file is read twice.
+        paths: files of any name, and folders, whose files ending in `-conv.json` are read. No file is read twice.
         strict: whether a bad line is an error instead of an entry of `bad_lines`.
 
     Raises:
