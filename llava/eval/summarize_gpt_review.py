@@ -55,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Number of resamples for the intervals; 0 for no intervals (default: 2000).",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="Random seed of the resampling (default: 0)."
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Random seed of the resampling (default: 0).")
     parser.add_argument(
         "--format",
         choices=("text", "json", "markdown", "csv", "original"),

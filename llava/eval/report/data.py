@@ -1,4 +1,4 @@
-"""The report as JSON: every figure unrounded, every answer with its mark."""
+"""Turns the report into JSON: every figure unrounded, every answer with its mark."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from llava.eval.report.comparison import Comparison
-from llava.eval.report.figures import Difference, Figures
+from llava.eval.report.figures import ReportFigures, RunDifference
 from llava.eval.scoring.estimates import Estimate
 
 
 def as_json(
-    comparison: Comparison, figures: Figures, *, title: str, read: Sequence[str], max_answers: int | None = None
+    comparison: Comparison, figures: ReportFigures, *, title: str, read: Sequence[str], max_answers: int | None = None
 ) -> dict[str, Any]:
-    """The object of the file; scores of answers from 0 to 1, figures on the scale that `scale` says."""
+    """Returns the object of the file. Scores of answers are from 0 to 1, figures on the scale that `scale` names."""
     names = [run.name for run in comparison.runs]
     marked = [run.name for run in comparison.runs if run.is_marked]
     return {
@@ -66,11 +66,11 @@ def as_json(
 
 
 def _by_name(names: Sequence[str], estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """Empty where there are no such estimates."""
+    """Returns estimates by the name of their run; empty without estimates."""
     return {name: estimate.as_json() for name, estimate in zip(names, estimates, strict=False)}
 
 
-def _difference(one: Difference, names: Sequence[str]) -> dict[str, Any]:
+def _difference(one: RunDifference, names: Sequence[str]) -> dict[str, Any]:
     return {
         "first": names[one.first],
         "second": names[one.second],

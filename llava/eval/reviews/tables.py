@@ -111,7 +111,7 @@ def notes(models: Sequence[ReviewedModel], repeated: Mapping[str, tuple[str, ...
     found = [note for model in models for note in _notes_on(model, repeated.get(model.file, ()))]
     judges = {judge for model in models for judge in model.judges}
     if len(judges) > 1:
-        found.append(f"Several judges ({', '.join(sorted(judges))}): their scores do not compare with each other.")
+        found.append(f"Several judges ({', '.join(sorted(judges))}): their scores are not comparable.")
     return found
 
 
@@ -121,7 +121,7 @@ def _notes_on(model: ReviewedModel, repeated: tuple[str, ...]) -> Iterator[str]:
         yield f"{model.name}: reviews without scores, in no figure: {ids}."
     if model.one_order_only:
         ids = f"{len(model.one_order_only)} questions ({some(model.one_order_only)})"
-        yield f"{model.name}: scores in one order only, which count alone: {ids}."
+        yield f"{model.name}: scored in one order only, so only that order counts: {ids}."
     if not model.figures:
         yield f"{model.name}: no review has scores."
     if repeated:

@@ -18,7 +18,7 @@ _ARROW: Final = 0.06
 def draw(ranking: Ranking, kind: str) -> bytes:
     """Returns the plot as a file of `kind`, `svg` or `png`: the same bytes for the same ranking.
 
-    Each group of models that battles connect has its own axes because scores of different groups do not compare.
+    Each group of models that battles connect has its own axes because scores of different groups are not comparable.
     An arrow marks a side on which the votes do not bound the score.
     """
     from matplotlib.figure import Figure

@@ -26,7 +26,7 @@ class Standing:
     rank: int
     """Rank by score within the group. Equal scores share a rank."""
     group: int
-    """Number of the group, from 1. No battles connect models of different groups, so their scores do not compare."""
+    """Number of the group, from 1. No battles connect models of different groups, so their scores are not comparable."""
     model: str
     score: float
     low: float | None
@@ -224,7 +224,7 @@ def _notes(groups: Sequence[Group], battles: Sequence[Battle], num_resamples: in
     if len(groups) > 1:
         notes.append(
             f"The models fall into {len(groups)} groups without a battle between them. Scores and ranks of different "
-            "groups do not compare. Votes between their models would join the groups."
+            "groups are not comparable. Votes between their models would join the groups."
         )
     for number, group in enumerate(groups, start=1):
         name = f" in group {number}" if len(groups) > 1 else ""

@@ -71,8 +71,10 @@ def _all_fields(kind: type, records: Sequence[Any]) -> Table:
 
 def _standings(standings: Sequence[Standing]) -> Table:
     rows = [
-        (one.rank, one.model, one.score, _interval(one))
-        + (one.battles, one.wins, one.ties, one.both_bad, one.losses, one.win_share)
+        [
+            *(one.rank, one.model, one.score, _interval(one)),
+            *(one.battles, one.wins, one.ties, one.both_bad, one.losses, one.win_share),
+        ]
         for one in standings
     ]
     return Table(_STANDING_COLUMNS, rows)
@@ -80,8 +82,10 @@ def _standings(standings: Sequence[Standing]) -> Table:
 
 def _pairs(pairs: Sequence[Pair]) -> Table:
     rows = [
-        (one.first, one.second)
-        + (one.battles, one.first_wins, one.ties, one.both_bad, one.second_wins, one.first_share)
+        [
+            *(one.first, one.second),
+            *(one.battles, one.first_wins, one.ties, one.both_bad, one.second_wins, one.first_share),
+        ]
         for one in pairs
     ]
     return Table(_PAIR_COLUMNS, rows)
@@ -122,7 +126,7 @@ def _counted(ranking: Ranking) -> list[str]:
     lines += [f"{_many(others, 'line')} without a battle ({kinds})"] if others else []
     lines += [f"{_many(count, 'battle')} left out: {reason}" for reason, count in ranking.excluded.items()]
     if ranking.num_bad_lines:
-        lines.append(f"{_many(ranking.num_bad_lines, 'line')} left out because they could not be read:")
+        lines.append(f"{_many(ranking.num_bad_lines, 'line')} could not be read:")
         lines += ranking.bad_lines
         more = ranking.num_bad_lines - len(ranking.bad_lines)
         lines += [f"and {more:,} more"] if more else []
