@@ -26,7 +26,7 @@ class Standing:
     rank: int
     """Rank by score within the group. Equal scores share a rank."""
     group: int
-    """Number of the group, from 1. No battles connect models of different groups, so their scores are not comparable."""
+    """Number of the group, from 1. No battles connect different groups, so their scores are not comparable."""
     model: str
     score: float
     low: float | None

@@ -3,12 +3,12 @@
 Scores of both methods are on the scale of chess: 400 points are odds of 10 to 1, and 1000 is the middle. A tie is half
 a win for each side.
 
-Scores are comparable only between players that games connect, so each connected group is rated separately, around its own
-middle. Within a group the Bradley-Terry likelihood has a maximum only if every player has beaten every other, directly
-or through others (a tie counts as a win both ways); a player who has won every game would be infinitely strong. So if
-two players met and only one of them ever beat the other, even through others, one tie is added between them. For two
-players alone this is Jeffreys' prior. Resampled games follow the same rule. `Rating.bounded_below` and `bounded_above`
-say on which side the games limit a score.
+Scores are comparable only between players that games connect, so each connected group is rated separately, around its
+own middle. Within a group the Bradley-Terry likelihood has a maximum only if every player has beaten every other,
+directly or through others (a tie counts as a win both ways); a player who has won every game would be infinitely
+strong. So if two players met and only one of them ever beat the other, even through others, one tie is added between
+them. For two players alone this is Jeffreys' prior. Resampled games follow the same rule. `Rating.bounded_below` and
+`bounded_above` say on which side the games limit a score.
 """
 
 from __future__ import annotations
