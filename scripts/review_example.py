@@ -71,17 +71,17 @@ def write_example(folder: Path, fashion_files: Path) -> None:
     asked: list[tuple[str, str, str, str]] = []
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(chosen_scenes(), start=1):
-        name_of_image = f"scene{number}.png"
-        scenes.render(scene, SHOWN_SIDE).save(folder / "images" / name_of_image, optimize=True)
-        contexts.append(context(name_of_image, scene_captions(scene), [(name(o), box(o)) for o in scene.objects]))
-        asked += [(name_of_image, *question) for question in scene_questions(scene)]
+        image = f"scene{number}.png"
+        scenes.render(scene, SHOWN_SIDE).save(folder / "images" / image, optimize=True)
+        contexts.append(context(image, scene_captions(scene), [(name(o), box(o)) for o in scene.objects]))
+        asked += [(image, *question) for question in scene_questions(scene)]
     pixels, labels = fashion.read(fashion_files, "test")
     for clothing in PHOTOGRAPHS:
-        name_of_image = f"{clothing}.png"
+        image = f"{clothing}.png"
         photograph = pixels[list(labels).index(fashion.CLASSES.index(clothing))]
-        fashion.picture(photograph, SHOWN_SIDE).convert("L").save(folder / "images" / name_of_image, optimize=True)
-        contexts.append(context(name_of_image, photograph_captions(clothing), [(clothing, bright_box(photograph))]))
-        asked += [(name_of_image, *question) for question in photograph_questions(clothing)]
+        fashion.picture(photograph, SHOWN_SIDE).convert("L").save(folder / "images" / image, optimize=True)
+        contexts.append(context(image, photograph_captions(clothing), [(clothing, bright_box(photograph))]))
+        asked += [(image, *question) for question in photograph_questions(clothing)]
     write_jsonl(folder / "captions_boxes.jsonl", contexts)
     write_questions(folder, asked)
     print(f"{len(contexts)} images, {len(asked)} questions in {folder}")

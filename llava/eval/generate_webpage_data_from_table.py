@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[f"{THEIRS}={THEIRS_FILE}", f"{OURS}={OURS_FILE}"],
         metavar="NAME=FILE",
-        help="Answers of each model (JSON Lines). The last model is compared with the others (default: the original's).",
+        help="Answers by model (JSON Lines). The last model is compared with the others (default: the original's).",
     )
     parser.add_argument(
         "--reviews",

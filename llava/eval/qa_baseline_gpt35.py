@@ -134,7 +134,8 @@ def _unanswered(output: Path, jobs: list[Job], settings: JudgeSettings) -> list[
         prompt = metadata.get("prompt_sha256") if isinstance(metadata, dict) else None
         if line.record.get("model_id") != settings.judge_model or wanted.get(identity) != prompt:
             raise DataError(
-                f"{answers.place(identity)}: the answer is to another question or by another model. Give another --output."
+                f"{answers.place(identity)}: the answer is to another question or by another model. "
+                "Give another --output."
             )
     return [job for job in jobs if job.subject[0] not in answers.lines]
 

@@ -46,10 +46,6 @@ def set_trace(trace: Trace) -> None:
     _current.set(trace)
 
 
-def current_trace() -> Trace | None:
-    return _current.get()
-
-
 def request_id() -> str:
     """The id of the request that is being answered; empty outside of one."""
     trace = _current.get()

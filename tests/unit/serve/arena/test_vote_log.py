@@ -86,7 +86,10 @@ def test_other_lines_of_the_page_are_known_by_their_type(kind):
         ({**vote("a", "b"), "models": ["", "", ""]}, "`models` is not a list of two names"),
         (without(vote("a", "b"), "states"), "`states` is not a list of two conversations"),
         ({**vote("a", "b"), "states": ["a", "b"]}, "`states` is not a list of two conversations"),
-        ({**vote("a", "b"), "states": [{"model_name": "a"}, {"model_name": 7}]}, "`model_name` in `states` is not a string"),
+        (
+            {**vote("a", "b"), "states": [{"model_name": "a"}, {"model_name": 7}]},
+            "`model_name` in `states` is not a string",
+        ),
         (vote("a", ""), "the right model has no name"),
         (vote("", "b"), "the left model has no name"),
         (vote("a", "b", models=("", "b")), "`models` names the right model only"),
