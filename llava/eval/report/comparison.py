@@ -225,14 +225,14 @@ def _question(identity: str, runs: Sequence[EvaluatedRun], asked: Mapping[str, A
 
 def _agreed(targets: list[tuple[EvaluatedRun, str | None]], identity: str) -> str | None:
     """Returns the correct answer, about which the runs must not contradict each other."""
-    said = [(run, target) for run, target in targets if target is not None]
-    for run, target in said[1:]:
-        if target != said[0][1]:
+    known = [(run, target) for run, target in targets if target is not None]
+    for run, target in known[1:]:
+        if target != known[0][1]:
             raise DataError(
-                f"{run.places[identity]}: the correct answer is {target!r}, but {said[0][1]!r} in {said[0][0].path}. "
+                f"{run.places[identity]}: the correct answer is {target!r}, but {known[0][1]!r} in {known[0][0].path}. "
                 "The two runs were marked with different versions of the benchmark."
             )
-    return said[0][1] if said else None
+    return known[0][1] if known else None
 
 
 def _first(values: Sequence[Any]) -> Any:

@@ -74,9 +74,9 @@ def read_runs(source: RunSource, science_qa: ScienceQATest | None) -> list[Evalu
                 "folder of ScienceQA, or give the file of eval_science_qa --output-file instead."
             )
         return [science_qa.marked(_from_result(source, content))]
+    fields = f"it has the fields {', '.join(map(repr, list(content)[:6]))}" if content else "it has no fields"
     raise DataError(
-        f"{source.path}: neither answers (JSON Lines), nor reviews, nor the output of a scorer; "
-        f"it has the fields {', '.join(map(repr, list(content)[:6])) or 'of an empty object'}."
+        f"{source.path}: neither answers (JSON Lines), nor reviews, nor the output of a scorer; {fields}."
     )
 
 

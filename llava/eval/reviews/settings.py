@@ -69,12 +69,12 @@ def add_review_arguments(parser: argparse.ArgumentParser, *, context: bool) -> N
     )
     parser.add_argument("--skip-missing", action="store_true", help="Leave out questions that lack an answer.")
     parser.add_argument(
-        "--redo-unparsable", action="store_true", help="Ask again where an existing review has no scores."
+        "--redo-unparsable", action="store_true", help="Ask again about questions whose reviews have no scores."
     )
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="Ask again where an existing review is of other answers, by another rule or by another judge.",
+        help="Ask again about questions whose reviews are of other answers, by another rule or by another judge.",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="Print the number of calls and tokens and the cost, and ask nothing."

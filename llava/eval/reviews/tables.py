@@ -130,7 +130,7 @@ def _notes_on(model: ReviewedModel, repeated: tuple[str, ...]) -> Iterator[str]:
 
 def _explanation(summary: Summary) -> str:
     intervals = (
-        f"Intervals hold 95 % of {summary.num_resamples:,} resamples of the images (seed {summary.seed})."
+        f"Intervals cover 95 % of {summary.num_resamples:,} resamples of the images (seed {summary.seed})."
         if summary.num_resamples
         else "No intervals (--bootstrap 0)."
     )

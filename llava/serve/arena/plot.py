@@ -38,7 +38,7 @@ def draw(ranking: Ranking, kind: str) -> bytes:
 
 def _axis_label(ranking: Ranking) -> str:
     method = {"bradley-terry": "Bradley-Terry score", "elo": "Elo score"}[ranking.method]
-    return f"{method}, bars hold 95 % of the resamples" if ranking.num_resamples else method
+    return f"{method}, bars cover 95 % of the resamples" if ranking.num_resamples else method
 
 
 def _draw_group(panel: Axes, standings: Sequence[Standing]) -> None:

@@ -107,7 +107,7 @@ def _title(ranking: Ranking) -> str:
 
 def _method(ranking: Ranking) -> str:
     interval = (
-        f"intervals hold 95 % of {ranking.num_resamples:,} resamples (seed {ranking.seed})"
+        f"intervals cover 95 % of {ranking.num_resamples:,} resamples (seed {ranking.seed})"
         if ranking.num_resamples
         else "no intervals (--bootstrap 0)"
     )

@@ -236,7 +236,7 @@ def test_the_plot_names_every_model_and_is_read_as_text(folder, report, tmp_path
     svg = (tmp_path / "made" / "report.svg").read_text()
     words = {"".join(node.itertext()).strip() for node in ElementTree.fromstring(svg).iter() if "text" in node.tag}
     assert set(STRENGTHS) <= words
-    assert "Bradley-Terry score, bars hold 95 % of the resamples" in words
+    assert "Bradley-Terry score, bars cover 95 % of the resamples" in words
     assert "@font-face" not in svg
 
 
