@@ -1,4 +1,4 @@
-"""Scores ScienceQA answers of which GPT-4, asked a second time, chose between its own and a model's.
+"""Scores the ScienceQA answers that GPT-4, asked a second time, chose from its own and a model's.
 
 If GPT-4 as the judge names no letter, the model's answer counts. The command prints the accuracies of the model, of
 GPT-4, of GPT-4 complemented by the model, of the judge, and of the better of the first two answers to each problem (the

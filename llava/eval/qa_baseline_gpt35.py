@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Output file for the answers (JSON Lines). An existing file is resumed.",
     )
     parser.add_argument(
-        "--system", metavar="TEXT", default=SYSTEM, help="System message for the model (default: %(default)s)"
+        "--system", metavar="TEXT", default=SYSTEM, help='System message for the model (default: "%(default)s").'
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="Print the number of calls and tokens and the cost, and ask nothing."

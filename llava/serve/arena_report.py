@@ -2,8 +2,8 @@
 
     python -m llava.serve.arena_report FOLDER --output report
 
-The logs are those that the web page writes with --log-dir, or FastChat's. Scores are Bradley-Terry scores by maximum
-likelihood, or Elo scores. A tie and a vote that both answers are bad are half a win for each model, as in FastChat's
+The logs are those that the web page writes with --log-dir, or FastChat's. Models get Bradley-Terry scores by maximum
+likelihood, or Elo scores. Ties and votes that both answers are bad count as half a win for each model, as in FastChat's
 published analysis. The report also counts what it leaves out: chats, repeated votes and broken lines.
 """
 

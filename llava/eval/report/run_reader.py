@@ -75,9 +75,7 @@ def read_runs(source: RunSource, science_qa: ScienceQATest | None) -> list[Evalu
             )
         return [science_qa.marked(_from_result(source, content))]
     fields = f"it has the fields {', '.join(map(repr, list(content)[:6]))}" if content else "it has no fields"
-    raise DataError(
-        f"{source.path}: neither answers (JSON Lines), nor reviews, nor the output of a scorer; {fields}."
-    )
+    raise DataError(f"{source.path}: neither answers (JSON Lines), nor reviews, nor the output of a scorer; {fields}.")
 
 
 def _from_answers(source: RunSource, lines: Sequence[Line]) -> EvaluatedRun:

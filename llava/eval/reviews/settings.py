@@ -46,7 +46,7 @@ def add_review_arguments(parser: argparse.ArgumentParser, *, context: bool) -> N
         "--rule",
         default=DEFAULT_RULE,
         metavar="FILE",
-        help=f"Rules for the judge by category of question (JSON; default: {DEFAULT_RULE}).",
+        help="Rules for the judge by category of question (JSON; default: llava/eval/table/rule.json).",
     )
     parser.add_argument(
         "-o",
