@@ -33,7 +33,7 @@ TOOLS = {
     "mmbench": ("llava.eval.eval_mmbench", "MMBench: plain accuracy and circular evaluation"),
     "mme": ("llava.eval.eval_mme", "MME: perception and cognition"),
     "pope": ("llava.eval.eval_pope", "POPE: objects that are not there"),
-    "seed-bench": ("llava.eval.convert_seed_bench", "SEED-Bench: accuracy, and its submission"),
+    "seed-bench": ("llava.eval.eval_seed_bench", "SEED-Bench: accuracy, and its submission"),
     "textvqa": ("llava.eval.eval_textvqa", "TextVQA: soft accuracy"),
     "vqa-accuracy": ("llava.eval.eval_vqa", "VQA and VizWiz: soft accuracy by type of answer"),
     "submit-gqa": ("llava.eval.convert_gqa", "GQA: predictions for its own evaluation"),

@@ -261,7 +261,7 @@ def test_empty_and_cut_answers_are_kept_and_counted(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--question-file", "no/such.jsonl"), "no/such.jsonl: no such file or folder, neither here nor in"),
+        (("--question-file", "no/such.jsonl"), "no/such.jsonl: no such file or folder (searched the current folder, "),
         (("--image-folder", "no/such"), "no/such: no such file or folder"),
         (("--model-name", "no/such/model"), "no such model folder"),
         (("--conv-mode", "simpel"), "Did you mean 'simple'"),

@@ -101,12 +101,12 @@ def test_answers_to_questions_that_share_an_id_are_named_with_the_text(tmp_path,
 def test_a_repeated_question_has_one_answer_as_the_generators_give_it(tmp_path, capsys):
     assert merge(tmp_path, [1, 2, 1], [2], [1]) == 0
     assert written(tmp_path) == [answer(1, "text of 1"), answer(2, "text of 2")]
-    assert "asked before, answered once: 1 (line 3 (question 1))" in capsys.readouterr().err
+    assert "duplicate questions are answered once: 1 (line 3 (question 1))" in capsys.readouterr().err
 
 
 def test_the_same_question_about_two_images_under_one_id_cannot_be_merged(tmp_path, capsys):
     assert merge(tmp_path, [ask(1, CAT, "one.jpg"), ask(1, CAT, "two.jpg")], [1]) == 1
-    assert "line 1 (question 1) asks the same about another image under the same id" in capsys.readouterr().err
+    assert "line 1 (question 1) has the same id and text but another image" in capsys.readouterr().err
 
 
 def test_a_list_of_problems_that_repeats_an_id_is_refused(tmp_path, capsys):
