@@ -164,7 +164,7 @@ def test_an_interrupt_keeps_what_is_answered_and_says_so(tmp_path, undisturbed, 
         patch.setattr(local_model.LocalModel, "answer", stopped_at_the_third)
         assert answer(tmp_path, "--batch-size", 1) == 130
     kept = len(records(tmp_path / "a.jsonl"))
-    assert f"{kept} answers are kept; the same command goes on" in capsys.readouterr().err
+    assert f"{kept} answers are saved. Run the same command to continue." in capsys.readouterr().err
     assert answer(tmp_path) == 0
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
 
@@ -216,7 +216,7 @@ def test_unanswerable_questions_are_left_out_only_if_asked_for_and_named(tmp_pat
     assert answer(tmp_path, "--skip-unanswerable", questions=questions) == 0
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
     said = capsys.readouterr().err
-    assert "left out: 2 of 8 questions" in said
+    assert "skipped 2 of 8 questions" in said
     assert "line 7 (question 11): gone.png is not in" in said
     assert "line 8 (question 12): prompt and images have" in said
 
