@@ -114,7 +114,7 @@ def test_a_finished_run_is_not_loaded_for(tmp_path, undisturbed, monkeypatch):
 def test_a_run_of_other_settings_leaves_the_file_alone(tmp_path, undisturbed, capsys):
     (tmp_path / "a.jsonl").write_bytes(undisturbed)
     assert answer(tmp_path, "--conv-mode", "simple") == 1
-    assert 'was answered with conv_mode "v0_train", this run has conv_mode "simple"' in capsys.readouterr().err
+    assert 'was answered with conv_mode "v0_train", but this run has conv_mode "simple"' in capsys.readouterr().err
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
     assert answer(tmp_path, "--conv-mode", "simple", "--overwrite") == 0
     assert [record["metadata"]["conv_mode"] for record in records(tmp_path / "a.jsonl")] == ["simple"] * 6
