@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# MME: answers, then scores of all subtasks.  Usage: see common.sh, or --help.
+# Answers MME, then computes the scores of all subtasks.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/MME
 answer model_vqa_loader "$here/llava_mme.jsonl" "$here/answers/$ckpt.jsonl" \
