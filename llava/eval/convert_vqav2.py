@@ -1,4 +1,4 @@
-"""Converts answers to VQAv2 into the file that its server accepts: every question of the test split, normalised.
+"""Converts answers to VQAv2 into the file that its server accepts, which has every question of the test split.
 
 Reads DIR/answers/SPLIT/CKPT/merge.jsonl and DIR/llava_vqav2_mscoco_test2015.jsonl; writes
 DIR/answers_upload/SPLIT/CKPT.json. Questions that were not asked, such as those outside test-dev, get an empty answer.

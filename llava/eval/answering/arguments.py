@@ -29,19 +29,34 @@ def add_answer_arguments(parser: argparse.ArgumentParser, *, max_new_tokens: int
     """
     parser.add_argument("--conv-mode", metavar="TEMPLATE", help="Prompt template (default: the checkpoint's own).")
     parser.add_argument(
-        "--temperature", type=float, default=0.2, help="Sampling temperature from 0 (greedy) to 2 (default: 0.2)."
+        "--temperature",
+        type=float,
+        default=0.2,
+        metavar="T",
+        help="Sampling temperature from 0 (greedy) to 2 (default: 0.2).",
     )
     parser.add_argument(
-        "--top-p", "--top_p", type=float, default=None, help="Nucleus sampling: probability to keep (default: off)."
+        "--top-p",
+        "--top_p",
+        type=float,
+        default=None,
+        metavar="P",
+        help="Nucleus sampling: probability to keep (default: off).",
     )
     parser.add_argument(
-        "--num-beams", "--num_beams", type=int, default=1, help="Number of beams; 1 is no beam search (default: 1)."
+        "--num-beams",
+        "--num_beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Number of beams; 1 is no beam search (default: 1).",
     )
     parser.add_argument(
         "--max-new-tokens",
         "--max_new_tokens",
         type=int,
         default=max_new_tokens,
+        metavar="N",
         help=f"Maximum number of tokens in an answer (default: {max_new_tokens}).",
     )
 
@@ -97,7 +112,9 @@ def add_arguments(
         "image is an error before the first question, and the others end the run with exit code 1.",
     )
     add_answer_arguments(parser, max_new_tokens=max_new_tokens)
-    parser.add_argument("--seed", type=int, default=0, help="Random seed; ignored at temperature 0 (default: 0).")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="Random seed; ignored at temperature 0 (default: 0)."
+    )
     parser.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="Number of questions answered at once (default: 32)."
     )

@@ -197,15 +197,15 @@ class LlavaEngine(lmms):
         split: str,
     ) -> list[str]:
         document = self.task_dict[task][split][doc_id]
-        visuals, said, info = doc_to_visual(document), [], None
+        visuals, answers, info = doc_to_visual(document), [], None
         while True:
-            said += self._texts([partial(self._request, context, _images(visuals), settings)], lambda: None)
-            visuals, context, ends, said, info = doc_to_text(
-                document, previous_output=list(said), round_idx=len(said), previous_round_info=info
+            answers += self._texts([partial(self._request, context, _images(visuals), settings)], lambda: None)
+            visuals, context, ends, answers, info = doc_to_text(
+                document, previous_output=list(answers), round_idx=len(answers), previous_round_info=info
             )
-            said = list(said)
+            answers = list(answers)
             if ends:
-                return said
+                return answers
 
     # Likelihoods
 

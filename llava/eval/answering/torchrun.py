@@ -1,4 +1,4 @@
-"""Finds out which of torchrun's processes this one is, so that they can share the questions of a run."""
+"""Identifies this process among those that torchrun started, which share the questions of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TorchrunProcess:
     size: int = 1
     """Number of processes."""
     local_rank: int | None = None
-    """Number of this process among those of this machine; None if there is only one process."""
+    """Number of this process on this machine; None if there is only one process."""
 
     @classmethod
     def of_environment(cls) -> TorchrunProcess:

@@ -8,7 +8,7 @@ A scorer's JSON output is an object with at least these fields:
       "figures": {"accuracy": 85.1, "F1": 84.0},
       "marks": [
         {"question_id": "17", "score": 1, "text": "Yes, there is.", "parsed": "yes", "target": "yes",
-         "question": "Is there a dog in the picture?", "image": "COCO_val2014_000000000042.jpg",
+         "question": "Is there a dog in the image?", "image": "COCO_val2014_000000000042.jpg",
          "categories": ["adversarial"], "note": null}
       ]
     }
@@ -126,8 +126,8 @@ def parse_marks(content: Any, path: str | Path) -> MarkSheet:
 def _as_json(mark: MarkedAnswer) -> dict[str, Any]:
     required = {"question_id": mark.question_id, "score": mark.score, "text": mark.text}
     others = {one.name: getattr(mark, one.name) for one in fields(mark) if one.name not in required}
-    said = {name: value for name, value in others.items() if value not in (None, ())}
-    return required | {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
+    given = {name: value for name, value in others.items() if value not in (None, ())}
+    return required | {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def _parsed(record: Any, place: str) -> MarkedAnswer:
