@@ -93,7 +93,7 @@ class ScoredRun(Generic[Q]):
         return [mark.question_id for mark in self.marks if mark.text is not None and mark.parsed is None]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what `--output` holds: a mark sheet, all figures with their errors, and the ids of odd answers."""
+        """Returns what `--output` holds: a mark sheet, all figures with their errors, and the ids of problematic answers."""
         figures = {one.name: one.value for one in self.estimates if one.value is not None}
         sheet = marks_as_json(MarkSheet(self.benchmark, list(self.marks), self.answers.model, figures))
         marks = sheet.pop("marks")
@@ -154,7 +154,7 @@ class Scorer(Generic[Q]):
         parser.add_argument(
             "--output",
             metavar="FILE",
-            help="Output file for figures with errors, ids of odd answers and all marks (JSON).",
+            help="Output file for figures with errors, ids of problematic answers and all marks (JSON).",
         )
 
     def main(self, args: argparse.Namespace) -> int:

@@ -98,7 +98,8 @@ def test_the_readmes_scorer_runs_by_its_file_name_and_finds_answers_below_the_re
 ):
     """As in the README: the answers were written from the repository's root, the scorer stands in llava/eval."""
     clone = tmp_path / "clone"
-    shutil.copytree(repository / "llava" / "eval", clone / "llava" / "eval")
+    for folder in ("eval", "files", "reports"):
+        shutil.copytree(repository / "llava" / folder, clone / "llava" / folder)
     for file in (repository / "llava").glob("*.py"):
         shutil.copyfile(file, clone / "llava" / file.name)
     (clone / "vqa" / "results").mkdir(parents=True)
