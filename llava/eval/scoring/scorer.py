@@ -93,7 +93,7 @@ class ScoredRun(Generic[Q]):
         return [mark.question_id for mark in self.marks if mark.text is not None and mark.parsed is None]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what `--output` holds: a mark sheet, all figures with their errors, and the ids of problematic answers."""
+        """Returns what `--output` holds: a mark sheet, figures with errors, and the ids of problematic answers."""
         figures = {one.name: one.value for one in self.estimates if one.value is not None}
         sheet = marks_as_json(MarkSheet(self.benchmark, list(self.marks), self.answers.model, figures))
         marks = sheet.pop("marks")
