@@ -36,7 +36,7 @@ TOOLS = {
     "mmbench": ("llava.eval.eval_mmbench", "Score MMBench by plain accuracy and circular evaluation."),
     "mme": ("llava.eval.eval_mme", "Score MME in perception and cognition."),
     "pope": ("llava.eval.eval_pope", "Score POPE, which asks about objects that may not be in the image."),
-    "seed-bench": ("llava.eval.convert_seed_bench", "Score SEED-Bench, and write its submission."),
+    "seed-bench": ("llava.eval.eval_seed_bench", "Score SEED-Bench, and write its submission."),
     "textvqa": ("llava.eval.eval_textvqa", "Score TextVQA by soft accuracy."),
     "vqa-accuracy": ("llava.eval.eval_vqa", "Score VQA and VizWiz by soft accuracy and type of answer."),
     # Conversion
