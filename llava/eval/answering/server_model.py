@@ -15,13 +15,13 @@ from typing import Any, Final
 from llava.errors import InvalidRequest, LlavaError, ModelNotFound, RemoteError, WorkerLost, WorkerTimeout
 from llava.eval.answering.answerer import Manner, Written
 from llava.eval.data.questions import Question
-from llava.images.formats import recognise
+from llava.images.formats import MEDIA_TYPES, recognise
 from llava.images.loading import read_encoded
+from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.chat_server import ChatServer
-from llava.serve.client.conversation import AnswerSettings, Chat, Turn
+from llava.serve.client.conversation import Chat, Turn
 from llava.serve.client.images import ChatImage, read_image
 from llava.serve.worker.backend import Finished
-from llava.serve.worker.images import MEDIA_TYPES
 
 _MAX_BYTES: Final = 12_000_000
 """Of an image that is sent as it is: with others around it, in base64, below the 20 MB of a request."""

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from llava.eval.judge.model import Messages, Usage
+from llava.eval.judge.model import Messages
 from llava.eval.judge.settings import JudgeSettings
+from llava.serve.client.openai_client import TokenUsage
 
 CHARACTERS_A_TOKEN: Final = 4.0
 """Of English text, for estimates."""
@@ -40,7 +41,7 @@ class Estimate:
 class Spending:
     """Counts tokens, and keeps what all replies cost below `settings.max_cost`."""
 
-    def __init__(self, settings: JudgeSettings, before: Usage = Usage()):  # noqa: B008 - frozen
+    def __init__(self, settings: JudgeSettings, before: TokenUsage = TokenUsage()):  # noqa: B008 - frozen
         """`before` is what earlier runs have used."""
         self.settings = settings
         self.usage = before
@@ -62,7 +63,7 @@ class Spending:
         self._calls_under_way += 1
         return most
 
-    def settle(self, reserved: float, usage: Usage | None) -> None:
+    def settle(self, reserved: float, usage: TokenUsage | None) -> None:
         """Puts what a call really used in the place of what was set aside."""
         self._promised -= reserved
         self._calls_under_way -= 1
@@ -84,9 +85,9 @@ def money(amount: float) -> str:
     return f"{amount:,.2f}" if amount >= 0.1 else f"{amount:.4f}"
 
 
-def estimated_usage(messages: Messages, reply: str) -> Usage:
+def estimated_usage(messages: Messages, reply: str) -> TokenUsage:
     """For services that do not say."""
-    return Usage(math.ceil(characters(messages) / CHARACTERS_A_TOKEN), math.ceil(len(reply) / CHARACTERS_A_TOKEN))
+    return TokenUsage(math.ceil(characters(messages) / CHARACTERS_A_TOKEN), math.ceil(len(reply) / CHARACTERS_A_TOKEN))
 
 
 def most_prompt_tokens(messages: Messages) -> int:
@@ -94,7 +95,7 @@ def most_prompt_tokens(messages: Messages) -> int:
     return sum(len(message["content"].encode()) + _TEMPLATE_TOKENS for message in messages)
 
 
-def estimate(settings: JudgeSettings, prompts: Iterable[Messages], measured: list[tuple[int, Usage]]) -> Estimate:
+def estimate(settings: JudgeSettings, prompts: Iterable[Messages], measured: list[tuple[int, TokenUsage]]) -> Estimate:
     """What calls will use.
 
     Args:

@@ -22,13 +22,13 @@ from llava.eval.judge.costs import Spending, estimated_usage, money
 from llava.eval.judge.model import (
     CallFailed,
     ChatModel,
+    JudgeReply,
     Messages,
     NoConnection,
-    Reply,
     ServiceBusy,
     ServiceRefuses,
-    Usage,
 )
+from llava.serve.client.openai_client import TokenUsage
 
 T = TypeVar("T")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -56,10 +56,10 @@ class Outcome(Generic[T]):
     """None: no reply could be used."""
     reason: str | None
     """Why the last reply could not be used."""
-    reply: Reply
+    reply: JudgeReply
     """The last one."""
     tries: int
-    usage: Usage
+    usage: TokenUsage
     """Of all tries."""
 
 
@@ -90,7 +90,7 @@ class Run(Generic[T]):
         self,
         model: ChatModel,
         spending: Spending,
-        accept: Callable[[Reply], T],
+        accept: Callable[[JudgeReply], T],
         save: Callable[[Outcome[T]], None],
     ):
         """
@@ -154,7 +154,7 @@ class Run(Generic[T]):
 
     async def _ask(self, job: Job) -> Outcome[T] | None:
         """None: the limit of the cost or a signal came before it was decided."""
-        used, number = Usage(), 0
+        used, number = TokenUsage(), 0
         while True:
             called = await self._call(job)
             if called is None:
@@ -167,7 +167,7 @@ class Run(Generic[T]):
                 if number == self.model.settings.tries:
                     return Outcome(job, None, str(error), reply, number, used)
 
-    async def _call(self, job: Job) -> tuple[Reply, Usage] | None:
+    async def _call(self, job: Job) -> tuple[JudgeReply, TokenUsage] | None:
         reserved = await self._reserve(job.messages)
         if reserved is None:
             return None

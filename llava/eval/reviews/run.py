@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from llava.eval.data.records import some
-from llava.eval.judge.model import ChatModel, Messages, Reply
+from llava.eval.judge.model import ChatModel, JudgeReply, Messages
 from llava.eval.judge.run import Outcome, Unusable
 from llava.eval.judge.settings import JudgeSettings
 from llava.eval.reviews.log import Existing, print_existing, read_existing, review_record
@@ -49,7 +49,7 @@ class ReviewRun:
         """What the judge reads."""
         return [{"role": "system", "content": self.reviews.system}, {"role": "user", "content": prompt.text}]
 
-    def accept(self, reply: Reply) -> Scores:
+    def accept(self, reply: JudgeReply) -> Scores:
         """The scores of a reply.
 
         Raises:

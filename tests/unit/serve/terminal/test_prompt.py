@@ -20,7 +20,7 @@ from llava.serve.terminal import history
 from llava.serve.terminal.completion import ChatCompleter
 from llava.serve.terminal.history import KEPT_LINES, PrivateHistory, default_file, open_history
 from llava.serve.terminal.interrupts import Interrupted, interruptible
-from llava.serve.terminal.prompt import Prompt
+from llava.serve.terminal.prompt import InputPrompt
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def keyboard() -> Iterator[PipeInput]:
 
 def typed(keyboard: PipeInput, keys: str, *, prefill: str = "", earlier: tuple[str, ...] = ()) -> str:
     """What the prompt returns for these keys."""
-    prompt = Prompt(
+    prompt = InputPrompt(
         completer=ChatCompleter(lambda: ["llava-7b", "llava-13b"]),
         history=InMemoryHistory(list(earlier)),
         toolbar=lambda: "",
@@ -155,7 +155,7 @@ def test_a_history_that_cannot_be_kept_is_said_and_the_chat_goes_on(tmp_path):
     assert str(tmp_path / "file") in problem
     kept, problem = open_history(tmp_path)
     assert isinstance(kept, InMemoryHistory)
-    assert "forgotten at the end" in problem
+    assert "not saved" in problem
     assert open_history(None)[1] == ""
 
 
