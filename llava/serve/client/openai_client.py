@@ -69,10 +69,10 @@ class TokenUsage:
         """The counts in the `usage` of a completion; None if the service does not report both."""
         if not isinstance(usage, dict):
             return None
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        if not all(isinstance(number, int) and number >= 0 for number in counts):
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not (isinstance(prompt, int) and isinstance(completion, int)) or min(prompt, completion) < 0:
             return None
-        return cls(*counts)
+        return cls(prompt, completion)
 
 
 @dataclass(frozen=True, slots=True)
