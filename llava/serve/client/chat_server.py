@@ -8,7 +8,7 @@ from typing import Final
 
 from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.conversation import Chat
-from llava.serve.client.http_client import environment_key, is_http_url, not_a_url
+from llava.serve.client.http_errors import environment_key, is_http_url, not_a_url
 from llava.serve.client.openai_client import OpenAIClient, TokenUsage
 from llava.serve.worker.backend import ChatEvents, Finished, TextDelta
 

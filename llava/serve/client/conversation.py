@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol
 from llava.errors import InvalidRequest
 from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.images import ChatImage, ImageShape, shaped
-from llava.serve.protocol.original import MAX_IMAGES
+from llava.serve.protocol.constants import MAX_IMAGES
 from llava.serve.worker.backend import ChatEvent, ChatEvents, Finished
 
 Role = Literal["user", "assistant"]

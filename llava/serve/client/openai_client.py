@@ -22,7 +22,7 @@ from typing import Any, Final
 import httpx
 
 from llava.errors import InvalidRequest, WorkerLost
-from llava.serve.client.http_client import (
+from llava.serve.client.http_errors import (
     CONNECT_TIMEOUT_S,
     USER_AGENT,
     bearer,

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from llava.errors import InvalidField, LlavaError, RemoteError, TryAgain
+from llava.serve.protocol.constants import MAX_IMAGES
 
 HEART_BEAT_INTERVAL_S: Final = 15
 HEART_BEAT_EXPIRATION_S: Final = 30
@@ -36,7 +37,6 @@ STATUS_PATH: Final = "/worker_get_status"
 CHAT_PATH: Final = "/v1/chat/completions"
 
 MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
-MAX_IMAGES: Final = 16
 MAX_STOPS: Final = 8
 MAX_MODELS_A_WORKER: Final = 64
 
@@ -56,7 +56,7 @@ class ErrorCode(IntEnum):
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/@+-]{1,128}$")]
 """A model's or a worker's name: nothing that a log, a URL or a shell reads as more than letters."""
 WorkerName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-"""A worker's address; `llava.serve.service.security.parse_worker_address` looks at it closely."""
+"""A worker's address; `llava.serve.service.addresses.parse_worker_address` looks at it closely."""
 
 
 def _well_formed(text: str) -> str:

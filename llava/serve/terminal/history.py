@@ -15,12 +15,6 @@ KEPT_LINES: Final = 1000
 _MAX_BYTES: Final = 4 * 1024 * 1024
 
 
-def default_file() -> Path:
-    """Returns the file that is used unless a flag names another one."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "llava" / "chat_history"
-
-
 def open_history(file: Path | None) -> tuple[History, str]:
     """Returns a history in `file`, or one in memory if `file` is None or cannot be written; and a notice about it."""
     if file is None:

@@ -20,10 +20,6 @@ from llava.serve.terminal import files, model_source, one_shot
 from llava.serve.terminal.capabilities import choose_graphics, quiet_keyboard
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.commands import no_model, open_image
-from llava.serve.terminal.completion import ChatCompleter
-from llava.serve.terminal.conversation_loop import ConversationLoop
-from llava.serve.terminal.history import open_history
-from llava.serve.terminal.prompt import InputPrompt
 from llava.serve.terminal.session import Session
 from llava.serve.terminal.settings import ChatSettings
 from llava.serve.terminal.view import View, make_console
@@ -162,6 +158,12 @@ async def _ask_once(settings: ChatSettings, inputs: ChatInputs, opened: OpenedSo
 
 
 async def _converse(settings: ChatSettings, inputs: ChatInputs, opened: OpenedSource, view: View) -> int:
+    # prompt_toolkit takes a while to import, and only a chat at a prompt needs it.
+    from llava.serve.terminal.completion import ChatCompleter
+    from llava.serve.terminal.conversation_loop import ConversationLoop
+    from llava.serve.terminal.history import open_history
+    from llava.serve.terminal.prompt import InputPrompt
+
     history, problem = open_history(settings.history)
     async with _started(settings, inputs, opened) as ready:
         session = ready.session

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.terminal.graphics import Graphics
-from llava.serve.terminal.history import default_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ChatSettings:
         answer.check()
         history = None
         if not args.no_history:
-            history = Path(args.history).expanduser() if args.history else default_file()
+            history = Path(args.history).expanduser() if args.history else default_history()
         return cls(
             question=args.question,
             image_files=tuple(args.image_file),
@@ -72,3 +72,9 @@ class ChatSettings:
             history=history,
             thumbnails=args.thumbnails,
         )
+
+
+def default_history() -> Path:
+    """Returns the file for the lines that are typed, unless a flag names another one."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "llava" / "chat_history"

@@ -11,7 +11,7 @@ from typing import Final
 from llava.errors import LlavaError
 from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.conversation import Chat, ChatSource, Draft, Turn
-from llava.serve.service.tasks import end
+from llava.serve.service.cancellation import cancel_and_wait
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.interrupts import Interrupted, interruptible
 from llava.serve.terminal.view import GrowingAnswer
@@ -72,4 +72,4 @@ async def show_answer(
         try:
             return await write_answer(source, chat, model, settings, growing.grow)
         finally:
-            await end(drawing)
+            await cancel_and_wait(drawing)

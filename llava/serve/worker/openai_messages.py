@@ -11,8 +11,8 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
 from llava.conversation import Conversation, SeparatorStyle, template
 from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError
 from llava.prompting import Prompt, place_images
+from llava.serve.protocol.constants import MAX_IMAGES
 from llava.serve.protocol.openai_requests import ImagePart, Message, RefusalPart, TextPart
-from llava.serve.protocol.original import MAX_IMAGES
 from llava.template_choice import default_template_for, era_of
 
 _CHATML_SYSTEM: Final = "<|im_start|>system\n"

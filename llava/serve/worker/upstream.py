@@ -23,7 +23,7 @@ from llava.errors import (
     WorkerLost,
     WorkerTimeout,
 )
-from llava.serve.client.http_client import is_http_url
+from llava.serve.client.http_errors import is_http_url
 from llava.serve.client.openai_client import ChatChunk, OpenAIClient
 from llava.serve.service.tracing import outgoing_headers
 
