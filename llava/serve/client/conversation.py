@@ -99,6 +99,11 @@ class Chat:
         """Returns the conversation before turn `index`."""
         return replace(self, turns=self.turns[:index])
 
+    def unanswered(self) -> Chat:
+        """Returns the conversation without the answer at its end, if there is one."""
+        has_answer = bool(self.turns) and self.turns[-1].role == "assistant"
+        return self.upto(len(self.turns) - 1) if has_answer else self
+
     def edited(self, index: int, text: str) -> Chat:
         """Returns the conversation up to the question at `index`, with another text for it; its images stay.
 

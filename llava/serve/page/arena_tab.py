@@ -1,4 +1,4 @@
-"""The arena: the same image and question to two models side by side, and a vote for the better answer."""
+"""The arena tabs: two models answer the same question side by side, and the user votes for the better answer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BattleState:
     voted: bool = False
     """Whether the user has voted."""
     silent: frozenset[str] = frozenset()
-    """Models that failed before their first word; other models are drawn instead of them."""
+    """Models that failed before their first word; other models are picked instead of them."""
 
     @property
     def answered(self) -> bool:
@@ -61,7 +61,7 @@ class BattleState:
         ends = ((chat.turns[-1], model) for chat, model in zip(self.chats, self.models, strict=False) if chat.turns)
         return frozenset(model for turn, model in ends if turn.error and not turn.text)
 
-    def for_another_draw(self) -> BattleState:
+    def for_another_pick(self) -> BattleState:
         """Returns the battle without its models if one of them failed at the first question; else the battle itself.
 
         A dead worker stays listed until enough heartbeats are missing, so asking it again would not help.
@@ -159,14 +159,14 @@ class ArenaTab:
         self, battle: BattleState, run_id: str, request: gr.Request, *values: Any
     ) -> AsyncGenerator[Updates, None]:
         try:
-            again = battle.for_another_draw() if self._anonymous else battle
+            again = battle.for_another_pick() if self._anonymous else battle
             battle = await self._ready(again, run_id, request, values)
             if not battle.chats[0].turns:
                 raise InvalidRequest("there is no question to answer yet.")
         except LlavaError as error:
             yield {self._status: error_line(error)}
             return
-        left, right = (chat.upto(len(chat.turns) - (chat.turns[-1].role == "assistant")) for chat in battle.chats)
+        left, right = (chat.unanswered() for chat in battle.chats)
         async with aclosing(self._answer(dataclasses.replace(battle, chats=(left, right)), values, request)) as updates:
             async for update in updates:
                 yield update
@@ -185,11 +185,11 @@ class ArenaTab:
         if battle.models and not (battle.chats[0].turns and self._anonymous):
             battle = dataclasses.replace(battle, models=())
         if not battle.models:
-            models = self._draw_lots(served.names, battle.silent, values)
+            models = self._pick_models(served.names, battle.silent, values)
             battle = dataclasses.replace(battle, models=models, id=uuid.uuid4().hex)
         return battle
 
-    def _draw_lots(self, names: tuple[str, ...], silent: frozenset[str], values: tuple[Any, ...]) -> tuple[str, ...]:
+    def _pick_models(self, names: tuple[str, ...], silent: frozenset[str], values: tuple[Any, ...]) -> tuple[str, ...]:
         if self._anonymous:
             if len(names) < 2:
                 raise InvalidRequest(f"an anonymous battle needs two models, but only {names[0]} is served now.")
@@ -251,11 +251,7 @@ class ArenaTab:
             except LogFailed as error:
                 return {self._status: error_line(error)}
             battle = dataclasses.replace(battle, voted=True)
-            thanks = (
-                "Thank you. Your vote has been stored."
-                if stored
-                else "This page does not store votes, so yours was not stored."
-            )
+            thanks = "Thank you. Your vote has been stored." if stored else "This page does not store votes."
             return {**self._settled(battle), self._status: note_line(thanks)}
 
         return voted

@@ -200,9 +200,7 @@ class ChatTab:
         except LlavaError as error:
             yield {self._status: error_line(error)}
             return
-        if chat.turns[-1].role == "assistant":
-            chat = chat.upto(len(chat.turns) - 1)
-        async with aclosing(self._answer(chat, tab, model, controls, request)) as updates:
+        async with aclosing(self._answer(chat.unanswered(), tab, model, controls, request)) as updates:
             async for update in updates:
                 yield update
 

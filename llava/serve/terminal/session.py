@@ -60,7 +60,7 @@ class Session:
         """
         if not self.questions:
             raise InvalidRequest("there is no question to answer yet.")
-        self.chat = self.chat.upto(self.questions[-1] + 1)
+        self.chat = self.chat.unanswered()
 
     def undo(self) -> Turn:
         """Removes the last question and its answer; returns the question.
