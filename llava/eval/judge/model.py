@@ -145,12 +145,12 @@ def as_reply(completion: Any) -> JudgeReply:
         CallFailed: `completion` is not a completion, or has no choice.
     """
     if not isinstance(completion, dict):
-        raise CallFailed(f"a reply that is not of the protocol: {str(completion)[:80]!r}")
+        raise CallFailed(f"the reply does not follow the protocol: {str(completion)[:80]!r}")
     choices = completion.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise CallFailed("a completion without choices")
+        raise CallFailed("the completion has no choices")
     return JudgeReply(
         text=_text(message, "content") or "",
         snapshot=_text(completion, "model"),
@@ -173,7 +173,7 @@ def judge_error(error: LlavaError, settings: JudgeSettings) -> LlavaError:
     if isinstance(error, WorkerTimeout):
         return CallFailed(f"no reply within {settings.timeout_s:g} s (--timeout)")
     if isinstance(error, ProtocolError):
-        return CallFailed(f"a reply that is not of the protocol: {error.excerpt!r}")
+        return CallFailed(f"the reply does not follow the protocol: {error.excerpt!r}")
     return NoConnection(f"no connection to the service ({str(error).rstrip('.')})")
 
 
@@ -191,7 +191,7 @@ def _refusal(error: RemoteError, settings: JudgeSettings) -> LlavaError:
         return ServiceRefuses(f"the service refuses every call ({reported}). The account has nothing left to spend.")
     if error.status == 429:
         when = f" for {error.retry_after_s:g} s" if error.retry_after_s else ""
-        return ServiceBusy(f"the service takes no more calls{when} ({reported}).")
+        return ServiceBusy(f"the service accepts no more calls{when} ({reported}).")
     if 400 <= error.status < 500 and error.status not in (408, 409):
         return CallRefused(reported, field=_field(f"{error.param or ''} {message}"))
     return CallFailed(reported)
@@ -212,5 +212,5 @@ def _client(settings: JudgeSettings) -> OpenAIClient:
         settings.base_url,
         timeout_s=settings.timeout_s,
         max_retries=settings.max_retries,
-        missing_key="OPENAI_API_KEY is not set: it holds the key for OpenAI, or give --base-url.",
+        missing_key="OPENAI_API_KEY is not set. Set it to a key for OpenAI, or name another service with --base-url.",
     )

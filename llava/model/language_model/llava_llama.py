@@ -28,7 +28,7 @@ from llava.errors import InvalidRequest
 from llava.model.language_model.loss import supervised_loss
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.weights.reader import OWN_TOWER
-from llava.template_choice import era_of
+from llava.template_choice import release_of
 
 _CACHE: Final = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
 """What transformers calls the keys and values of earlier tokens: `past_key_values` up to 5.23, `cache` from 5.24 on."""
@@ -68,7 +68,7 @@ class LlavaConfig(LlamaConfig):
     @property
     def uses_patch_runs(self) -> bool:
         """v0 prompts hold a run of `<im_patch>` for each image, later ones a single marker."""
-        return era_of(self) == "v0"
+        return release_of(self) == "v0"
 
 
 class LlavaLlamaModel(LlavaMetaModel, LlamaModel):

@@ -141,12 +141,12 @@ class OpenAIClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def get(self, path: str, **options: Any) -> Any:
-        """Gets `path` and returns the JSON of the answer; `options` go to httpx. Raises what `post` raises."""
+    async def get(self, path: str, **options: Any) -> dict[str, Any]:
+        """Gets `path` and returns the JSON object of the answer; `options` go to httpx. Raises what `post` raises."""
         return self._json(await self._send("GET", path, **options))
 
-    async def post(self, path: str, **options: Any) -> Any:
-        """Posts to `path` and returns the JSON of the answer.
+    async def post(self, path: str, **options: Any) -> dict[str, Any]:
+        """Posts to `path` and returns the JSON object of the answer.
 
         Args:
             path: below the base URL, such as `/chat/completions`.
@@ -156,7 +156,7 @@ class OpenAIClient:
             RemoteError: the service refused; the message, `code`, `param` and `status` are its own.
             WorkerLost: the service cannot be reached or broke off.
             WorkerTimeout: the service did not answer in time.
-            ProtocolError: the answer is not JSON; a kind of `WorkerLost`.
+            ProtocolError: the answer is not a JSON object; a kind of `WorkerLost`.
         """
         return self._json(await self._send("POST", path, **options))
 
@@ -173,7 +173,7 @@ class OpenAIClient:
             WorkerTimeout: the service did not answer in time.
         """
         content = await self.get("/models", timeout=_LIST_TIMEOUT_S)
-        entries = content.get("data") if isinstance(content, dict) else None
+        entries = content.get("data")
         if not isinstance(entries, list):
             raise ProtocolError(self.address, str(content))
         return sorted({str(entry["id"]) for entry in entries if isinstance(entry, dict) and entry.get("id")})
@@ -255,9 +255,9 @@ class OpenAIClient:
             await asyncio.sleep(delay_s)
         raise AssertionError("the last attempt returns or raises")
 
-    def _json(self, response: httpx.Response) -> Any:
+    def _json(self, response: httpx.Response) -> dict[str, Any]:
         content = parsed_json(response.content)
-        if content is None:
+        if not isinstance(content, dict):
             raise ProtocolError(self.address, response.text)
         return content
 
