@@ -115,6 +115,10 @@ def _add_chat_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if (
+        not args.server and sys.stderr.isatty()
+    ):  # before the imports, so that a user sees at once that something happens
+        print(f"Loading {args.model_path or 'tiny'} ...", file=sys.stderr, flush=True)
     from llava.serve.terminal.program import run_chat
     from llava.serve.terminal.settings import ChatSettings
 

@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from rich.console import Console
-
 from llava import __version__
 from llava.command_line import DONE
 from llava.errors import InvalidRequest, NoWorker
@@ -117,8 +115,7 @@ def _read_question(settings: ChatSettings) -> str:
 def _open_source(settings: ChatSettings) -> OpenedSource:
     if settings.server:
         return model_source.server(settings), ""
-    with Console(stderr=True).status("Loading the model"):
-        return model_source.local_model(settings)
+    return model_source.local_model(settings)
 
 
 @asynccontextmanager
