@@ -16,12 +16,12 @@ from llava.eval.answering.answerer import EvalAnswer
 from llava.eval.answering.model_settings import ModelSettings
 from llava.eval.answering.settings import AnsweringSettings
 from llava.eval.data.questions import Question
-from llava.images.formats import recognise
+from llava.images.formats import MEDIA_TYPES, recognise
 from llava.images.loading import read_encoded
+from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.chat_server import ChatServer
-from llava.serve.client.conversation import AnswerSettings, Chat, Turn
+from llava.serve.client.conversation import Chat, Turn
 from llava.serve.client.images import ChatImage, read_image
-from llava.serve.worker.images import MEDIA_TYPES
 from llava.text_generation.answer_events import Answer
 
 _MAX_BYTES: Final = 12_000_000

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from llava.errors import UnsupportedParameter
-from llava.serve.protocol.limits import MAX_CHOICES, MAX_MESSAGES, MAX_STOPS, MAX_TEXT_CHARACTERS
+from llava.serve.protocol.constants import MAX_CHOICES, MAX_MESSAGES, MAX_STOPS, MAX_TEXT_CHARACTERS
 from llava.serve.protocol.original import Name
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]

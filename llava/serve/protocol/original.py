@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from llava.errors import InvalidField, LlavaError, RemoteError, TryAgain
-from llava.serve.protocol.limits import MAX_IMAGES, MAX_STOPS
+from llava.serve.protocol.constants import MAX_IMAGES, MAX_STOPS
 
 CLUSTER_TOKEN_HEADER: Final = "x-llava-cluster-token"
 CHALLENGE_HEADER: Final = "x-llava-challenge"

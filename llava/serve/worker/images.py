@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llava.errors import ImageDamaged, ImageShapeError, ImageTooLarge, ImageUrlRefused, UnsupportedImage
-from llava.images.formats import decoder_errors, recognise
+from llava.images.formats import MEDIA_TYPES, decoder_errors, recognise
 from llava.images.loading import ImageLimits, decode_image
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MEDIA_TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WebP": "image/webp", "GIF": "image/gif"}
-"""Image formats that services accept, with their media types; command lines read a few more."""
 MAX_ASPECT: Final = 200
 """Largest ratio of the longer to the shorter side."""
 _REQUEST_PIXELS: Final = 2

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import httpx
-
-from llava.errors import InvalidRequest, WorkerLost
+from llava.errors import InvalidRequest, RemoteError, WorkerLost, WorkerTimeout
+from llava.serve.client.openai_client import ProtocolError, TokenUsage
 from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.protocol.original import GenerateRequest
 from llava.serve.service.metrics import Metrics
@@ -122,9 +120,7 @@ class OpenAiBackend:
         if stop and not self.stops_here:
             settings["stop"] = stop
         body = {name: value for name, value in settings.items() if value is not None} | {
-            "messages": _messages(dialogue, encoded),
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            "messages": _messages(dialogue, encoded)
         }
 
         async def start(choice: int) -> AnswerEvents:
@@ -142,26 +138,22 @@ class OpenAiBackend:
         """
         answer, until_stop = ServerAnswer(), UntilStop(stop)
         reason: str | None = None
-        usage: Any = None
+        usage: TokenUsage | None = None
         async with aclosing(self.upstream.chunks(body)) as chunks:
             async for chunk in chunks:
-                usage = chunk.get("usage") or usage
-                for choice in chunk.get("choices") or ():
-                    text = (choice.get("delta") or {}).get("content")
-                    if text:
-                        yield answer.piece(until_stop.push(str(text)), num_new_tokens=1)
-                    reason = choice.get("finish_reason") or reason
+                usage = chunk.usage or usage
+                reason = chunk.finish_reason or reason
+                if chunk.text:
+                    yield answer.piece(until_stop.push(chunk.text), num_new_tokens=1)
                 if until_stop.stopped:
                     reason = "stop"
                     break
-        if reason is None:
-            raise WorkerLost("the engine behind this worker broke off in the middle of an answer. Ask again.")
         if rest := until_stop.flush():
             yield answer.piece(rest)
         for event in answer.end(
             "length" if reason == "length" else "stop",
-            _count(usage, "prompt_tokens") or 0,
-            _count(usage, "completion_tokens"),
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else None,
         ):
             yield event
 
@@ -172,19 +164,22 @@ class OpenAiBackend:
             try:
                 names = await self.upstream.models()
                 break
-            except httpx.HTTPStatusError as error:
-                status = error.response.status_code
+            except ProtocolError:
+                names = []  # some engines have no list of models
+                break
+            except RemoteError as error:
+                status = error.status
                 if status in (401, 403):
                     raise InvalidRequest(
                         f"{self.upstream.url}: the engine rejects this worker's key (HTTP {status}). Name the "
                         "environment variable that holds the key with --backend-key-env."
                     ) from error
                 if status == 404:
-                    names = []  # some engines have no such list
+                    names = []
                     break
                 trouble = f"it answers with HTTP {status}"
-            except httpx.HTTPError as error:
-                trouble = f"it does not answer ({type(error).__name__})"  # it may still be loading
+            except (WorkerLost, WorkerTimeout):
+                trouble = "it does not answer"  # it may still be loading
             if loop.time() >= deadline:
                 raise WorkerLost(
                     f"{self.upstream.url}: no engine answered within {self.wait_s:g} s ({trouble}). Start it, or "
@@ -207,12 +202,12 @@ class OpenAiBackend:
             try:
                 self._waiting = await self.upstream.queue_length()
                 self._reachable = True
-            except httpx.HTTPError as error:
+            except (WorkerLost, WorkerTimeout):
                 self._reachable, self._waiting = False, 0
                 now = asyncio.get_running_loop().time()
                 if now - last_line >= _COMPLAINT_INTERVAL_S:
                     last_line = now
-                    log.warning("the engine at %s cannot be reached (%s)", self.upstream.url, type(error).__name__)
+                    log.warning("The engine at %s cannot be reached.", self.upstream.url)
             await asyncio.sleep(self.poll_interval_s)
 
 
@@ -234,10 +229,3 @@ def _messages(dialogue: Dialogue, encoded: Sequence[EncodedImage]) -> list[dict[
         ]
         messages.append({"role": turn.role, "content": parts})
     return messages
-
-
-def _count(usage: Any, name: str) -> int | None:
-    value = usage.get(name) if isinstance(usage, dict) else None
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return max(0, int(value))  # type: ignore[arg-type]
-    return None

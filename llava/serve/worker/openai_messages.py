@@ -11,7 +11,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
 from llava.conversation import Conversation, SeparatorStyle, template
 from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError
 from llava.prompting import Prompt, place_images
-from llava.serve.protocol.limits import MAX_IMAGES
+from llava.serve.protocol.constants import MAX_IMAGES
 from llava.serve.protocol.openai_requests import ChatMessage, ImagePart, RefusalPart, TextPart
 from llava.template_choice import default_template_for, release_of
 

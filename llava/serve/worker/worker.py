@@ -25,7 +25,7 @@ from typing import Final
 from llava.command_line import FAILED
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import ImageTokenMismatch, InvalidField, LlavaError, ModelNotFound, NotReady, ShuttingDown, TryAgain
-from llava.serve.protocol.limits import MAX_TEXT_CHARACTERS
+from llava.serve.protocol.constants import MAX_TEXT_CHARACTERS
 from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.protocol.original import GenerateRequest, WorkerStatus
 from llava.serve.service.lifecycle import Lifecycle, cut_off_error

@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from llava.errors import InvalidRequest, LlavaError, RemoteError, WorkerLost
+from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.chat_server import ChatServer
-from llava.serve.client.conversation import AnswerSettings, Chat
+from llava.serve.client.conversation import Chat
 from llava.serve.service.server import listen
 from llava.text_generation.answer_events import Answer, AnswerEvent
 from tests.support.fake_openai_server import WORDS, FakeOpenAiServer
@@ -124,5 +125,5 @@ def test_a_server_of_another_kind_is_recognised():
     with InThread(_other_server()) as server:
         with pytest.raises(WorkerLost, match="OpenAI-compatible"):
             asyncio.run(ChatServer(server.url).models())
-        with pytest.raises(LlavaError, match="no chat completion"):
+        with pytest.raises(LlavaError, match="does not follow the protocol"):
             asyncio.run(read(server.url))
