@@ -15,7 +15,7 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.serve.worker.model_loading import add_loading_arguments
+from llava.model.loading import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--model-path",
-        "--model-name",
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="model folder, hub id, or an embedded model (default: tiny); with --server a name that it serves",
-    )
+    spellings = ("--model-path", "--model-name", "--model", "-m")
+    arguments.add_model_path(group, *spellings, more="With --server, the name of a model that it serves.")
     group.add_argument(
         "--server",
         "--base-url",
@@ -55,7 +49,7 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         "--api-key-file", metavar="FILE", help="the server's key (default: the environment's LLAVA_API_KEY, if set)"
     )
     group.add_argument("--api-key-env", metavar="NAME", help="the variable of the environment that holds the key")
-    add_loading_arguments(group)
+    arguments.add_arguments(group, split=True, flash_attention=True)
 
 
 def _add_answer_arguments(group: argparse._ArgumentGroup) -> None:

@@ -13,9 +13,9 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.model.loading.arguments import find_model
+from llava.model.loading import arguments
 from llava.serve.worker.command import add_worker_arguments, image_hosts, run_worker
-from llava.serve.worker.model_loading import add_loading_arguments, load_model, typed
+from llava.serve.worker.model_loading import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how it is loaded."""
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model-path", metavar="MODEL", help="model folder, hub id, or an embedded model (default: tiny)"
-    )
+    arguments.add_model_path(model, "--model-path")
     model.add_argument("--model-name", metavar="NAME", help="name to serve it under (default: the path's last part)")
-    add_loading_arguments(model)
+    arguments.add_arguments(model, split=True, flash_attention=True)
     # Accepted and unused: whether a model sees, and how it wants images cut, its own config says.
     model.add_argument("--multi-modal", action="store_true", help=argparse.SUPPRESS)
     model.add_argument("--keep-aspect-ratio", action="store_true", help=argparse.SUPPRESS)
@@ -39,19 +37,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def model_flags(args: argparse.Namespace) -> list[str]:
     """What `add_model_arguments` read, as it would be typed, for a worker that another command starts."""
     which = (("--model-path", args.model_path), ("--model-name", args.model_name))
-    return [word for flag, value in which if value is not None for word in (flag, value)] + typed(args)
+    flags = [[flag, value] for flag, value in which if value is not None]
+    flags += arguments.ModelSettings.from_args(args).as_flags()
+    return [word for flag in flags for word in flag]
 
 
 def main(args: argparse.Namespace) -> int:
     from llava.serve.worker.engine_backend import EngineBackend
     from llava.serve.worker.images import ImageReader
 
-    folder, name, notice = find_model(args.model_path)
-    if notice:
-        print(notice, file=sys.stderr)
+    settings = arguments.ModelSettings.from_args(args)
+    folder, name, notice = arguments.find_model(settings.model_path)
+    arguments.announce(name, notice)
     backend = EngineBackend(
         name=args.model_name or name,
-        load=lambda: load_model(args, folder),
+        load=lambda: load_model(settings, folder),
         images=ImageReader(allowed_hosts=image_hosts(args)),
         asked_limit=args.limit_model_concurrency,
     )

@@ -7,17 +7,14 @@ import argparse
 from llava.model.loading import arguments
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, and how it is loaded."""
-    parser.add_argument(
-        "--model-name",
-        "--model-path",
-        dest="model_path",
-        metavar="MODEL",
-        help="model folder, hub id, or the name of an embedded model (default: the embedded model `tiny`)",
-    )
-    arguments.add_arguments(parser)
-    parser.add_argument("--mm-projector", metavar="FILE", help="projector to put before a plain LLaMA --model-name")
+def add_model_arguments(parser: argparse.ArgumentParser, *, split: bool = False) -> None:
+    """Adds the flags that say which model to load, and how.
+
+    Args:
+        split: whether to offer `--num-gpus`, with one GPU as the default.
+    """
+    arguments.add_model_path(parser, "--model-name", "--model-path")
+    arguments.add_arguments(parser, projector=True, split=split, split_default=1 if split else None)
 
 
 def add_answer_arguments(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:

@@ -59,7 +59,7 @@ def add_arguments(
         with_images: whether there are images in files.
         max_new_tokens: the default.
     """
-    add_model_arguments(parser)
+    add_model_arguments(parser, split=True)
     parser.add_argument(
         "--server",
         metavar="URL",
@@ -96,9 +96,6 @@ def add_arguments(
     )
     parser.add_argument("--num-chunks", type=int, default=1, metavar="N", help="parts of the questions (default: 1)")
     parser.add_argument("--chunk-idx", type=int, default=0, metavar="I", help="which part to answer, from 0")
-    parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="GPUs to spread a model over that one cannot hold (1)"
-    )
 
 
 def manner_of(args: argparse.Namespace, *, answer_prompter: bool = False) -> Manner:

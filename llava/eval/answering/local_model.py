@@ -14,7 +14,7 @@ from llava.eval.answering.answerer import LETTER_TOKENS, Manner, Written
 from llava.eval.data.model_fingerprint import fingerprint
 from llava.eval.data.questions import Question
 from llava.images.loading import load_image
-from llava.model.loading.arguments import find_model, load
+from llava.model.loading.arguments import ModelSettings, find_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,9 +48,9 @@ class LocalModel:
         self._folder, name, notice = find_model(args.model_path)
         if notice and args.is_first:
             print(notice, file=sys.stderr)
-        from llava.model.loading.flavours import read_flavour
+        from llava.model.loading.model_folder import read_model_folder
 
-        self._config = read_flavour(self._folder).config
+        self._config = read_model_folder(self._folder).config()
         self._template = self._manner.conv_mode or own_template(self._config, name)
         settings = {
             "checkpoint": fingerprint(self._folder, args.model_base, args.vision_tower, args.mm_projector),
@@ -64,7 +64,8 @@ class LocalModel:
 
         args = self._args
         device = _device(args.device, args.local_rank)
-        tokenizer, model, image_processor, context_length = load(args, self._folder, device=device)
+        loading = ModelSettings.from_args(args)
+        tokenizer, model, image_processor, context_length = loading.load(self._folder, device=device)
         self._config = model.config
         settings = EngineSettings(BatchSettings(max_running=args.batch_size))
         self._engine = Engine(model, tokenizer, image_processor, context_length, settings)

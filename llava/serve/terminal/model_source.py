@@ -59,14 +59,15 @@ def local_model(args: argparse.Namespace) -> tuple[LocalModel, str]:
         LlavaError: there is no such model or template, or it cannot be loaded.
     """
     from llava.conversation import template
-    from llava.model.loading.arguments import find_model
+    from llava.model.loading.arguments import ModelSettings, find_model
     from llava.serve.worker.engine_backend import EngineBackend
     from llava.serve.worker.model_loading import load_model
 
     if args.conv_mode:
         template(args.conv_mode)  # a wrong name is said now, not after the first question
-    folder, name, notice = find_model(args.model_path)
-    loaded = load_model(args, folder)
+    settings = ModelSettings.from_args(args)
+    folder, name, notice = find_model(settings.model_path)
+    loaded = load_model(settings, folder)
     backend = EngineBackend(name=name, load=lambda: loaded, conv_mode=args.conv_mode, warms_up=False)
     return LocalModel(backend), notice or ""
 
@@ -77,9 +78,11 @@ def server(args: argparse.Namespace) -> ChatServer:
     Raises:
         InvalidRequest: no address, a key that cannot be read, or flags of a model in this process.
     """
-    from llava.serve.worker.model_loading import given
+    from llava.model.loading.arguments import ModelSettings
 
-    local = given(args) + ["--conv-mode"] * bool(args.conv_mode)
+    local = [words[0] for words in ModelSettings.from_args(args).as_flags()]
+    if args.conv_mode:
+        local.append("--conv-mode")
     if local:
         raise InvalidRequest(
             f"{', '.join(local)}: how a model is loaded is decided where it runs, which is at {args.server}. "

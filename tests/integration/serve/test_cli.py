@@ -160,7 +160,7 @@ def test_a_server_that_is_away_or_no_address_at_all_is_one_line(command, server,
     [
         (("--model-path", "./nowhere"), "./nowhere: no such model folder"),
         (("--conv-template", "multimodel"), "Did you mean 'multimodal'"),
-        (("--num-gpus", "many"), "'many' is no whole number"),
+        (("--num-gpus", "many"), "'many' is not a whole number"),
     ],
 )
 def test_a_model_or_template_that_is_not_there_is_named_at_once(command, words, says):
