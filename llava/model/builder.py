@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava.model.loading.plan import LoadPlan, make_plan
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
-    from llava.model.loading.plan import LoadPlan
 
 
 def load_pretrained_model(
@@ -40,10 +41,8 @@ def load_pretrained_model(
         model_path: folder or hub id of any form in `llava.model.loading.model_folder`.
         model_base: the language model, for projector-only and LoRA folders.
         model_name: accepted for callers of the original; the folder's content decides, never its name.
-        load_8bit, load_4bit: quantises the language model; on a GPU with bitsandbytes (the extra `quant`), on a CPU
-            to 8 bits with PyTorch alone (`llava.model.loading.quantization`).
-        device_map: "auto" spreads the model over all CUDA GPUs; a dict is passed to transformers; None keeps it on one
-            device.
+        load_8bit, load_4bit: quantises the language model (`llava.model.loading.quantization`).
+        device_map: "auto" spreads the model over all CUDA GPUs, a dict is passed to transformers, None uses one device.
         device: cuda, cuda:N, mps or cpu; None takes the best device of this machine.
         use_flash_attn: the same as `attn_implementation="flash_attention_2"`.
         dtype: number format of the weights; None chooses by device (`llava.model.loading.device.choose_dtype`).
@@ -59,8 +58,6 @@ def load_pretrained_model(
         CheckpointError: (or one of its kinds) names the file and what to do.
         InvalidRequest: arguments that do not go together, or a device that this machine does not have.
     """
-    from llava.model.loading.plan import make_plan
-
     plan = make_plan(
         model_path,
         model_base=model_base,

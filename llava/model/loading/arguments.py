@@ -122,7 +122,7 @@ def add_arguments(
         split_default: the default of `--num-gpus`; None is all GPUs.
         flash_attention: whether to offer `--use-flash-attn`.
     """
-    # What a command does not offer has its default in the namespace all the same.
+    # A flag that a command does not offer still has its default in the namespace.
     parser.set_defaults(mm_projector=None, num_gpus=split_default, use_flash_attn=False)
     parser.add_argument(
         "--model-base",
@@ -145,13 +145,7 @@ def add_arguments(
         help="Number format of the weights (default: chosen by device).",
     )
     if split:
-        default = "all" if split_default is None else split_default
-        parser.add_argument(
-            "--num-gpus",
-            type=_num_gpus,
-            metavar="N",
-            help=f"Number of GPUs to split the model across; auto takes all (default: {default}).",
-        )
+        _add_num_gpus(parser, split_default)
     parser.add_argument(
         "--load-8bit", action="store_true", help="Quantise to 8 bits (a CPU, or CUDA with the extra `quant`)."
     )
@@ -160,6 +154,15 @@ def add_arguments(
         parser.add_argument(
             "--use-flash-attn", action="store_true", help="Use FlashAttention 2 (CUDA with the extra `flash-attn`)."
         )
+
+
+def _add_num_gpus(parser: argparse._ActionsContainer, default: int | None) -> None:
+    parser.add_argument(
+        "--num-gpus",
+        type=_num_gpus,
+        metavar="N",
+        help=f"Number of GPUs to split the model across; auto takes all (default: {default or 'all'}).",
+    )
 
 
 def find_model(model_path: str | None) -> tuple[Path, str, str | None]:

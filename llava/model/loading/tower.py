@@ -1,4 +1,4 @@
-"""Loads the vision tower of a plan: from a folder of its own, or from the checkpoint that trained it."""
+"""Loads the vision tower of a plan: from its own folder, or from the checkpoint that trained it."""
 
 from __future__ import annotations
 

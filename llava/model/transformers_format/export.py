@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from llava.model.transformers_format.plan import EMBEDDINGS, TOKENIZER_KEY, Conv
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerFast
 
+    from llava.model.language_model.llava_llama import LlavaConfig
     from llava.model.loading.model_folder import ModelFolder
     from llava.model.weights.folder import WriteSettings
     from llava.model.weights.writer import CheckpointWriter
@@ -95,7 +98,7 @@ def _tokenizer_settings(folder: Path) -> dict[str, Any]:
     return {name: read_json(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _exported_tokenizer(folder: ModelFolder) -> Any:
+def _exported_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerFast:
     """Loads the checkpoint's tokenizer and gives it a token for an image."""
     from tokenizers import AddedToken
 
@@ -114,7 +117,7 @@ def _exported_tokenizer(folder: ModelFolder) -> Any:
     return tokenizer
 
 
-def _image_tokens(config: Any, tokenizer: Any) -> tuple[str, str]:
+def _image_tokens(config: LlavaConfig, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
     """Returns the token that becomes an image's features, and the text of one image in a prompt."""
     from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 
@@ -129,7 +132,12 @@ def _image_tokens(config: Any, tokenizer: Any) -> tuple[str, str]:
 
 
 def _exported_config(
-    config: Any, tower: TowerWeights, rows: int, tokenizer: Any, form: str | None, dtype: torch.dtype
+    config: LlavaConfig,
+    tower: TowerWeights,
+    rows: int,
+    tokenizer: PreTrainedTokenizerFast,
+    form: str | None,
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
     from transformers import LlamaConfig
 
@@ -170,16 +178,23 @@ def _exported_config(
                 f"mm_patch_merge_type is {config.mm_patch_merge_type!r}, but transformers' LLaVA-NeXT has only "
                 "spatial_unpad."
             )
-        # LLaVA writes (width, height), transformers (height, width).
-        settings["image_grid_pinpoints"] = [[height, width] for width, height in config.image_grid_pinpoints]
+        settings["image_grid_pinpoints"] = _grid(config)
         settings["use_image_newline_parameter"] = True
     return settings
+
+
+def _grid(config: LlavaConfig) -> list[list[int]]:
+    """Returns the grids of tiles as transformers writes them, (height, width); LLaVA writes (width, height)."""
+    pinpoints = config.image_grid_pinpoints or []
+    if isinstance(pinpoints, str):
+        pinpoints = ast.literal_eval(pinpoints)
+    return [[height, width] for width, height in pinpoints]
 
 
 _KEPT = ("vocab_size", "architectures", "model_type", "tie_word_embeddings")
 
 
-def _chat_template(folder: Path, config: Any, tokenizer: Any, conv_mode: str | None) -> str:
+def _chat_template(folder: Path, config: LlavaConfig, tokenizer: PreTrainedTokenizerFast, conv_mode: str | None) -> str:
     from llava.conversation import template
     from llava.model.transformers_format.chat_template import chat_template
     from llava.template_choice import default_template_for, era_of
@@ -190,7 +205,7 @@ def _chat_template(folder: Path, config: Any, tokenizer: Any, conv_mode: str | N
 
 
 def _processor_settings(
-    config: Any, tower: TowerWeights, tokenizer: Any, image_processor: dict[str, Any]
+    config: LlavaConfig, tower: TowerWeights, tokenizer: PreTrainedTokenizerFast, image_processor: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "processor_class": image_processor["processor_class"],
@@ -201,7 +216,7 @@ def _processor_settings(
     }
 
 
-def _write_tokenizer(writer: CheckpointWriter, folder: Path, tokenizer: Any) -> None:
+def _write_tokenizer(writer: CheckpointWriter, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     from llava.model.weights.reader import read_json
 
     tokenizer.save_pretrained(writer.folder)
@@ -225,7 +240,7 @@ def _portable(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _image_processor_settings(config: Any, tower: TowerWeights) -> dict[str, Any]:
+def _image_processor_settings(config: LlavaConfig, tower: TowerWeights) -> dict[str, Any]:
     from llava.model.multimodal_encoder.builder import load_image_processor
 
     settings = {
@@ -235,11 +250,10 @@ def _image_processor_settings(config: Any, tower: TowerWeights) -> dict[str, Any
     }
     shape = config.image_aspect_ratio
     if shape == "anyres":
-        grid = [[height, width] for width, height in config.image_grid_pinpoints]
         return settings | {
             "image_processor_type": "LlavaNextImageProcessor",
             "processor_class": "LlavaNextProcessor",
-            "image_grid_pinpoints": grid,
+            "image_grid_pinpoints": _grid(config),
             "do_pad": True,
         }
     if shape == "pad":
@@ -251,7 +265,9 @@ def _image_processor_settings(config: Any, tower: TowerWeights) -> dict[str, Any
     return settings | {"image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor"}
 
 
-def _notes(form: str | None, settings: dict[str, Any], tokenizer: Any, config: Any) -> list[str]:
+def _notes(
+    form: str | None, settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, config: LlavaConfig
+) -> list[str]:
     lines = [f"{settings['architectures'][0]}, image token {_image_tokens(config, tokenizer)[0]}"]
     if form == "pair":
         lines.append("The linear projector is written as two layers that give the same result; any engine can run it.")

@@ -10,6 +10,7 @@ from llava.model.transformers_format.plan import EMBEDDINGS, TOKENIZER_KEY, Conv
 if TYPE_CHECKING:
     import torch
 
+    from llava.model.language_model.llava_llama import LlavaConfig
     from llava.model.loading.model_folder import ModelFolder
     from llava.model.weights.folder import WriteSettings
     from llava.model.weights.writer import CheckpointWriter
@@ -57,7 +58,9 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
     return [f"LlavaLlamaForCausalLM, projector {settings.get('mm_projector_type') or 'linear'}, tower in {OWN_TOWER}/"]
 
 
-def _original_config(config: Any, source: dict[str, Any], dtype: torch.dtype, *, trained: bool) -> dict[str, Any]:
+def _original_config(
+    config: LlavaConfig, source: dict[str, Any], dtype: torch.dtype, *, trained: bool
+) -> dict[str, Any]:
     from llava.model.weights.folder import upgraded_config
     from llava.model.weights.reader import OWN_TOWER
 

@@ -19,6 +19,7 @@ from llava.model.weights.reader import EMBEDDING, OUTPUT, Checkpoint, open_check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def load_image_token_rows(model: Any, path: str | Path, num_new: int) -> None:
     embedding.data[-num_new:] = rows[-num_new:].to(embedding)
 
 
-def merge_lora(model: Any, folder: Path) -> None:
+def merge_lora(model: PreTrainedModel, folder: Path) -> None:
     """Merges the LoRA adapter in `folder` into the model that it was trained on, in place.
 
     Raises:
@@ -161,7 +162,7 @@ def _copy(target: Tensor, value: Tensor, name: str, path: str | Path) -> None:
 # From a model in training or a checkpoint into a file, and back
 
 
-def adapter_tensors(model: Any, rows: TrainedRows | None) -> dict[str, Tensor]:
+def adapter_tensors(model: PreTrainedModel, rows: TrainedRows | None) -> dict[str, Tensor]:
     """Returns the tensors of a model's adapter, on the CPU, in the order of `ADAPTER_PARTS`."""
     tensors: dict[str, Tensor] = {}
     if rows is not None:
@@ -198,7 +199,7 @@ def save_adapter(tensors: dict[str, Tensor], file: Path) -> None:
             torch.save(tensors, temporary)
 
 
-def load_adapter(model: Any, rows: TrainedRows | None, file: Path) -> None:
+def load_adapter(model: PreTrainedModel, rows: TrainedRows | None, file: Path) -> None:
     """Puts a saved adapter back into a model of the same shape, in training.
 
     Raises:

@@ -59,7 +59,7 @@ def local_model(args: argparse.Namespace) -> tuple[LocalModel, str]:
         LlavaError: there is no such model or template, or it cannot be loaded.
     """
     from llava.conversation import template
-    from llava.model.loading.arguments import ModelSettings, find_model
+    from llava.model.loading.arguments import ModelSettings, announce, find_model
     from llava.serve.worker.engine_backend import EngineBackend
     from llava.serve.worker.model_loading import load_model
 
@@ -67,6 +67,7 @@ def local_model(args: argparse.Namespace) -> tuple[LocalModel, str]:
         template(args.conv_mode)  # a wrong name is said now, not after the first question
     settings = ModelSettings.from_args(args)
     folder, name, notice = find_model(settings.model_path)
+    announce(name, None)
     loaded = load_model(settings, folder)
     backend = EngineBackend(name=name, load=lambda: loaded, conv_mode=args.conv_mode, warms_up=False)
     return LocalModel(backend), notice or ""
