@@ -162,7 +162,7 @@ def _copy(target: Tensor, value: Tensor, name: str, path: str | Path) -> None:
 # From a model in training or a checkpoint into a file, and back
 
 
-def adapter_tensors(model: PreTrainedModel, rows: TrainedRows | None) -> dict[str, Tensor]:
+def adapter_tensors(model: Any, rows: TrainedRows | None) -> dict[str, Tensor]:
     """Returns the tensors of a model's adapter, on the CPU, in the order of `ADAPTER_PARTS`."""
     tensors: dict[str, Tensor] = {}
     if rows is not None:
