@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llava.conversation import Era
+from llava.conversation import Release
 from llava.errors import CheckpointError
 from llava.model.transformers_format.layout import LINEAR_FORM_KEY, SOURCE_KEY, one_layer
 from llava.model.weights.adapter import PROJECTOR_FILES
@@ -35,7 +35,7 @@ from llava.model.weights.reader import (
     open_checkpoint,
     read_json,
 )
-from llava.template_choice import default_template_for, era_of
+from llava.template_choice import default_template_for, release_of
 
 if TYPE_CHECKING:
     from llava.model.language_model.llava_llama import LlavaConfig
@@ -119,9 +119,9 @@ class ModelFolder:
         return self.kind in ("projector", "lora")
 
     @property
-    def release(self) -> Era:
+    def release(self) -> Release:
         """`v0`, or `head` for v1 and later: how images stand in a prompt."""
-        return era_of(self.settings)
+        return release_of(self.settings)
 
     @property
     def template(self) -> str:

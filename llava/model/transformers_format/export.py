@@ -197,9 +197,9 @@ _KEPT = ("vocab_size", "architectures", "model_type", "tie_word_embeddings")
 def _chat_template(folder: Path, config: LlavaConfig, tokenizer: PreTrainedTokenizerFast, conv_mode: str | None) -> str:
     from llava.conversation import template
     from llava.model.transformers_format.chat_template import chat_template
-    from llava.template_choice import default_template_for, era_of
+    from llava.template_choice import default_template_for, release_of
 
-    conversation = template(conv_mode or default_template_for(config, name=folder.name), era=era_of(config))
+    conversation = template(conv_mode or default_template_for(config, name=folder.name), release=release_of(config))
     bos = tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else ""
     return chat_template(conversation, image=_image_tokens(config, tokenizer)[1], bos=bos)
 

@@ -209,11 +209,11 @@ def load_adapter(model: PreTrainedModel, rows: TrainedRows | None, file: Path) -
     expected = adapter_tensors(model, rows)
     if set(saved) != set(expected):
         difference = sorted(set(saved) ^ set(expected))
-        raise CheckpointError(f"{file}: holds other tensors than this run trains: {', '.join(difference)}.")
+        raise CheckpointError(f"{file}: the tensors do not match those that this run trains: {', '.join(difference)}.")
     for name in saved:
         if saved.shape(name) != tuple(expected[name].shape):
             raise CheckpointError(
-                f"{file}: {name} has shape {list(saved.shape(name))}, this run needs {list(expected[name].shape)}."
+                f"{file}: {name} has shape {list(saved.shape(name))}, expected {list(expected[name].shape)}."
             )
     if rows is not None:
         rows.load(saved.tensor(EMBEDDING))
