@@ -50,7 +50,6 @@ IMPORT_NAMES = {
     "matplotlib": "matplotlib",
     "jinja2": "jinja2",
     "openpyxl": "openpyxl",
-    "openai": "openai",
     "wandb": "wandb",
 }
 """What the commands need: distribution name to module name, the order in which they are shown."""

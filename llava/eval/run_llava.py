@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from llava.command_line import run
 from llava.eval.answering.arguments import add_answer_arguments, add_model_arguments
 from llava.model.loading.arguments import ModelSettings, announce, find_model
-from llava.text_generation.settings import Answer, Sampling
+from llava.text_generation.answer_events import Answer
+from llava.text_generation.settings import Sampling
 
 if TYPE_CHECKING:
     from pathlib import Path
