@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -92,26 +89,6 @@ def test_help_keeps_paragraphs_and_example_lines_apart(capsys):
     assert "Asks once.\n\nExample, to be copied:\n\n    llava ask --image-file cat.png\n" in capsys.readouterr().out
 
 
-def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path):
-    script = tmp_path / "talker.py"
-    script.write_text(
-        "import sys\n"
-        "from llava.command_line import run\n"
-        "def main(args):\n"
-        "    for number in range(1_000_000): print(number)\n"
-        "    return 0\n"
-        "sys.exit(run(lambda parser: None, main, argv=[]))\n"
-    )
-    talker = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert talker.stdout is not None
-    assert talker.stderr is not None
-    assert talker.stdout.readline() == "0\n"
-    talker.stdout.close()
-    assert talker.stderr.read() == ""
-    talker.stderr.close()
-    assert talker.wait(timeout=60) == 141
-
-
 def test_llava_without_a_command_says_which_there_are(capsys):
     assert llava_command.main([]) == 2
     out, err = capsys.readouterr()
@@ -139,10 +116,3 @@ def test_llava_version_is_the_package_version(flag, capsys):
 def test_an_unknown_command_exits_with_2_and_a_suggestion(word, hint, capsys):
     assert llava_command.main([word]) == 2
     assert capsys.readouterr().err == f"error: llava has no command {word!r}. {hint}\n"
-
-
-def test_the_console_script_and_python_dash_m_are_the_same_program(run_python):
-    script = Path(sys.executable).with_name("llava")
-    installed = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
-    assert installed.returncode == 0
-    assert installed.stdout == run_python("-m", "llava", "--help").stdout
