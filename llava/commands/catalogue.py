@@ -61,8 +61,13 @@ class CatalogueEntry:
     summary: str
 
     @property
+    def program(self) -> str:
+        """What follows `python -m`; a package with a `__main__` keeps its command beside it."""
+        return self.module.removesuffix(".command")
+
+    @property
     def prog(self) -> str:
-        return " ".join(("llava", *self.words)) if self.words else f"python -m {self.module}"
+        return " ".join(("llava", *self.words)) if self.words else f"python -m {self.program}"
 
     def parser(self) -> argparse.ArgumentParser:
         """The parser of the command; importing its module loads nothing heavy."""

@@ -60,7 +60,7 @@ def _section(entry: CatalogueEntry) -> str:
     lines = [f"\n### {entry.prog}", ""]
     if entry.words:
         others = [f"`llava {alias}`" for alias, name in ALIASES.items() if (name,) == entry.words]
-        lines += [f"Also runs as {' or '.join([*others, f'`python -m {entry.module}`'])}.", ""]
+        lines += [f"Also runs as {' or '.join([*others, f'`python -m {entry.program}`'])}.", ""]
     if parser.description:
         lines += [_paragraphs(parser.description), ""]
     for title, options in _groups(parser):

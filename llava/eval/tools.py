@@ -23,6 +23,7 @@ TOOLS: Tools = {
         "science-qa-gpt4-requery": ("llava.eval.eval_science_qa_gpt4_requery", "ScienceQA: GPT-4 as judge of both"),
     },
     "GPT review": {
+        "get-data": ("llava.eval.get_data", "Download the original's questions, answers and contexts."),
         "gpt-answers": ("llava.eval.qa_baseline_gpt35", "a hosted model's answers to text-only questions"),
         "gpt-review": ("llava.eval.eval_gpt_review", "a judge compares two answers: text-only questions"),
         "gpt-review-bench": ("llava.eval.eval_gpt_review_bench", "a judge compares two answers: LLaVA-Bench"),
@@ -30,7 +31,7 @@ TOOLS: Tools = {
         "gpt-review-summary": ("llava.eval.summarize_gpt_review", "figures of reviews, with intervals"),
         "webpage-data": (
             "llava.eval.generate_webpage_data_from_table",
-            "questions, answers and reviews as one JSON file",
+            "questions, answers, reviews as one JSON file",
         ),
     },
     "Other benchmarks": {
