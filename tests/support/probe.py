@@ -66,11 +66,14 @@ class Probed:
 class Prober:
     """The clean interpreter; a context manager."""
 
-    def __init__(self, folder: Path, **environment: str):
+    def __init__(
+        self, folder: Path, *, interpreter: str | Path = sys.executable, environment: dict[str, str] | None = None
+    ):
+        """Programs run in `folder`, with `environment` in place of that of this process."""
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
+            [interpreter, "-c", SERVER],
             cwd=folder,
-            env={**os.environ, "COLUMNS": "120", **environment},
+            env={**(os.environ if environment is None else environment), "COLUMNS": "120"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
