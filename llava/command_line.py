@@ -144,7 +144,7 @@ def guarded(body: Callable[[], int], *, debug: bool = False) -> int:
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), debug)
     except ImportError as error:
-        return _failed(f"{error}. Run `llava doctor` to see what is missing or broken and how to install it.", debug)
+        return _failed(f"{error}. Run `llava doctor --full` to see what is missing or broken.", debug)
     except MemoryError as error:
         return _failed(f"out of memory. {error}".strip(), debug)
     except Exception as error:
