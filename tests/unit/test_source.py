@@ -53,9 +53,9 @@ def attribute_call(call: ast.Call) -> set[str]:
     return {f"{name} with shell"} if isinstance(shell, ast.Constant) and shell.value else set()
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(PACKAGE)))
-def test_nothing_in_the_package_runs_code_that_came_as_data(source: Path):
-    assert forbidden(ast.parse(source.read_text(encoding="utf-8"))) == []
+def test_nothing_in_the_package_runs_code_that_came_as_data():
+    found = {source: forbidden(ast.parse(source.read_text(encoding="utf-8"))) for source in SOURCES}
+    assert {str(source.relative_to(PACKAGE)): lines for source, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize(
