@@ -10,8 +10,11 @@ from tests.unit.eval.data.test_answers_file import ids_in, write
 FILLS_THE_DISK = """
 import resource, sys
 from tests.unit.eval.data.test_answers_file import *
-resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
-write(Path(sys.argv[1]), 1, 2, 3)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
+try:
+    write(Path(sys.argv[1]), 1, 2, 3)
+finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
 
 
