@@ -442,7 +442,7 @@ def test_extract_takes_the_projector_out_of_original_checkpoints(checkpoint, tmp
 def test_extract_says_what_is_wrong_with_a_folder(tmp_path, run_python):
     result = run_python("scripts/extract_mm_projector.py", "--model-path", tmp_path, "--output", tmp_path / "p.bin")
     assert result.returncode == 1
-    assert "no weights here" in result.stderr
+    assert "no weights found" in result.stderr
     result = run_python(
         "scripts/extract_mm_projector.py", "--model-path", DATA / "llama-vicuna-tiny", "--output", tmp_path / "p.bin"
     )

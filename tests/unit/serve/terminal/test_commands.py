@@ -113,7 +113,7 @@ def test_several_images_are_added_by_one_command(session):
         ("/set shape=round", "crop or resize or pad"),
         ("/set temprature=1", "no setting is called 'temprature'. Did you mean temperature?"),
         ("/set colour=red", "There are: temperature, top_p, max_tokens, seed, shape"),
-        ("/model nobody", "no model named 'nobody' is served here. There are: llava, other"),
+        ("/model nobody", "no model named 'nobody' is served here. Available: llava, other"),
         ("/retry", "nothing was asked yet"),
         ("/undo", "nothing to take back"),
         ("/edit", "nothing to edit"),
