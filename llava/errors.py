@@ -185,7 +185,7 @@ class NotFinite(CheckpointError):
     code = "weights_not_finite"
 
     def __init__(self, name: str, count: int, dtype: str):
-        message = f"{name}: {count} values would be NaN or infinite in {dtype}, so nothing was written. "
+        message = f"{name}: {count} of its values would be NaN or infinite in {dtype}, so nothing was written. "
         message += "One of the inputs is damaged or is the wrong one."
         if dtype == "float16":
             message += " Values outside float16's range become infinite: try --dtype bfloat16 or float32."
