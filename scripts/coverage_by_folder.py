@@ -21,9 +21,9 @@ def main() -> int:
             counts[folder][0] += len(statements)
             counts[folder][1] += len(missing)
     print(f"{'folder':<40}{'statements':>12}{'covered':>10}")
-    for folder, (statements, missing) in sorted(counts.items(), key=lambda item: (item[0] == "total", item[0])):
-        if statements:
-            print(f"{folder:<40}{statements:>12}{1 - missing / statements:>10.1%}")
+    for folder, (all_statements, uncovered) in sorted(counts.items(), key=lambda item: (item[0] == "total", item[0])):
+        if all_statements:
+            print(f"{folder:<40}{all_statements:>12}{1 - uncovered / all_statements:>10.1%}")
     return 0
 
 

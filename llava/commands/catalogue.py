@@ -106,7 +106,7 @@ def tools_of_groups() -> list[str]:
 def whole_parser() -> argparse.ArgumentParser:
     """A parser of the whole command line of `llava`, for shell completion."""
     root = argparse.ArgumentParser(prog="llava")
-    groups = {(): root.add_subparsers()}
+    groups: dict[tuple[str, ...], argparse._SubParsersAction[argparse.ArgumentParser]] = {(): root.add_subparsers()}
     for entry in entries():
         if not entry.words:
             continue

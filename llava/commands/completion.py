@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from llava.command_line import DONE, run
 
@@ -39,7 +40,7 @@ def script(shell: str) -> str:
     return shtab.complete(parser, shell=shell)
 
 
-def _complete_paths(parser: argparse.ArgumentParser, completers: dict[str, dict[str, str]]) -> None:
+def _complete_paths(parser: argparse.ArgumentParser, completers: dict[str, Any]) -> None:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
