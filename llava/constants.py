@@ -1,29 +1,30 @@
-"""Token strings, sentinels and protocol numbers that checkpoints, data files and other programs agree on."""
+"""Defines token strings and numbers that checkpoints, data files and other programs share."""
 
 from __future__ import annotations
 
 from typing import Final
 
 IGNORE_INDEX: Final = -100
-"""Label of a position that takes no part in the loss (PyTorch's `ignore_index`)."""
+"""Label of a position that the loss ignores (PyTorch's `ignore_index`)."""
 
 IMAGE_TOKEN_INDEX: Final = -200
-"""Stands in `input_ids` where one image goes (v1 and later); never a vocabulary id."""
+"""Stands for one image in `input_ids` of v1 and later; never a vocabulary id."""
 
 DEFAULT_IMAGE_TOKEN: Final = "<image>"
 """Marks one image in a prompt or a data file; never a vocabulary item."""
 
 DEFAULT_IMAGE_PATCH_TOKEN: Final = "<im_patch>"
-"""One image patch in a v0 prompt; its embedding is replaced by a projected feature."""
+"""Stands for one image patch in a v0 prompt; a projected feature replaces its embedding."""
 
 DEFAULT_IM_START_TOKEN: Final = "<im_start>"
 DEFAULT_IM_END_TOKEN: Final = "<im_end>"
+"""Surround each image if the checkpoint's `mm_use_im_start_end` is true."""
 
 DEFAULT_PAD_TOKEN: Final = "[PAD]"
-"""Added by v0 training when the base tokenizer has no padding token."""
+"""Padding token that v0 training adds if the base tokenizer has none."""
 
 IMAGE_PLACEHOLDER: Final = "<image-placeholder>"
-"""Where a command-line query wants its image; replaced by the template's own marker."""
+"""Marks an image in a query on the command line; the template's own marker replaces it."""
 
 CONTROLLER_HEART_BEAT_EXPIRATION: Final = 30
 """Seconds without a heartbeat after which the controller drops a worker."""
@@ -32,4 +33,4 @@ WORKER_HEART_BEAT_INTERVAL: Final = 15
 """Seconds between two heartbeats of a worker."""
 
 LOGDIR: Final = "."
-"""Folder of the serving logs unless one is given."""
+"""Default folder of the server logs."""

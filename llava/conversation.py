@@ -1,17 +1,17 @@
-"""Conversation templates as data, and the one renderer that turns a conversation into a prompt.
+"""Defines the conversation templates and renders conversations into prompts.
 
-Two generations of released code gave templates of the same name different texts, and a checkpoint answers well only
-under the text it was trained with. So there are two tables:
+v0 and later releases use the same name for different texts, and a checkpoint answers well only with the text it was
+trained on. There are therefore two tables:
 
-- `conv_templates`, the table to use: every key of the later releases (v1.0 to v1.6) with the later meaning, and beside
-  them the v0 keys that the later releases dropped (`simple`, `simple_legacy`, `multimodal`, `bair_v1`, `vicuna_v1_1`).
-  Only `v1` and `llava_v1` mean different things in the two generations; here they have the later meaning, because that
-  is what people who type them today have checkpoints for. Their v0 texts are `v0` and `v0_llava_v1`.
-- `conv_templates_v0`: the eight keys of v0 with their v0 meaning. `template(name, era="v0")` looks there first, so
-  `--conv-mode llava_v1` on a v0 checkpoint gives the v0 text.
+- `conv_templates` is the one to use. It has all keys of the later releases (v1.0 to v1.6) with their later meaning, and
+  the v0 keys that later releases dropped (`simple`, `simple_legacy`, `multimodal`, `bair_v1`, `vicuna_v1_1`). Only `v1`
+  and `llava_v1` mean different texts in v0 and later. They have the later meaning here, because most checkpoints in use
+  need it; their v0 texts are `v0` and `v0_llava_v1`.
+- `conv_templates_v0` has the eight keys of v0 with their v0 meaning. `template(name, release="v0")` uses it first, so
+  `--conv-mode llava_v1` selects the v0 text for a v0 checkpoint.
 
-The generations also place an image differently: v0 leaves `<image>` where the text has it, later releases move it
-before the first question. `Conversation.image_first` says which; it is a property of the template.
+Releases also place images differently: v0 leaves `<image>` where the text has it, later releases move it before the
+first question. This is a property of the template, `Conversation.image_first`.
 """
 
 from __future__ import annotations
@@ -27,79 +27,87 @@ from typing import Any, Final, Literal
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import TemplateError, UnknownTemplate
 
-Era = Literal["v0", "head"]
+Release = Literal["v0", "head"]
+"""A release of LLaVA: v0, or any later one."""
 
 
 class SeparatorStyle(Enum):
-    """How a template joins system text, roles and turns."""
+    """How a template joins the system text, roles and turns."""
 
     SINGLE = auto()
-    """`system+sep`, then `role: text` + sep a turn; an open turn is `role:`."""
+    """`system` + sep, then `role: text` + sep for each turn; an open turn is `role:`."""
     TWO = auto()
-    """As SINGLE, with `sep` after user turns and `sep2` after assistant turns."""
+    """Like SINGLE, with `sep` after user turns and `sep2` after assistant turns."""
     MPT = auto()
-    """ChatML: `role` + text + sep, the role carrying its own line break."""
+    """ChatML: `role` + text + sep for each turn; the role includes its line break."""
     PLAIN = auto()
-    """Texts and separators only, no roles: image and caption of pretraining."""
+    """Texts and separators without roles: the image and caption of pretraining."""
     LLAMA_2 = auto()
-    """`[INST] … [/INST]` around user turns, the system text inside the first."""
+    """`[INST] … [/INST]` around user turns; the first one includes the system text."""
     HEADED = auto()
-    """What v0 trained on: each turn begins with the separator, `sep role: text` + sep2, after `system` + two sep2."""
+    """The training text of v0: `system` + two sep2, then `sep role: text` + sep2 for each turn."""
 
 
 @dataclass
 class Conversation:
-    """A template and the turns said so far.
+    """A template and the turns so far.
 
-    A message's text is a string, None or "" for an open turn, or a tuple `(text, image, mode)` for a turn that
-    carries an image (or a list of images); only its text reaches the prompt.
+    A message is a role and a text. The text is a string, None or "" for an open turn, or a tuple `(text, image, mode)`
+    for a turn with an image or a list of images. Only the text is part of the prompt.
     """
 
     system: str
+    """Text before the first turn."""
     roles: tuple[str, str]
+    """Names of the user and the assistant."""
     messages: list[list[Any]]
+    """The turns, each a list of role and text."""
     offset: int
-    """Number of leading messages that belong to the template (few-shot examples), not to the user."""
+    """Number of leading messages that are few-shot examples of the template."""
     sep_style: SeparatorStyle = SeparatorStyle.SINGLE
+    """How the parts are joined."""
     sep: str = "###"
+    """Separator after a turn, or after user turns if `sep2` is set."""
     sep2: str | None = None
+    """Separator after assistant turns, in styles that have two."""
     version: str = "Unknown"
+    """Version of the training text, such as "v1"."""
     skip_next: bool = False
     """Set by a web page to drop an empty submission."""
     image_first: bool = True
-    """Whether the image of a first turn goes before its question (v1.0 and later), or stays where the text has it."""
+    """True to put the image of a first turn before its question (v1.0 and later), false to leave it in place (v0)."""
     name: str = field(default="", compare=False)
-    """Key of the template this began as, for logs and messages."""
+    """Key of the template, for logs and messages."""
 
     def append_message(self, role: str, message: Any) -> None:
-        """Adds a turn; `message` None opens the assistant's turn for the model to fill."""
+        """Adds a turn; a `message` of None opens the assistant's turn for the model to complete."""
         self.messages.append([role, message])
 
     def get_prompt(self) -> str:
-        """The conversation as one prompt, with one `<image>` for each image.
+        """Renders the conversation as a prompt, with one `<image>` for each image.
 
         Raises:
-            TemplateError: the turns do not fit the template (a second text in `plain`, an empty first turn in
-                `[INST]` templates).
+            TemplateError: the turns do not fit the template, such as a second text in `plain` or an empty first turn
+                in an `[INST]` template.
         """
         return _RENDERERS[self.sep_style](self, self._texts())
 
     @property
     def stop_str(self) -> str:
-        """The text at which an answer of this template ends."""
+        """The text that ends an answer in this template."""
         if self.sep_style in (SeparatorStyle.TWO, SeparatorStyle.LLAMA_2) and self.sep2:
             return self.sep2
         return self.sep
 
     def copy(self) -> Conversation:
-        """A conversation of its own: adding turns to it leaves this one alone. Images are shared, not copied."""
+        """Returns a copy to which turns can be added without changing this one; images are shared."""
         return replace(self, messages=[list(message) for message in self.messages])
 
     def get_images(self, return_pil: bool = False) -> list[Any]:
-        """The images of the user's turns, in reading order, in their own size.
+        """Returns the images of all turns in reading order, in their original size.
 
         Args:
-            return_pil: give them as they were put in; otherwise as base64 text of PNG files, as workers take them.
+            return_pil: returns the images as they were added, instead of base64-encoded PNG files for a worker.
         """
         images: list[Any] = []
         for _, message in self.messages[self.offset :]:
@@ -109,7 +117,7 @@ class Conversation:
         return images if return_pil else [_base64_png(image) for image in images]
 
     def dict(self) -> dict[str, Any]:
-        """What a log line keeps: texts without images, ready for JSON."""
+        """Returns the conversation without its images, ready for JSON logs."""
         return {
             "system": self.system,
             "roles": self.roles,
@@ -120,7 +128,7 @@ class Conversation:
         }
 
     def _texts(self) -> list[tuple[str, str | None]]:
-        """Role and text of each turn, the image of a first turn moved to where the template wants it."""
+        """Returns role and text of each turn, with the image of a first turn moved to the template's place for it."""
         turns = [(role, _text_of(message)) for role, message in self.messages]
         if not (self.image_first and self.messages and isinstance(self.messages[0][1], tuple)):
             return turns
@@ -178,8 +186,8 @@ def _render_plain(conversation: Conversation, turns: Turns) -> str:
         separator = separators[index % 2]
         if separator is None:
             raise TemplateError(
-                f"turn {index + 1}: the template {conversation.name or 'plain'!r} has no separator (sep2) for a second "
-                "text; it holds one text. Choose a chat template such as 'llava_v1' for a dialogue."
+                f"turn {index + 1}: the template {conversation.name or 'plain'!r} holds one text; it has no separator "
+                "(sep2) for a second one. Choose a chat template such as 'llava_v1' for a dialogue."
             )
         prompt += text + separator
     return prompt
@@ -191,7 +199,7 @@ def _render_llama_2(conversation: Conversation, turns: Turns) -> str:
         if index == 0 and (not text or role != conversation.roles[0]):
             raise TemplateError(
                 f"turn 1: an [INST] template ({conversation.name or 'llama_2'!r}) must begin with a text of "
-                f"{conversation.roles[0]!r}, this conversation begins with {text or 'nothing'!r} of {role!r}."
+                f"{conversation.roles[0]!r}, but this conversation begins with {text or 'nothing'!r} of {role!r}."
             )
         if not text:
             continue
@@ -201,7 +209,7 @@ def _render_llama_2(conversation: Conversation, turns: Turns) -> str:
         if index == 0 and conversation.system:
             text = f"<<SYS>>\n{conversation.system}\n<</SYS>>\n\n{text}"
         prompt += f"{conversation.sep}[INST] {text} [/INST]"
-    # The tokenizer adds the first begin-of-sequence token itself.
+    # The tokenizer adds the first begin-of-sequence token.
     return prompt.removeprefix(conversation.sep)
 
 
@@ -223,8 +231,7 @@ _RENDERERS: Final[dict[SeparatorStyle, Callable[[Conversation, Turns], str]]] = 
 }
 
 
-# The texts below are what released checkpoints were trained and evaluated with, to the character: the missing spaces
-# after full stops and the doubled ones belong to them.
+# Released checkpoints were trained and evaluated with exactly these texts, including missing and doubled spaces.
 
 _POLITE_HUMAN = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -336,7 +343,7 @@ conv_templates_v0: Final[dict[str, Conversation]] = _named(
 
 conv_templates: Final[dict[str, Conversation]] = _named(
     {
-        # Keys and meanings of the later releases.
+        # Keys of the later releases, with their later meaning.
         "default": _single(_POLITE_HUMAN, _RENEWABLE),
         "v0": _single(_POLITE_HUMAN, _RENEWABLE),
         "v1": _two(_POLITE_USER),
@@ -377,33 +384,33 @@ conv_templates: Final[dict[str, Conversation]] = _named(
             "make jokes.",
             image_first=False,
         ),
-        # Names of our own: the v0 text of a key that was given a new meaning, and the text that v0 trains on.
+        # Keys that no release had: the v0 text of a key whose meaning changed, and the training text of v0.
         "v0_llava_v1": conv_templates_v0["llava_v1"],
         "v0_train": Conversation(
             _POLITE_HUMAN, _HUMAN, [], 0, SeparatorStyle.HEADED, "###", "\n", "v0", image_first=False
         ),
     }
 )
-"""Every template by name. Copy one before adding turns: `conv_templates[name].copy()`."""
+"""All templates by name. Copy a template before adding turns: `conv_templates[name].copy()`."""
 
 default_conversation: Final[Conversation] = conv_templates["vicuna_v1"]
-"""What the later releases use when nothing is named; for a checkpoint ask `default_template_for`."""
+"""Default template of the later releases. Use `default_template_for` to get the template of a checkpoint."""
 
 
-def template(name: str, *, era: Era = "head") -> Conversation:
-    """A fresh conversation of the template called `name`.
+def template(name: str, *, release: Release = "head") -> Conversation:
+    """Returns a new conversation in the template called `name`.
 
     Args:
-        name: a key of `conv_templates`, or of `conv_templates_v0`.
-        era: whose meaning a name has that both generations know: "v0", or "head" for the later releases.
+        name: a key of `conv_templates` or `conv_templates_v0`.
+        release: release that decides the meaning of a name: "v0", or "head" for later releases.
 
     Raises:
-        UnknownTemplate: no table has the name; names the nearest ones.
+        UnknownTemplate: neither table has the name; the message suggests similar ones.
     """
-    tables = (conv_templates_v0, conv_templates) if era == "v0" else (conv_templates,)
+    tables = (conv_templates_v0, conv_templates) if release == "v0" else (conv_templates,)
     for table in tables:
         if name in table:
             return table[name].copy()
     close = difflib.get_close_matches(name, conv_templates, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"There are {', '.join(conv_templates)}."
-    raise UnknownTemplate(f"no conversation template is called {name!r}. {hint}")
+    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Available: {', '.join(conv_templates)}."
+    raise UnknownTemplate(f"there is no conversation template {name!r}. {hint}")

@@ -1,8 +1,8 @@
-"""Images to pixel tensors, and prompts with images to token ids.
+"""Turns images into pixel tensors, and prompts with images into token ids.
 
-`load_image` and its limits come from `llava.images.loading`, `KeywordsStoppingCriteria` comes from
-`llava.text_generation.stopping`; both are offered here too, under the names that other projects import.
-Importing this module loads neither torch nor Pillow.
+For other projects that import them from here, the module also exports `load_image` and its limits from
+`llava.images.loading`, and `KeywordsStoppingCriteria` from `llava.text_generation.stopping`.
+Importing this module does not load torch or Pillow.
 """
 
 from __future__ import annotations
@@ -61,43 +61,43 @@ def __getattr__(name: str) -> Any:
 
 KEEP_LONGEST: Final = 448
 KEEP_SHORTEST: Final = 224
-"""Bounds of the sides in mode `keep`, as the original has them for every tower."""
+"""Limits of the two sides in mode `keep`, in pixels. The original uses them for every tower."""
 
 _PATCH: Final = 14
-"""Side of a CLIP ViT-L patch: an image kept thinner than one patch would have no features."""
+"""Side of a CLIP ViT-L patch in pixels; an image thinner than a patch would have no features."""
 
 _MAX_CANVAS_SIDE: Final = 8192
-"""A square canvas of this side takes 256 MiB; a longer image is reduced before padding."""
+"""Longest side of a canvas in pixels, which takes 256 MiB; a longer image is scaled down before padding."""
 
 _REDUCED_SIDE: Final = 2048
-"""What an image too long for a canvas is reduced to: still several times what any tower sees."""
+"""Longest side in pixels after scaling down for a canvas; still several times the input of any tower."""
 
 _MAX_RESIZED_PIXELS: Final = 16_000_000
-"""`square` first cuts the ends off an image that would be larger than this before its centre is cut out: resizing
+"""Largest image that `square` resizes. The ends of a larger one are cut off before its centre is cropped: resizing
 20000 x 1 to a shortest edge of 224 would make a gigapixel."""
 
 
 def process_images(
     images: Sequence[Image.Image], image_processor: Any, model_cfg: Any
 ) -> torch.Tensor | list[torch.Tensor]:
-    """Turns images into what the model's `images` argument takes, as the checkpoint's `image_aspect_ratio` says.
+    """Turns images into the model's `images` argument, in the mode that `image_aspect_ratio` selects.
 
-    Modes: `square` (or none; also called `crop`): shortest edge to the tower's size, centre cut out. `pad`: onto a
-    square of the mean colour first. `keep`: aspect ratio kept, sides between 224 and 448. `resize`: distorted to a
-    square. `anyres`: one reduced image and a grid of tiles.
+    `square` (the default, also called `crop`) resizes the shortest edge to the tower's input and crops the centre.
+    `pad` first pads the image to a square of the mean colour. `keep` preserves the aspect ratio, with sides of at most
+    448 and 224 pixels. `resize` distorts the image to a square. `anyres` makes one reduced image and a grid of tiles.
 
     Args:
         images: Pillow images of any mode.
-        image_processor: the tower's, such as `CLIPImageProcessorPil`.
-        model_cfg: the model's config (object or mapping); only `image_aspect_ratio` and, for anyres,
-            `image_grid_pinpoints` are read. None means `square`.
+        image_processor: the tower's image processor, such as `CLIPImageProcessorPil`.
+        model_cfg: the model's config, an object or a mapping with `image_aspect_ratio` and, for anyres,
+            `image_grid_pinpoints`; None means `square`.
 
     Returns:
         float32 [n, 3, H, W] (anyres: [n, tiles, 3, H, W]) if all shapes are equal, else a list of n tensors.
 
     Raises:
-        InvalidRequest: an aspect mode that does not exist, or anyres without grid pinpoints.
-        ImageShapeError: `keep` with an image too thin for one patch.
+        InvalidRequest: the aspect mode does not exist, or anyres has no grid pinpoints.
+        ImageShapeError: the image is too thin for one patch in mode `keep`.
     """
     import torch
 
@@ -110,7 +110,7 @@ def process_images(
 
 def _process_image(image: Image.Image, processor: Any, mode: str, model_cfg: Any) -> torch.Tensor:
     if mode in ("square", "crop"):
-        # Towers that cut nothing out, such as SigLIP, see the whole image distorted.
+        # Towers that do not crop, such as SigLIP, see the whole image distorted.
         cuts = getattr(processor, "do_center_crop", False)
         return _preprocess(_cut_to_centre(image, _shortest_edge(processor)) if cuts else image, processor)
     if mode == "pad":
@@ -124,11 +124,11 @@ def _process_image(image: Image.Image, processor: Any, mode: str, model_cfg: Any
         pinpoints = _read(model_cfg, "image_grid_pinpoints")
         if not pinpoints:
             raise InvalidRequest(
-                "image_aspect_ratio is 'anyres', but the config has no image_grid_pinpoints. Add them to config.json, "
-                "such as [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]."
+                "image_aspect_ratio is 'anyres', but the config has no image_grid_pinpoints. Add them to config.json: "
+                "[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]."
             )
         return process_anyres_image(image, processor, pinpoints)
-    raise InvalidRequest(f"image_aspect_ratio {mode!r} does not exist: use square, pad, keep, resize or anyres.")
+    raise InvalidRequest(f"image_aspect_ratio {mode!r} is unknown. Use square, pad, keep, resize or anyres.")
 
 
 def _preprocess(image: Image.Image, processor: Any, **options: Any) -> torch.Tensor:
@@ -142,7 +142,7 @@ def _mean_colour(processor: Any) -> tuple[int, int, int]:
 
 
 def _edge(processor: Any) -> int:
-    """Side of the square that the processor makes."""
+    """Returns the side of the square that the processor produces, in pixels."""
     crop = getattr(processor, "crop_size", None)
     if crop and getattr(processor, "do_center_crop", True):
         return int(crop["height"])
@@ -160,19 +160,19 @@ def _kept_edge(size: Size) -> int:
     edge = int(min(KEEP_LONGEST / aspect, KEEP_SHORTEST))
     if edge < _PATCH:
         raise ImageShapeError(
-            f"an image of {size[0]} x {size[1]} pixels, kept in proportion, would be {edge} pixels thin; "
-            f"a patch of the vision tower has {_PATCH}. Cut the image, or use image_aspect_ratio pad or square."
+            f"an image of {size[0]} x {size[1]} pixels would be {edge} pixels thin in mode keep; the vision tower's "
+            f"patches need {_PATCH}. Crop the image, or set image_aspect_ratio to pad or square."
         )
     return edge
 
 
 def _cut_to_centre(image: Image.Image, edge: int) -> Image.Image:
-    """Drops ends that the centre crop would drop anyway, where the whole image resized would not fit in memory."""
+    """Cuts off ends that the centre crop would drop anyway, if the resized image would take too much memory."""
     width, height = image.size
     shorter, longer = min(width, height), max(width, height)
     if edge * edge * longer <= _MAX_RESIZED_PIXELS * shorter:
         return image
-    # Same parity as before, so that the centre stays the centre; three squares, so that filters see no new border.
+    # Keeping the parity keeps the centre in place; three squares keep the new border out of the filter's reach.
     kept = 3 * shorter + (3 * shorter + longer) % 2
     start = (longer - kept) // 2
     box = (start, 0, start + kept, height) if width > height else (0, start, width, start + kept)
@@ -180,9 +180,9 @@ def _cut_to_centre(image: Image.Image, edge: int) -> Image.Image:
 
 
 def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] | int) -> Image.Image:
-    """Centres an image on a square canvas of the given colour; a square image is returned as it is.
+    """Centres an image on a square canvas of the given colour; a square image is returned unchanged.
 
-    An image longer than 8192 pixels is reduced to 2048 first, so that its canvas fits in memory.
+    An image longer than 8192 pixels is first scaled down to 2048, to limit the memory of its canvas.
     """
     from PIL import Image
 
@@ -202,7 +202,7 @@ def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int] |
 
 
 def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Sequence[int]]) -> Size:
-    """The (width, height) that keeps most of an image's own pixels; of equals, the one that wastes the least."""
+    """Returns the (width, height) that preserves most of an image's pixels and, among equals, wastes the fewest."""
 
     def merit(resolution: Sequence[int]) -> tuple[int, int]:
         width, height = resolution
@@ -216,7 +216,7 @@ def select_best_resolution(original_size: Size, possible_resolutions: Sequence[S
 
 
 def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.Image:
-    """Fits an image into (width, height) with its proportions kept, centred on black."""
+    """Fits an image into (width, height), preserving its aspect ratio, and centres it on black."""
     from PIL import Image
 
     target_width, target_height = target_resolution
@@ -240,19 +240,22 @@ def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
 
 
 def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Any, patch_size: int) -> Size:
-    """Columns and rows of the tile grid that an image of (width, height) gets.
+    """Returns the columns and rows of the tile grid for an image.
 
-    `grid_pinpoints` is a list of (width, height) or its text, `patch_size` the side of a tile (the tower's input).
+    Args:
+        image_size: (width, height) of the image in pixels.
+        grid_pinpoints: list of (width, height) in pixels, or its text.
+        patch_size: side of a tile in pixels, which is the tower's input.
     """
     width, height = select_best_resolution(image_size, _pinpoints(grid_pinpoints))
     return width // patch_size, height // patch_size
 
 
 def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Any) -> torch.Tensor:
-    """The whole image reduced (and distorted) to one tile, followed by its tiles row by row.
+    """Makes the tiles of an image.
 
     Returns:
-        float32 [1 + columns * rows, 3, tile, tile].
+        float32 [1 + columns * rows, 3, tile, tile]: the whole image distorted to one tile, then its tiles row by row.
     """
     import torch
 
@@ -269,10 +272,11 @@ def _pinpoints(grid_pinpoints: Any) -> list[Size]:
         pinpoints = [(int(width), int(height)) for width, height in listed]
     except (ValueError, TypeError, SyntaxError) as error:
         raise InvalidRequest(
-            f"image_grid_pinpoints {grid_pinpoints!r}: not a list of (width, height). Write [[336, 672], [672, 336]]."
+            f"image_grid_pinpoints {grid_pinpoints!r}: expected a list of (width, height), such as "
+            "[[336, 672], [672, 336]]."
         ) from error
     if not pinpoints:
-        raise InvalidRequest("image_grid_pinpoints is empty: list at least one (width, height).")
+        raise InvalidRequest("image_grid_pinpoints is empty; it needs at least one (width, height).")
     return pinpoints
 
 
@@ -304,21 +308,21 @@ def tokenizer_image_token(
 def tokenizer_image_token(
     prompt: str, tokenizer: Any, image_token_index: int = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
 ) -> list[int] | torch.Tensor:
-    """Token ids of a prompt with `image_token_index` in place of every `<image>` (v1 and later).
+    """Tokenises a prompt, with `image_token_index` in place of each `<image>` (v1 and later).
 
-    The text between two markers is tokenised by itself; the begin-of-sequence token stays before the first only.
+    The pieces between the markers are tokenised separately; only the first keeps its begin-of-sequence token.
 
     Args:
-        prompt: text with any number of `<image>`.
-        tokenizer: called as `tokenizer(text).input_ids`.
-        image_token_index: stands for one image.
+        prompt: text with any number of `<image>` markers.
+        tokenizer: tokenizer, called as `tokenizer(text).input_ids`.
+        image_token_index: id that stands for one image.
         return_tensors: None for a list, "pt" for an int64 tensor [length].
 
     Raises:
-        InvalidRequest: another `return_tensors`.
+        InvalidRequest: `return_tensors` has another value.
     """
     if return_tensors not in (None, "pt"):
-        raise InvalidRequest(f"return_tensors={return_tensors!r}: use 'pt' for a tensor, or None for a list.")
+        raise InvalidRequest(f"return_tensors must be 'pt' for a tensor or None for a list, not {return_tensors!r}.")
     first, *later = [list(tokenizer(text).input_ids) for text in prompt.split(DEFAULT_IMAGE_TOKEN)]
     begins = bool(first) and first[0] == tokenizer.bos_token_id
     ids = list(first)
@@ -332,22 +336,22 @@ def tokenizer_image_token(
 
 
 def expand_image_tokens(text: str, num_patches: list[int] | int, use_im_start_end: bool) -> str:
-    """Writes out every `<image>` as the run of `<im_patch>` that a v0 checkpoint reads.
+    """Replaces each `<image>` by the run of `<im_patch>` that a v0 checkpoint reads.
 
     Args:
         text: prompt with `<image>` markers.
-        num_patches: patches of each image in reading order, or one number for all.
-        use_im_start_end: put `<im_start>` and `<im_end>` around each run.
+        num_patches: number of patches of each image in reading order, or one number for all images.
+        use_im_start_end: puts `<im_start>` and `<im_end>` around each run.
 
     Raises:
-        ImageTokenMismatch: the number of markers is not the number of images in `num_patches`.
+        ImageTokenMismatch: the numbers of markers and images differ.
     """
     pieces = text.split(DEFAULT_IMAGE_TOKEN)
     counts = [num_patches] * (len(pieces) - 1) if isinstance(num_patches, int) else list(num_patches)
     if len(counts) != len(pieces) - 1:
         raise ImageTokenMismatch(
             f"the text has {len(pieces) - 1} {DEFAULT_IMAGE_TOKEN} markers for {len(counts)} images. "
-            "Write one marker for each image."
+            "Write one marker per image."
         )
     expanded = pieces[0]
     for count, piece in zip(counts, pieces[1:], strict=True):
@@ -357,7 +361,7 @@ def expand_image_tokens(text: str, num_patches: list[int] | int, use_im_start_en
 
 
 def get_model_name_from_path(model_path: str) -> str:
-    """The name a model goes by: the last part of its path, with its parent's before a `checkpoint-N`."""
+    """Returns a model's name: the last part of its path, preceded by the parent folder for a `checkpoint-N`."""
     parts = str(model_path).replace("\\", "/").strip("/").split("/")
     if parts[-1].startswith("checkpoint-") and len(parts) > 1:
         return f"{parts[-2]}_{parts[-1]}"

@@ -1,7 +1,7 @@
-"""From a question and its images to what the model is given: prompt text, token ids, pixels.
+"""Turns a question and its images into the model's input: prompt text, token ids and pixels.
 
-The generations of LLaVA differ here. v0 puts the image behind the question, as a run of `<im_patch>` tokens, and its
-evaluators leave the assistant's turn to the model; later releases put one marker before the question and open the turn.
+Releases of LLaVA differ here. v0 puts an image after the question, as a run of `<im_patch>` tokens, and lets the model
+write the assistant's role name. Later releases put one marker before the question and write the role name themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llava.constants import (
 from llava.conversation import SeparatorStyle, template
 from llava.errors import ImageTokenMismatch
 from llava.mm_utils import expand_image_tokens, process_images, tokenizer_image_token
-from llava.template_choice import default_template_for, era_of
+from llava.template_choice import default_template_for, release_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question in the words of a template."""
+    """A question in the text of a template."""
 
     text: str
-    """With one `<image>` an image."""
+    """The prompt, with one `<image>` for each image."""
     stop: str
-    """The text that ends an answer."""
+    """Text that ends an answer."""
     roles: tuple[str, ...]
-    """What the model may write before its answer proper, such as `Assistant:`."""
+    """Prefixes that the model may write before its answer, such as `Assistant:`."""
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """One prompt, ready for `LlavaLlamaForCausalLM.generate`."""
+    """Input of `LlavaLlamaForCausalLM.generate` for one prompt."""
 
     input_ids: torch.Tensor
-    """[1, length], int64."""
+    """Token ids, [1, length], int64."""
     images: list[torch.Tensor]
-    """One an image, [3, H, W] or [tiles, 3, H, W]."""
+    """One tensor per image, [3, H, W] or [tiles, 3, H, W]."""
     image_sizes: list[tuple[int, int]]
-    """(width, height) of the originals."""
+    """Original (width, height) of each image."""
 
 
 def build_prompt(
@@ -57,20 +57,20 @@ def build_prompt(
 
     Args:
         config: the model's config.
-        question: may say itself where the images go, by `<image>` or `<image-placeholder>`; otherwise they go where
-            the checkpoint's generation expects them.
-        conv_mode: name of a template; None takes the checkpoint's own.
-        name: the model's name, for checkpoints whose config cannot tell their template.
+        question: the question. `<image>` or `<image-placeholder>` marks where an image goes; without markers, the
+            images go where the checkpoint's release expects them.
+        num_images: number of images.
+        conv_mode: name of a template; None uses the checkpoint's own.
+        name: name of the model, used if the config does not determine the template.
 
     Raises:
-        ImageTokenMismatch: the question has another number of markers than there are images.
-        UnknownTemplate: no such `conv_mode`.
+        ImageTokenMismatch: the numbers of markers and images differ.
+        UnknownTemplate: there is no template called `conv_mode`.
     """
-    era = era_of(config)
-    chosen = template(conv_mode, era=era) if conv_mode else template(default_template_for(config, name=name), era=era)
-    conversation = chosen.copy()
-    conversation.append_message(conversation.roles[0], place_images(question, num_images, first=era != "v0"))
-    if era != "v0" or conversation.sep_style is SeparatorStyle.HEADED:
+    release = release_of(config)
+    conversation = template(conv_mode or default_template_for(config, name=name), release=release)
+    conversation.append_message(conversation.roles[0], place_images(question, num_images, first=release != "v0"))
+    if release != "v0" or conversation.sep_style is SeparatorStyle.HEADED:
         conversation.append_message(conversation.roles[1], None)
     return Prompt(
         text=conversation.get_prompt(),
@@ -80,7 +80,16 @@ def build_prompt(
 
 
 def place_images(question: str, num_images: int, *, first: bool) -> str:
-    """The question with one `<image>` an image, before it (`first`) or behind it, unless it has them already."""
+    """Adds one `<image>` for each image to a question that has no markers yet.
+
+    Args:
+        question: the question; an `<image-placeholder>` in it becomes `<image>`.
+        num_images: number of images.
+        first: puts the markers before the question instead of after it.
+
+    Raises:
+        ImageTokenMismatch: the question has markers, but not as many as there are images.
+    """
     question = question.replace(IMAGE_PLACEHOLDER, DEFAULT_IMAGE_TOKEN)
     found = question.count(DEFAULT_IMAGE_TOKEN)
     if found == num_images:
@@ -88,7 +97,7 @@ def place_images(question: str, num_images: int, *, first: bool) -> str:
     if found:
         raise ImageTokenMismatch(
             f"the question has {found} {DEFAULT_IMAGE_TOKEN} markers, but {num_images} images were given. "
-            "Write one marker an image, or none."
+            "Write one marker per image, or none at all."
         )
     if first:
         return f"{DEFAULT_IMAGE_TOKEN}\n" * num_images + question
@@ -98,14 +107,14 @@ def place_images(question: str, num_images: int, *, first: bool) -> str:
 def encode_prompt(
     text: str, images: Sequence[Image.Image], model: Any, tokenizer: Any, image_processor: Any
 ) -> ModelInputs:
-    """Tokenises a prompt and prepares its images, as the checkpoint expects both.
+    """Tokenises a prompt and preprocesses its images the way the checkpoint expects.
 
     Args:
-        text: with one `<image>` an image.
-        images: Pillow images in reading order.
+        text: the prompt, with one `<image>` for each image.
+        images: Pillow images in the order of their markers.
 
     Raises:
-        ImageTokenMismatch: `text` has another number of markers than there are images, or the model sees no images.
+        ImageTokenMismatch: the numbers of markers and images differ, or the model cannot read images.
     """
     if text.count(DEFAULT_IMAGE_TOKEN) != len(images):
         raise ImageTokenMismatch(
@@ -121,13 +130,14 @@ def encode_prompt(
 
 
 def prompt_ids(text: str, counts: Sequence[int], config: Any, tokenizer: Any) -> torch.Tensor:
-    """Tokenises a prompt with one `<image>` an image, as the checkpoint's generation expects it.
+    """Tokenises a prompt the way the checkpoint's release expects.
 
     Args:
-        counts: features of each image, which only v0 spells out; later generations take any.
+        text: the prompt, with one `<image>` for each image.
+        counts: number of features of each image; only v0 uses it.
 
     Returns:
-        [length], int64: for v0 with a run of `<im_patch>` an image, otherwise with one `IMAGE_TOKEN_INDEX`.
+        Token ids, [length], int64. Each image is a run of `<im_patch>` in v0, and one `IMAGE_TOKEN_INDEX` later.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Which generation of LLaVA a checkpoint belongs to, and which template it is asked with."""
+"""Determines the release of LLaVA that a checkpoint belongs to, and the template to prompt it with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from llava.conversation import Era, conv_templates, template
+from llava.conversation import Release, conv_templates, template
 
 LATER_KEYS: Final[dict[str, str | None]] = {
     "mm_use_im_patch_token": None,
@@ -15,52 +15,53 @@ LATER_KEYS: Final[dict[str, str | None]] = {
     "mm_vision_select_feature": "patch",
     "mm_patch_merge_type": "flat",
 }
-"""Config keys that v1.0 and later introduced, and the value that says no more than the key's absence."""
+"""Config keys that v1.0 and later introduced, each with the value that means the same as a missing key."""
 
 
-def era_of(config: Any) -> Era:
-    """Which generation a checkpoint's config belongs to: "v0" (`<im_patch>` runs) or "head" (v1.0 and later, -200).
+def release_of(config: Any) -> Release:
+    """Returns the release of a checkpoint: "v0" (runs of `<im_patch>`) or "head" (v1.0 and later, -200).
 
-    A config that sees images is v0 unless a key of later releases says something that v0 could not do; those
-    releases always wrote `mm_use_im_patch_token`.
+    A config with vision is v0 unless a key of later releases has a value that v0 did not support. Later releases
+    always wrote `mm_use_im_patch_token`.
 
-    `config` is a mapping (config.json as read) or an object with attributes; None means nothing is known: "head".
+    Args:
+        config: config.json as a mapping, or a config object; "head" is returned for None.
     """
     if config is None or not (_read(config, "mm_vision_tower") or _read(config, "use_mm_proj")):
         return "head"
     return "v0" if all(_read(config, key) in (None, plain) for key, plain in LATER_KEYS.items()) else "head"
 
 
-def default_template_for(config: Any = None, *, name: str = "", era: Era | None = None) -> str:
-    """The key in `conv_templates` of the template a checkpoint is meant to be asked with.
+def default_template_for(config: Any = None, *, name: str = "", release: Release | None = None) -> str:
+    """Returns the key in `conv_templates` of the template that a checkpoint was trained for.
 
-    The checkpoint's own config decides first: its `conv_mode`, else what kind of model it is. Only what the config
-    cannot say is taken from the name, by the rules of the original's command lines.
+    The config's `conv_mode` takes precedence, then the type of model in the config. The rest is taken from the name,
+    by the rules of the original's commands.
 
     Args:
-        config: config.json as a mapping or an object, or None. A string is taken as `name`.
-        name: name of the model (the last part of its path).
-        era: generation of the checkpoint where the caller knows it better than `era_of(config)`.
+        config: config.json as a mapping, a config object, or None. A string is taken as `name`.
+        name: name of the model, which is the last part of its path.
+        release: release of the checkpoint; None determines it from `config`, or from `name` without a config.
 
     Raises:
-        UnknownTemplate: the config's `conv_mode` names no template.
+        UnknownTemplate: there is no template called the config's `conv_mode`.
     """
     if isinstance(config, str):
         config, name = None, config
     name = name.lower()
-    if era is None:
-        era = era_of(config) if config is not None else _era_of_name(name)
+    if release is None:
+        release = release_of(config) if config is not None else _release_of_name(name)
     chosen = _read(config, "conv_mode")
     if chosen:
-        asked = template(str(chosen), era=era)
+        asked = template(str(chosen), release=release)
         return asked.name if conv_templates.get(asked.name) == asked else _MAIN_KEY_OF_V0[asked.name]
-    if era == "v0":
+    if release == "v0":
         return "v0_llava_v1" if "v1" in name else "multimodal"
     return _later_template(config, name)
 
 
 _MAIN_KEY_OF_V0: Final = {"default": "v0", "v1": "v0", "llava_v1": "v0_llava_v1"}
-"""Where the v0 text of a v0 key stands in `conv_templates`, for the keys whose meaning changed."""
+"""Keys in `conv_templates` of the v0 texts whose v0 keys changed their meaning."""
 
 
 def _later_template(config: Any, name: str) -> str:
@@ -79,8 +80,8 @@ def _later_template(config: Any, name: str) -> str:
         return "llava_v1"
     if re.search(r"\bmpt\b", name):
         return "mpt"
-    # A later checkpoint under any other name was trained on the v1 texts; without a config only the name's silence
-    # is known, and the original then takes its v0 template.
+    # Later checkpoints with any other name were trained on the v1 text. Without a config, the original falls back to
+    # its v0 template.
     return "llava_v1" if config is not None else "llava_v0"
 
 
@@ -89,7 +90,7 @@ def _is_yi_34b(config: Any) -> bool:
     return _read(text, "hidden_size") == 7168 and _read(text, "num_hidden_layers") == 60
 
 
-def _era_of_name(name: str) -> Era:
+def _release_of_name(name: str) -> Release:
     return "v0" if re.search(r"(^|[-_])v0($|[-_])", name) else "head"
 
 

@@ -1,4 +1,4 @@
-"""The same as `python -m llava.eval.convert_mm_vet`, under the name that users know."""
+"""Runs `python -m llava.eval.convert_mm_vet` under the name of LLaVA's script."""
 
 from __future__ import annotations
 

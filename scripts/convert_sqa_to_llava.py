@@ -1,4 +1,4 @@
-"""Turns ScienceQA into conversations: `python -m llava.eval.convert_science_qa` under the name that users know."""
+"""Converts ScienceQA into conversations: `python -m llava.eval.convert_science_qa` under the name of LLaVA's script."""
 
 from __future__ import annotations
 

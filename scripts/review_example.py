@@ -1,7 +1,7 @@
-"""Writes the example set for GPT review: images, questions, captions, boxes, and reference answers.
+"""Writes the example set for GPT review: images, questions, captions, boxes and reference answers.
 
-Six drawn scenes and four photographs of clothing, three questions about each. Everything follows from the facts of a
-scene or from the class of a photograph, in sentences of our own; images are chosen by their place.
+The set has six drawn scenes and four photographs of clothing, with three questions about each. All texts follow from
+the facts of a scene or the class of a photograph, and are our own. Images are chosen by their position.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,50 +38,73 @@ USES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
-    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--out", type=Path, default=Path("playground/data/example_review"), help="folder")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--fashion",
+        type=Path,
+        metavar="DIR",
+        help="Folder of the Fashion-MNIST files (default: those of the installed package).",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("playground/data/example_review"),
+        metavar="DIR",
+        help="Output folder (default: playground/data/example_review).",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    pictures = args.out / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
-    contexts: list[dict[str, Any]] = []
-    asked: list[tuple[str, str, str, str]] = []
-    with_several = (scene for scene in map(scenes.sample, itertools.count(HELD_OUT_SEED)) if len(scene.objects) > 1)
-    for number, scene in enumerate(itertools.islice(with_several, NUM_SCENES), start=1):
-        image = f"scene{number}.png"
-        scenes.render(scene, SHOWN_SIDE).save(pictures / image, optimize=True)
-        contexts.append(context(image, scene_captions(scene), [(name(o), box(o)) for o in scene.objects]))
-        asked += [(image, *question) for question in scene_questions(scene)]
-    pixels, labels = fashion.read(fashion.locate(args.work, args.fashion), "test")
-    for clothing in PHOTOGRAPHS:
-        image = f"{clothing}.png"
-        photograph = pixels[list(labels).index(fashion.CLASSES.index(clothing))]
-        fashion.picture(photograph, SHOWN_SIDE).convert("L").save(pictures / image, optimize=True)
-        contexts.append(context(image, photograph_captions(clothing), [(clothing, bright_box(photograph))]))
-        asked += [(image, *question) for question in photograph_questions(clothing)]
-    write_jsonl(args.out / "captions_boxes.jsonl", contexts)
-    write_jsonl(
-        args.out / "questions.jsonl",
-        [
-            {"question_id": number, "image": image, "text": text, "category": category}
-            for number, (image, category, text, _) in enumerate(asked)
-        ],
-    )
-    write_jsonl(
-        args.out / "reference_answers.jsonl",
-        [
-            {"question_id": number, "text": answer, "category": category}
-            for number, (_, category, _, answer) in enumerate(asked)
-        ],
-    )
-    print(f"{len(contexts)} images, {len(asked)} questions in {args.out}")
+    write_example(args.out, fashion.locate(args.work, args.fashion))
     return 0
 
 
+def write_example(folder: Path, fashion_files: Path) -> None:
+    """Writes the whole set to a folder."""
+    contexts: list[dict[str, Any]] = []
+    asked: list[tuple[str, str, str, str]] = []
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for number, scene in enumerate(chosen_scenes(), start=1):
+        image = f"scene{number}.png"
+        scenes.render(scene, SHOWN_SIDE).save(folder / "images" / image, optimize=True)
+        contexts.append(context(image, scene_captions(scene), [(name(o), box(o)) for o in scene.objects]))
+        asked += [(image, *question) for question in scene_questions(scene)]
+    pixels, labels = fashion.read(fashion_files, "test")
+    for clothing in PHOTOGRAPHS:
+        image = f"{clothing}.png"
+        photograph = pixels[list(labels).index(fashion.CLASSES.index(clothing))]
+        fashion.picture(photograph, SHOWN_SIDE).convert("L").save(folder / "images" / image, optimize=True)
+        contexts.append(context(image, photograph_captions(clothing), [(clothing, bright_box(photograph))]))
+        asked += [(image, *question) for question in photograph_questions(clothing)]
+    write_jsonl(folder / "captions_boxes.jsonl", contexts)
+    write_questions(folder, asked)
+    print(f"{len(contexts)} images, {len(asked)} questions in {folder}")
+
+
+def write_questions(folder: Path, asked: list[tuple[str, str, str, str]]) -> None:
+    """Writes questions and reference answers from image, category, question and answer."""
+    questions, answers = [], []
+    for number, (image, category, text, answer) in enumerate(asked):
+        questions.append({"question_id": number, "image": image, "text": text, "category": category})
+        answers.append({"question_id": number, "text": answer, "category": category})
+    write_jsonl(folder / "questions.jsonl", questions)
+    write_jsonl(folder / "reference_answers.jsonl", answers)
+
+
+def chosen_scenes() -> Iterator[Scene]:
+    """Yields the first held-out scenes with more than one object."""
+    with_several = (scene for scene in map(scenes.sample, itertools.count(HELD_OUT_SEED)) if len(scene.objects) > 1)
+    return itertools.islice(with_several, NUM_SCENES)
+
+
 def context(image: str, captions: list[str], boxes: list[tuple[str, list[float]]]) -> dict[str, Any]:
-    """A record of the original's context files."""
+    """Returns a record as in the original's context files."""
     instances = [{"category": category, "bbox": corners} for category, corners in boxes]
     return {"id": image.partition(".")[0], "image": image, "captions": captions, "instances": instances}
 
@@ -93,7 +117,7 @@ def described(item: Object) -> str:
 
 
 def box(item: Object) -> list[float]:
-    """Left, top, right, bottom, in parts of the picture."""
+    """Returns left, top, right and bottom as fractions of the image."""
     corners = (item.x - item.radius, item.y - item.radius, item.x + item.radius, item.y + item.radius)
     return [round(min(max(corner / SIDE, 0.0), 1.0), 3) for corner in corners]
 
@@ -116,7 +140,7 @@ def contents(scene: Scene) -> str:
 
 
 def scene_questions(scene: Scene) -> list[tuple[str, str, str]]:
-    """Category, question, answer: one of each category."""
+    """Returns category, question and answer, one of each category."""
     first = scene.objects[0]
     return [
         (
@@ -150,7 +174,7 @@ def outside_after_a_step(scene: Scene) -> str:
 
 
 def bright_box(pixels: Any) -> list[float]:
-    """Around everything that is not background."""
+    """Returns the box around everything that is not background."""
     rows, columns = (pixels > 16).nonzero()
     side = pixels.shape[0]
     corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)

@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# Answers a split of ScienceQA with several processes at once, one a GPU, or several on the CPU.
+# Answers a split of ScienceQA with several processes at once: one per GPU, or several on the CPU.
 #
-# usage: scripts/sqa_eval_batch.sh --base-dir DIR [options] [-- flags of the generator]
+# usage: scripts/sqa_eval_batch.sh --base-dir DIR [options] [-- flags of the module]
 #
-#   --base-dir DIR        folder of ScienceQA, converted by scripts/convert_sqa_to_llava
-#   --model-name MODEL    model folder (default: ./checkpoints/LLaVA-13b-v0-science_qa)
-#   --split NAME          (default: test)
-#   --question-file FILE  (default: DIR/llava_SPLIT_QCM-LEPA.json)
-#   --image-folder DIR    (default: DIR/images/SPLIT; a minitest's images are the test's)
-#   --answers PREFIX      process I writes PREFIX-chunkI.jsonl, its log PREFIX-chunkI.log (default: ./SPLIT_llava-13b)
-#   --gpus LIST           such as 0,1,3, or none for the CPU (default: $CUDA_VISIBLE_DEVICES, else all there are)
-#   --processes N         (default: one a GPU, or one on the CPU)
-#   --module NAME         Python module that answers (default: llava.eval.model_vqa_science)
+#   --base-dir DIR        Folder of ScienceQA, converted by scripts/convert_sqa_to_llava.
+#   --model-name MODEL    Model folder (default: ./checkpoints/LLaVA-13b-v0-science_qa).
+#   --split NAME          Split of ScienceQA (default: test).
+#   --question-file FILE  Question file (default: DIR/llava_SPLIT_QCM-LEPA.json).
+#   --image-folder DIR    Folder of the images (default: DIR/images/SPLIT; minitest uses the images of test).
+#   --answers PREFIX      Output files: process I writes PREFIX-chunkI.jsonl and the log PREFIX-chunkI.log
+#                         (default: ./SPLIT_llava-13b).
+#   --gpus LIST           GPUs, such as 0,1,3, or none for the CPU (default: $CUDA_VISIBLE_DEVICES, else all GPUs).
+#   --processes N         Number of processes (default: one per GPU, or one on the CPU).
+#   --module NAME         Python module that answers (default: llava.eval.model_vqa_science).
 #
-# What follows `--` goes to the generator in the place of `--answer-prompter --conv-mode simple`.
-# $PYTHON names the interpreter (default: python). A run that was interrupted is started again in the same way. When all
-# processes are done, scripts/sqa_eval_gather.sh puts their answers together and marks them.
-# Exit code 0: every process succeeded; 1: one failed, and it is said which; 2: wrong usage.
+# Flags after `--` are passed to the module instead of `--answer-prompter --conv-mode simple`.
+# $PYTHON names the interpreter (default: python). Run the same command again to resume an interrupted run. When all
+# processes are done, scripts/sqa_eval_gather.sh merges their answers and scores them.
+# Exit codes: 0 if every process succeeded, 1 if one failed (its chunk is named), 2 for wrong usage.
 set -euo pipefail
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
-wrong_usage() { printf 'error: %s\n(%s --help tells the options)\n' "$*" "$0" >&2; exit 2; }
+wrong_usage() { printf 'error: %s\n(%s --help lists the options)\n' "$*" "$0" >&2; exit 2; }
 
 model=./checkpoints/LLaVA-13b-v0-science_qa
 split='test'
@@ -29,12 +30,12 @@ base_dir='' questions='' images='' answers='' processes=''
 module=llava.eval.model_vqa_science
 python=${PYTHON:-python}
 gpu_list=all
-generator_flags=(--answer-prompter --conv-mode simple)
+module_flags=(--answer-prompter --conv-mode simple)
 
 while (($#)); do
     case $1 in
         -h | --help) usage; exit 0 ;;
-        --) shift; generator_flags=("$@"); break ;;
+        --) shift; module_flags=("$@"); break ;;
         --base-dir | --model-name | --split | --question-file | --image-folder | --answers | --gpus | --processes | \
             --module) (($# > 1)) || wrong_usage "$1 needs a value." ;;
         *) wrong_usage "unknown option $1." ;;
@@ -57,8 +58,8 @@ done
 questions=${questions:-$base_dir/llava_${split}_QCM-LEPA.json}
 images=${images:-$base_dir/images/${split#mini}}
 answers=${answers:-./${split}_llava-13b}
-[[ -f $questions ]] || fail "$questions: no such file. Make it: python scripts/convert_sqa_to_llava convert_to_llava" \
-    "--base-dir $base_dir --split $split"
+[[ -f $questions ]] || fail "$questions: no such file. Create it: python scripts/convert_sqa_to_llava" \
+    "convert_to_llava --base-dir $base_dir --split $split"
 
 visible_gpus() {
     if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
@@ -69,24 +70,24 @@ visible_gpus() {
 }
 
 case $gpu_list in
-    all) gpu_list=$(visible_gpus) || fail "nvidia-smi does not answer. Name the GPUs: --gpus 0,1 or --gpus none." ;;
+    all) gpu_list=$(visible_gpus) || fail "nvidia-smi failed. Name the GPUs: --gpus 0,1 or --gpus none." ;;
     none) gpu_list='' ;;
 esac
 IFS=', ' read -r -a gpus <<<"$gpu_list" || true
 processes=${processes:-$((${#gpus[@]} > 0 ? ${#gpus[@]} : 1))}
-[[ $processes =~ ^[1-9][0-9]*$ ]] || wrong_usage "--processes $processes: give a number from 1."
+[[ $processes =~ ^[1-9][0-9]*$ ]] || wrong_usage "--processes $processes: must be at least 1."
 if ((${#gpus[@]} == 0)); then
-    # Processes that each take all cores slow each other down.
+    # Processes that each use all cores would slow each other down.
     cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
 fi
 
 mkdir -p "$(dirname "$answers")"
-# Another number of processes deals the questions out differently: their answers cannot be gone on from.
+# Another number of processes divides the questions differently, so their answers cannot be resumed.
 plan=$answers-chunks.txt
 if [[ -s $plan && $(<"$plan") != "$processes" ]]; then
-    fail "$answers-chunk*.jsonl were begun by $(<"$plan") processes, this run has $processes." \
-        "Go on with --processes $(<"$plan"), or remove them and $plan."
+    fail "$answers-chunk*.jsonl were started with $(<"$plan") processes, but this run has $processes." \
+        "Resume with --processes $(<"$plan"), or delete the files and $plan."
 fi
 printf '%s\n' "$processes" >"$plan"
 
@@ -95,7 +96,7 @@ stop() {
     trap - INT TERM
     kill ${pids[@]+"${pids[@]}"} 2>/dev/null || true
     wait
-    printf 'stopped; the same command goes on from here\n' >&2
+    printf 'Stopped. Run the same command to continue.\n' >&2
     exit "$1"
 }
 trap 'stop 130' INT
@@ -116,7 +117,7 @@ for ((chunk = 0; chunk < processes; chunk++)); do
         --answers-file "$answers-chunk$chunk.jsonl" \
         --num-chunks "$processes" \
         --chunk-idx "$chunk" \
-        ${generator_flags[@]+"${generator_flags[@]}"} >"$answers-chunk$chunk.log" 2>&1 &
+        ${module_flags[@]+"${module_flags[@]}"} >"$answers-chunk$chunk.log" 2>&1 &
     pids+=("$!")
 done
 
@@ -132,7 +133,7 @@ for ((chunk = 0; chunk < processes; chunk++)); do
         tail -n 3 "$log" | sed 's/^/    /' >&2
     fi
 done
-((failed == 0)) || fail "$failed of $processes chunks failed. The same command goes on from what is finished."
-printf 'all %d chunks are done. Next:\n' "$processes"
+((failed == 0)) || fail "$failed of $processes chunks failed. Run the same command to answer the rest."
+printf 'All %d chunks are done. Next:\n' "$processes"
 printf '  scripts/sqa_eval_gather.sh --base-dir %q --split %q --question-file %q --answers %q\n' \
     "$base_dir" "$split" "$questions" "$answers"

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Puts the answers of scripts/sqa_eval_batch.sh into one file and marks them.
+# Merges the answers of scripts/sqa_eval_batch.sh into one file and scores them.
 #
 # usage: scripts/sqa_eval_gather.sh --base-dir DIR [options]
 #
-#   --base-dir DIR        folder of ScienceQA
-#   --split NAME          (default: test)
-#   --question-file FILE  what was asked (default: DIR/llava_SPLIT_QCM-LEPA.json)
-#   --answers PREFIX      reads PREFIX-chunk*.jsonl; writes PREFIX.jsonl, PREFIX_output.json and PREFIX_result.json
-#                         (default: ./SPLIT_llava-13b)
+#   --base-dir DIR        Folder of ScienceQA.
+#   --split NAME          Split of ScienceQA (default: test).
+#   --question-file FILE  Question file that was answered (default: DIR/llava_SPLIT_QCM-LEPA.json).
+#   --answers PREFIX      Answers: reads PREFIX-chunk*.jsonl; writes PREFIX.jsonl, PREFIX_output.json and
+#                         PREFIX_result.json (default: ./SPLIT_llava-13b).
 #
 # Nothing is written unless every question is answered exactly once. $PYTHON names the interpreter (default: python).
-# Exit code 0: done; 1: answers are missing, repeated or foreign, and it is said which; 2: wrong usage.
+# Exit codes: 0 on success, 1 if answers are missing, duplicate or match no question (lists them), 2 for wrong usage.
 set -euo pipefail
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
-wrong_usage() { printf 'error: %s\n(%s --help tells the options)\n' "$*" "$0" >&2; exit 2; }
+wrong_usage() { printf 'error: %s\n(%s --help lists the options)\n' "$*" "$0" >&2; exit 2; }
 
 base_dir='' questions='' answers=''
 split='test'

@@ -43,6 +43,7 @@ GROUPS = ("llava.eval.tools", "llava.model.tools")
 """The modules of COMMANDS that hold a table of tools, `TOOLS`."""
 
 MODULES_ONLY = {
+    "llava.eval.convert_seed_bench": "Evaluate",
     "llava.serve.register_worker": "Serve",
     "llava.serve.test_message": "Serve",
     "llava.train.train_mem": "Train",

@@ -36,16 +36,19 @@ def ragged_attention(
     Args:
         query: [1, heads, tokens, head size], the requests' new tokens one behind the other.
         key, value: [1, key heads, tokens, head size] of the same tokens.
-        cache: the manager's paged cache; without one this is transformers' own `sdpa`.
-        **kwargs: among others `cu_seq_lens_q` [requests + 1], int32, and `cu_seq_lens_k`, the same by type of layer.
+        cache: the manager's paged cache, up to transformers 5.23. From 5.24 on the decoder layer updates it, and `key`
+            and `value` hold everything that the requests attend to.
+        **kwargs: without `read_index`, which the manager always passes, this is transformers' own `sdpa`. Also
+            `cu_seq_lens_q` [requests + 1], int32, and `cu_seq_lens_k`, the same by type of layer.
 
     Returns:
         [1, tokens, heads, head size], and no attention weights.
     """
-    if cache is None:
+    if cache is not None:
+        # Writes the new keys and values, returns all that the requests attend to, and picks this layer's lengths.
+        key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
+    elif "read_index" not in kwargs:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    # Writes the new keys and values, returns all those that the requests look at, and picks this layer's lengths.
-    key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
     ends_q: list[int] = kwargs["cu_seq_lens_q"].tolist()
     ends_k: list[int] = kwargs["cu_seq_lens_k"].tolist()
     groups = query.shape[1] // key.shape[1]

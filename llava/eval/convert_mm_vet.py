@@ -1,28 +1,21 @@
-"""Turns answers into the file that MM-Vet's grader takes: an object of texts by `v1_` and the id of the question."""
+"""Converts answers into the file that MM-Vet's grader reads: a JSON object of answers by `v1_` and the question id."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval.data.records import locate, read_answers
-from llava.eval.scoring.answers import add_conversion, warn_of_duplicates
-from llava.files.json_files import write_json
+from llava.eval.data.records import Joined
+from llava.eval.scoring.conversion import Conversion
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_conversion(parser)
+def texts(answers: Joined) -> dict[str, str]:
+    """Returns the answers by the ids that the grader expects."""
+    return {f"v1_{identity}": answers.text(identity, "text") for identity in answers.lines}
 
 
-def main(args: argparse.Namespace) -> int:
-    answers = read_answers(locate(args.src))
-    warn_of_duplicates(answers)
-    texts = {f"v1_{identity}": answers.text(identity, "text") for identity in answers.lines}
-    write_json(args.dst, texts)
-    print(f"{args.dst}: {len(texts)} answers")
-    return 0
-
+CONVERSION = Conversion("answers", texts, indent=2)
+add_arguments, main = CONVERSION.add_arguments, CONVERSION.main
 
 if __name__ == "__main__":
     sys.exit(run(add_arguments, main, description=__doc__))

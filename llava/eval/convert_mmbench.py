@@ -1,7 +1,7 @@
-"""Makes the file that the MMBench server takes: the table's questions and options with a column `prediction`.
+"""Converts answers to MMBench into the file that its server accepts: the table with a column `prediction`.
 
-Reads RESULT_DIR/EXPERIMENT.jsonl, writes UPLOAD_DIR/EXPERIMENT.xlsx (or .csv). Of answers in several rounds
-(--all-rounds) the first round goes in: the server's tables hold their rotations themselves.
+Reads RESULT_DIR/EXPERIMENT.jsonl; writes UPLOAD_DIR/EXPERIMENT.xlsx (or .csv). If the answers have several rounds
+(model_vqa_mmbench --all-rounds), only the first round is submitted: the server's tables contain the rotations.
 """
 
 from __future__ import annotations
@@ -14,50 +14,64 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.command_line import run
-from llava.eval.scoring.answers import answers_to, compound, read_answers_by, warn
-from llava.eval.scoring.mmbench_table import Table, add_table, is_empty, read_table
+from llava.eval.data.records import compound_id, read_answers_by
+from llava.eval.scoring.answers import answers_to, warn
+from llava.eval.scoring.mmbench_table import TABLE_FILE, MMBenchTable, is_empty, read_table
 from llava.files.json_files import whole_file
 
 _LEFT_OUT = ("hint", "category", "source", "image", "comment", "l2-category")
 _PLACE = 6
-"""Columns before that of the prediction."""
+"""Number of columns before the prediction."""
 _CELL_LIMIT = 32_767
-"""Characters that a cell of a spreadsheet holds."""
+"""Maximum number of characters in a cell of a spreadsheet."""
 _NOT_IN_CELLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_table(parser)
-    parser.add_argument("--result-dir", required=True, metavar="DIR", help="folder of the answers")
-    parser.add_argument("--upload-dir", required=True, metavar="DIR", help="folder to write to; it is made")
-    parser.add_argument("--experiment", required=True, metavar="NAME", help="name of the answers' file, without .jsonl")
-    parser.add_argument("--format", choices=("xlsx", "csv"), default="xlsx", help="of the file to write (xlsx)")
-
-
-def main(args: argparse.Namespace) -> int:
-    table = read_table(args.annotation_file)
-    found = read_answers_by(Path(args.result_dir) / f"{args.experiment}.jsonl", round_id="0")
-    ids = {compound(row["index"], 0): row["index"] for row in table.rows}
-    later = [identity for identity in found.lines if identity not in ids and not identity.endswith(" | 0")]
-    for identity in later:
-        del found.lines[identity]
-    answers = answers_to(list(ids), found, of=table.path)
-    warn(answers, missing="an empty cell")
-    if later:
-        print(f"note: {found.path}: {len(later)} answers of later rounds are left out", file=sys.stderr)
-    rows = sheet(table, {index: answers.texts.get(identity) for identity, index in ids.items()})
-    target = Path(args.upload_dir) / f"{args.experiment}.{args.format}"
-    with whole_file(target) as temporary:
-        (write_xlsx if args.format == "xlsx" else write_csv)(temporary, rows)
-    print(f"{target}: {len(rows) - 1} questions, {len(answers.texts)} predictions")
-    return 0
-
+"""Control characters, which a spreadsheet cannot hold."""
 
 Cell = str | int | None
 
 
-def sheet(table: Table, predictions: dict[str, str | None]) -> list[list[Cell]]:
-    """Header and rows of the file to submit."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    TABLE_FILE.add_to(parser)
+    parser.add_argument("--result-dir", required=True, metavar="DIR", help="Folder of the answer file.")
+    parser.add_argument("--upload-dir", required=True, metavar="DIR", help="Output folder.")
+    parser.add_argument("--experiment", required=True, metavar="NAME", help="Name of the answer file without .jsonl.")
+    parser.add_argument("--format", choices=("xlsx", "csv"), default="xlsx", help="Output format (default: xlsx).")
+
+
+def main(args: argparse.Namespace) -> int:
+    convert(
+        args.annotation_file,
+        Path(args.result_dir) / f"{args.experiment}.jsonl",
+        Path(args.upload_dir) / f"{args.experiment}.{args.format}",
+    )
+    return 0
+
+
+def convert(annotation_file: str, result_file: Path, target: Path) -> None:
+    """Writes the file to submit, in the format that its extension names.
+
+    Raises:
+        DataError: a file has another form, or no answer belongs to a question.
+    """
+    table = read_table(annotation_file)
+    found = read_answers_by(result_file, round_id="0")
+    ids = {compound_id(row["index"], 0): row["index"] for row in table.rows}
+    later = [identity for identity in found.lines if identity not in ids and not identity.endswith(" | 0")]
+    for identity in later:
+        del found.lines[identity]
+    answers = answers_to(list(ids), found, source=table.path)
+    warn(answers, missing="an empty cell")
+    if later:
+        print(f"note: {found.path}: {len(later)} answers of later rounds are ignored", file=sys.stderr)
+    rows = sheet(table, {index: answers.texts.get(identity) for identity, index in ids.items()})
+    write = write_xlsx if target.suffix == ".xlsx" else write_csv
+    with whole_file(target) as temporary:
+        write(temporary, rows)
+    print(f"{target}: {len(rows) - 1} questions, {len(answers.texts)} predictions")
+
+
+def sheet(table: MMBenchTable, predictions: dict[str, str | None]) -> list[list[Cell]]:
+    """Returns header and rows of the file to submit; `predictions` are by index."""
     columns = [name for name in table.columns if name not in _LEFT_OUT]
     rows: list[list[Cell]] = [[*columns[:_PLACE], "prediction", *columns[_PLACE:]]]
     for row in table.rows:
@@ -73,7 +87,7 @@ def _cell(value: str) -> Cell:
 
 
 def write_xlsx(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
-    """Writes a workbook of one sheet; texts stay texts, whatever character they begin with."""
+    """Writes a workbook with one sheet; text remains text, whatever character it begins with."""
     from openpyxl import Workbook  # type: ignore[import-untyped]
     from openpyxl.cell import WriteOnlyCell  # type: ignore[import-untyped]
 
@@ -86,7 +100,7 @@ def write_xlsx(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
                 page, value=_NOT_IN_CELLS.sub("", value)[:_CELL_LIMIT] if isinstance(value, str) else value
             )
             if isinstance(value, str):
-                cell.data_type = "s"  # a text that begins with = would become a formula
+                cell.data_type = "s"  # otherwise a text that begins with = becomes a formula
             cells.append(cell)
         page.append(cells)
     workbook.save(path)

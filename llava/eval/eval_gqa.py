@@ -1,13 +1,13 @@
-"""Marks answers to GQA's balanced questions: right if it is the answer, word for word.
+"""Scores answers to GQA's balanced questions: an answer is correct if it equals the expected one, word for word.
 
-Answers are JSON Lines of the generator, brought to the form of `convert_gqa_for_eval`, or the predictions which that
-wrote. Accuracy of all, of yes-or-no and of open questions, and of every structural and semantic type. What needs GQA's
-scene graphs and lists of choices (consistency, validity, plausibility, distribution) is left to its own evaluation.
+Takes the answers of the model (JSON Lines), which it normalises as `convert_gqa_for_eval` does, or the predictions that
+`convert_gqa_for_eval` wrote. Reports the accuracy of all questions, of binary and of open questions, and of every
+structural and semantic type. Consistency, validity, plausibility and distribution need GQA's scene graphs and choices:
+use GQA's own evaluation for them.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,64 +16,58 @@ from typing import Any
 from llava.command_line import run
 from llava.errors import DataError
 from llava.eval.convert_gqa import prediction
-from llava.eval.data.records import locate
-from llava.eval.scoring.answers import Answers, Result, add_output, answers_to, read_predictions, tell, text_of
+from llava.eval.data.records import annotation_texts, locate, read_predictions
+from llava.eval.scoring.answers import answers_to
 from llava.eval.scoring.estimates import Estimate, Part, ratio
 from llava.eval.scoring.marks import MarkedAnswer
+from llava.eval.scoring.scorer import FileFlag, Scorer, ScorerInput
 from llava.files.json_files import read_json
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--question-file",
-        required=True,
-        metavar="FILE",
-        help="GQA's questions, such as testdev_balanced_questions.json",
-    )
-    parser.add_argument(
-        "--result-file", required=True, metavar="FILE", help="answers, JSON Lines, or predictions, a JSON list"
-    )
-    add_output(parser)
-
-
-def main(args: argparse.Namespace) -> int:
-    questions, others = read_questions(args.question_file)
-    found = read_predictions(args.result_file, key="questionId", field="prediction")
-    for identity in others & set(found.lines):
-        del found.lines[identity]
-    answers = answers_to([one.id for one in questions], found, of=args.question_file)
-    marks = [mark(one, answers) for one in questions]
-    tell(Result("GQA", answers, marks, figures(questions, marks)), args.output)
-    return 0
-
-
 @dataclass(frozen=True, slots=True)
-class Question:
+class GqaQuestion:
+    """One balanced question."""
+
     id: str
+    """The id."""
     text: str
+    """Text of the question."""
     answer: str
+    """The correct answer."""
     image: str | None
+    """Id of the image, if the file has it."""
     structural: str
+    """Structural type, such as `query` or `verify`."""
     semantic: str
+    """Semantic type, such as `attr` or `rel`."""
 
     @property
     def answer_kind(self) -> str:
-        """open, or binary: whether the question asks for a thing or for yes, no or one of two."""
+        """`binary` if the question can be answered with yes or no or offers two choices, else `open`."""
         return "open" if self.structural == "query" else "binary"
 
 
-def read_questions(path: str) -> tuple[list[Question], set[str]]:
-    """The balanced questions, and the ids of the others.
+def read(question_file: str, result_file: str) -> list[ScorerInput[GqaQuestion]]:
+    """Reads the balanced questions and the answers to them; answers to other questions of GQA are ignored."""
+    questions, others = read_questions(question_file)
+    found = read_predictions(result_file, key="questionId", field="prediction")
+    for identity in others & set(found.lines):
+        del found.lines[identity]
+    return [ScorerInput(questions, answers_to([one.id for one in questions], found, source=question_file))]
+
+
+def read_questions(path: str) -> tuple[list[GqaQuestion], set[str]]:
+    """Returns the balanced questions, and the ids of the others.
 
     Raises:
-        DataError: another kind of file, no balanced question, or one without a field.
+        DataError: the file has another form or no balanced questions, or a question lacks a field.
     """
-    content = read_json(locate(path, remedy="Give GQA's questions, such as testdev_balanced_questions.json."))
+    content = read_json(locate(path, remedy="Pass GQA's questions, such as testdev_balanced_questions.json."))
     if not isinstance(content, dict):
-        raise DataError(f"{path}: is not a JSON object of questions by id. Is it GQA's?")
+        raise DataError(f"{path}: expected a JSON object of questions by id. Is it a question file of GQA?")
     balanced = [identity for identity, record in content.items() if _is_balanced(record)]
     if not balanced:
-        raise DataError(f"{path}: holds no balanced question.")
+        raise DataError(f"{path}: holds no balanced questions.")
     return [_question(one, content[one], f"{path}: question {one}") for one in balanced], set(content) - set(balanced)
 
 
@@ -81,29 +75,23 @@ def _is_balanced(record: Any) -> bool:
     return isinstance(record, Mapping) and bool(record.get("isBalanced", True))
 
 
-def _question(identity: str, record: Mapping[str, Any], place: str) -> Question:
+def _question(identity: str, record: Mapping[str, Any], place: str) -> GqaQuestion:
     types = record.get("types")
     types = types if isinstance(types, Mapping) else {}
     image = record.get("imageId")
-    return Question(
-        identity,
-        text_of(record, "question", place),
-        text_of(record, "answer", place),
-        None if image is None else str(image),
-        text_of(types, "structural", f"{place}: 'types'"),
-        text_of(types, "semantic", f"{place}: 'types'"),
-    )
+    text, answer = annotation_texts(record, place, "question", "answer")
+    structural, semantic = annotation_texts(types, f"{place}: 'types'", "structural", "semantic")
+    return GqaQuestion(identity, text, answer, None if image is None else str(image), structural, semantic)
 
 
-def mark(question: Question, answers: Answers) -> MarkedAnswer:
-    """What the answer to a question is worth."""
-    text = answers.texts.get(question.id)
-    said = None if text is None else prediction(text)
+def mark(question: GqaQuestion, text: str | None) -> MarkedAnswer:
+    """Marks the answer to a question."""
+    predicted = None if text is None else prediction(text)
     return MarkedAnswer(
         question_id=question.id,
         text=text,
-        score=float(said == question.answer),
-        parsed=said,
+        score=float(predicted == question.answer),
+        parsed=predicted,
         target=question.answer,
         question=question.text,
         image=question.image,
@@ -111,20 +99,32 @@ def mark(question: Question, answers: Answers) -> MarkedAnswer:
     )
 
 
-def figures(questions: Sequence[Question], marks: Sequence[MarkedAnswer]) -> list[Estimate]:
-    """Accuracy of all, and by kind of answer, structure and meaning, in percent."""
+def figures(questions: Sequence[GqaQuestion], marks: Sequence[MarkedAnswer]) -> list[Estimate]:
+    """Returns the accuracy of all questions, and by kind of answer, structural type and semantic type, in percent."""
     pairs = list(zip(questions, marks, strict=True))
-    estimates = [_of("accuracy", marks)]
+    estimates = [_accuracy("accuracy", marks)]
     for field, label in (("answer_kind", ""), ("structural", "structural: "), ("semantic", "semantic: ")):
         for value in sorted({getattr(one, field) for one in questions}):
             chosen = [marked for one, marked in pairs if getattr(one, field) == value]
-            estimates.append(_of(label + value, chosen))
+            estimates.append(_accuracy(label + value, chosen))
     return estimates
 
 
-def _of(name: str, marks: Sequence[MarkedAnswer]) -> Estimate:
+def _accuracy(name: str, marks: Sequence[MarkedAnswer]) -> Estimate:
     return ratio(name, [Part(one.score or 0.0, group=one.image) for one in marks])
 
+
+SCORER = Scorer(
+    "GQA",
+    flags=(
+        FileFlag(("--question-file",), "Questions of GQA, such as testdev_balanced_questions.json."),
+        FileFlag(("--result-file",), "Answers of the model (JSON Lines), or predictions (JSON list)."),
+    ),
+    read=read,
+    mark=mark,
+    figures=figures,
+)
+add_arguments, main = SCORER.add_arguments, SCORER.main
 
 if __name__ == "__main__":
     sys.exit(run(add_arguments, main, description=__doc__))

@@ -1,66 +1,61 @@
-"""Marks answers to MMBench's splits with answers: plain accuracy, and circular evaluation.
+"""Scores answers to the MMBench splits that come with answers: plain accuracy, and circular evaluation.
 
-Circular: a question counts only if it is answered right in every rotation of its options, whether the table holds the
-rotations or the generator made them (--all-rounds). An answer that names no option, or several, is wrong; the
-benchmark's own tool asks a language model about those, so that its figures can be a little higher.
+In circular evaluation a question counts as correct only if it is answered correctly in every rotation of its options,
+whether the table holds the rotations or `model_vqa_mmbench --all-rounds` made them. An answer that names no option, or
+several, is wrong; the benchmark's own tool asks a language model about such answers, so its figures can be a little
+higher.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llava.command_line import run
 from llava.errors import DataError
-from llava.eval.data.records import Joined
-from llava.eval.scoring.answers import Result, add_output, answers_to, compound, read_answers_by, tell
+from llava.eval.data.records import Joined, compound_id, read_answers_by
+from llava.eval.scoring.answers import answers_to
 from llava.eval.scoring.estimates import Estimate, Part, ratio
 from llava.eval.scoring.marks import MarkedAnswer
-from llava.eval.scoring.mmbench_table import Question, add_table, named_option, questions, read_table
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_table(parser)
-    parser.add_argument("--result-file", required=True, metavar="FILE", help="answers of model_vqa_mmbench, JSON Lines")
-    add_output(parser)
-
-
-def main(args: argparse.Namespace) -> int:
-    found = read_answers_by(args.result_file, round_id="0")
-    rounds = rounds_of(questions(read_table(args.annotation_file)), found)
-    answers = answers_to([one.id for one in rounds], found, of=args.annotation_file)
-    marks = [mark(one, answers.texts.get(one.id)) for one in rounds]
-    result = Result("MMBench", answers, marks, figures(rounds, marks))
-    tell(result, args.output, understood="answers that name no option, or several")
-    return 0
+from llava.eval.scoring.mmbench_table import TABLE_FILE, MMBenchQuestion, named_option, questions, read_table
+from llava.eval.scoring.scorer import FileFlag, Scorer, ScorerInput
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One way of asking a question."""
+class MMBenchRound:
+    """A question with its options in one order."""
 
-    question: Question
+    question: MMBenchQuestion
+    """The question."""
     number: int
+    """Number of the rotation that the model was asked; 0 is the order of the table."""
     letters: tuple[str, ...]
-    """The option that each letter, A and on, stood for."""
+    """Letters of the question's options, in the order in which the model saw them as A, B, and so on."""
 
     @property
     def id(self) -> str:
-        return compound(self.question.index, self.number)
+        """The id that answers are matched by."""
+        return compound_id(self.question.index, self.number)
 
     @property
     def is_plain(self) -> bool:
-        """Whether the options stand as the question has them."""
+        """Whether the options have their original order."""
         return self.number == 0 and self.question.index == self.question.base
 
 
-def rounds_of(asked: Sequence[Question], found: Joined) -> list[Round]:
-    """The rounds of all questions: one each, or as many as there are options if the generator rotated them.
+def read(annotation_file: str, result_file: str) -> list[ScorerInput[MMBenchRound]]:
+    """Reads the table and the answers; each round is scored like a question."""
+    found = read_answers_by(result_file, round_id="0")
+    rounds = rounds_of(questions(read_table(annotation_file)), found)
+    return [ScorerInput(rounds, answers_to([one.id for one in rounds], found, source=annotation_file))]
+
+
+def rounds_of(asked: Sequence[MMBenchQuestion], found: Joined) -> list[MMBenchRound]:
+    """Returns the rounds of all questions: one each, or one for every option if the answers are to rotated options.
 
     Raises:
-        DataError: an answer whose letters are not those of its question.
+        DataError: the letters of an answer are not those of its question.
     """
     by_round: dict[str, tuple[str, ...]] = {}
     rotated = False
@@ -74,7 +69,7 @@ def rounds_of(asked: Sequence[Question], found: Joined) -> list[Round]:
         plain = tuple(question.options)
         for number in range(len(plain) if rotated else 1):
             turned = plain[number:] + plain[:number]
-            one = Round(question, number, by_round.get(compound(question.index, number), turned))
+            one = MMBenchRound(question, number, by_round.get(compound_id(question.index, number), turned))
             if sorted(one.letters) != sorted(plain):
                 raise DataError(
                     f"{found.place(one.id)}: 'option_char' is {', '.join(one.letters)}, but the question has the "
@@ -84,8 +79,8 @@ def rounds_of(asked: Sequence[Question], found: Joined) -> list[Round]:
     return rounds
 
 
-def mark(one: Round, text: str | None) -> MarkedAnswer:
-    """What an answer in a round is worth."""
+def mark(one: MMBenchRound, text: str | None) -> MarkedAnswer:
+    """Marks the answer in a round."""
     shown = dict(zip(one.question.options, (one.question.options[letter] for letter in one.letters), strict=True))
     named = None if text is None else named_option(text, shown)
     meant = None if named is None else one.letters[list(shown).index(named)]
@@ -101,10 +96,10 @@ def mark(one: Round, text: str | None) -> MarkedAnswer:
     )
 
 
-def figures(rounds: Sequence[Round], marks: Sequence[MarkedAnswer]) -> list[Estimate]:
-    """Plain and circular accuracy in percent, the latter also of every category."""
+def figures(rounds: Sequence[MMBenchRound], marks: Sequence[MarkedAnswer]) -> list[Estimate]:
+    """Returns plain and circular accuracy in percent, circular accuracy also by category."""
     plain = [Part(marked.score or 0.0) for one, marked in zip(rounds, marks, strict=True) if one.is_plain]
-    bases: dict[str, Question] = {}
+    bases: dict[str, MMBenchQuestion] = {}
     all_right: dict[str, bool] = {}
     for one, marked in zip(rounds, marks, strict=True):
         bases.setdefault(one.question.base, one.question)
@@ -120,6 +115,16 @@ def figures(rounds: Sequence[Round], marks: Sequence[MarkedAnswer]) -> list[Esti
             estimates.append(circular(f"circular {value}", chosen))
     return estimates
 
+
+SCORER = Scorer(
+    "MMBench",
+    flags=(TABLE_FILE, FileFlag(("--result-file",), "Answers of model_vqa_mmbench (JSON Lines).")),
+    read=read,
+    mark=mark,
+    figures=figures,
+    unclear_are="answers that name no option, or several",
+)
+add_arguments, main = SCORER.add_arguments, SCORER.main
 
 if __name__ == "__main__":
     sys.exit(run(add_arguments, main, description=__doc__))

@@ -1,17 +1,15 @@
-"""Marks answers to MME: two questions an image, one to be answered with yes and one with no.
+"""Scores answers to MME, which asks two questions about each image: one to be answered with yes and one with no.
 
-The benchmark's own rule: an answer says yes or no if it is that word, or has it within its first four letters, capitals
-aside. A subtask's score is its accuracy plus the share of images whose two answers are both right, in percent each,
-so at most 200; perception is the sum of ten subtasks, cognition of four. An answer that says neither is wrong, and so
-is one that is missing.
+The rule is the benchmark's own. An answer says yes or no if the word occurs in its first four letters, ignoring case.
+The score of a subtask is its accuracy plus the share of images with both answers correct, each in percent, so at most
+200. Perception is the sum of ten subtasks, cognition of four. A missing answer, or one that says neither, is wrong.
 
-Give the answers with the benchmark's folder (--result-file, --annotation-dir), or the text files of its own tool
-(--results-dir), which --answers-dir writes.
+Pass the answers and the benchmark's folder (--result-file, --annotation-dir), or the text files of the benchmark's own
+tool (--results-dir), which --answers-dir writes.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import DataError, InvalidRequest
-from llava.eval.data.records import Joined, joined, locate
-from llava.eval.scoring.answers import Answers, Result, add_output, answers_to, compound, tell, text_of
+from llava.eval.data.records import Joined, annotation_texts, compound_id, joined, locate
+from llava.eval.scoring.answers import BenchmarkAnswers, answers_to
 from llava.eval.scoring.estimates import Estimate, Part, ratio, total
 from llava.eval.scoring.marks import MarkedAnswer
+from llava.eval.scoring.scorer import Export, FileFlag, Scorer, ScorerInput
 from llava.files.json_files import Line, read_jsonl, read_text, write_text
 
 SUBTASKS = {
@@ -43,75 +42,63 @@ SUBTASKS = {
 }
 _INSTRUCTIONS = ("Answer the question using a single word or phrase.", "Please answer yes or no.")
 _SPACES = str.maketrans("\t\r\n", "   ")
-_REMEDY = "Give the folder of the benchmark: MME_Benchmark_release_version."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--annotation-dir",
-        metavar="DIR",
-        help="the benchmark: a folder a subtask, with a text file an image (in questions_answers_YN or at its top)",
-    )
-    parser.add_argument("--result-file", metavar="FILE", help="answers, JSON Lines")
-    parser.add_argument(
-        "--results-dir",
-        "--results_dir",
-        metavar="DIR",
-        help="in the place of both: a text file a subtask, lines of image, question, truth and answer",
-    )
-    parser.add_argument(
-        "--answers-dir", metavar="DIR", help="where to write such text files, for the benchmark's own tool"
-    )
-    add_output(parser)
-
-
-def main(args: argparse.Namespace) -> int:
-    if bool(args.results_dir) == bool(args.result_file) or bool(args.result_file) != bool(args.annotation_dir):
-        raise InvalidRequest("give --result-file and --annotation-dir, or --results-dir alone.")
-    if args.results_dir:
-        questions, found = read_tool_files(locate(args.results_dir))
-    else:
-        questions = read_annotations(locate(args.annotation_dir, remedy=_REMEDY))
-        found = read_results(locate(args.result_file))
-    answers = answers_to([one.id for one in questions], found, of=args.annotation_dir or args.results_dir)
-    if args.answers_dir:
-        write_tool_files(Path(args.answers_dir), questions, answers)
-    marks = [mark(one, answers.texts.get(one.id)) for one in questions]
-    result = Result("MME", answers, marks, figures(questions, marks))
-    tell(result, args.output, understood="answers that say neither yes nor no")
-    return 0
+_REMEDY = "Pass the folder of the benchmark: MME_Benchmark_release_version."
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class MmeQuestion:
     """One question about an image."""
 
     subtask: str
+    """Name of the subtask."""
     image: str
-    """Name of the image, without its ending."""
+    """Name of the image, without its extension."""
     text: str
+    """Text of the question."""
     truth: str
-    """yes or no"""
+    """The correct answer: yes or no."""
 
     @property
     def id(self) -> str:
-        return compound(f"{self.subtask}/{self.image}", bare(self.text))
+        """The id that answers are matched by: image and text."""
+        return compound_id(f"{self.subtask}/{self.image}", bare(self.text))
 
 
 def bare(question: str) -> str:
-    """A question without what it says about how to answer, and with single spaces."""
+    """Returns a question without its instructions on how to answer, and with single spaces."""
     for instruction in _INSTRUCTIONS:
         question = question.replace(instruction, " ")
     return " ".join(question.split())
 
 
-def read_annotations(folder: Path) -> list[Question]:
-    """The questions of the benchmark's folder, in the order of subtasks and file names.
+def read(
+    annotation_dir: str | None, result_file: str | None, results_dir: str | None
+) -> list[ScorerInput[MmeQuestion]]:
+    """Reads questions and answers from either source.
 
     Raises:
-        DataError: no subtask there, a line in another form, or an image with another number of questions than two.
+        InvalidRequest: not exactly one source is given.
+        DataError: a file has another form, or no answer belongs to a question.
     """
-    questions: list[Question] = []
+    if results_dir and not result_file and not annotation_dir:
+        questions, found = read_tool_files(locate(results_dir))
+        source = results_dir
+    elif result_file and annotation_dir and not results_dir:
+        questions = read_annotations(locate(annotation_dir, remedy=_REMEDY))
+        found = read_results(locate(result_file))
+        source = annotation_dir
+    else:
+        raise InvalidRequest("pass either --result-file and --annotation-dir, or --results-dir alone.")
+    return [ScorerInput(questions, answers_to([one.id for one in questions], found, source=source))]
+
+
+def read_annotations(folder: Path) -> list[MmeQuestion]:
+    """Reads the questions in the benchmark's folder, in the order of subtasks and file names.
+
+    Raises:
+        DataError: the folder has no subtask, a line has another form, or an image does not have two questions.
+    """
+    questions: list[MmeQuestion] = []
     for subtask in (name for names in SUBTASKS.values() for name in names):
         inner = folder / subtask / "questions_answers_YN"
         for file in sorted((inner if inner.is_dir() else folder / subtask).glob("*.txt")):
@@ -129,38 +116,39 @@ def _lines(file: Path) -> Iterable[tuple[int, str]]:
     return [(number, line) for number, line in lines if line.strip()]
 
 
-def _question(subtask: str, file: Path, number: int, line: str) -> Question:
+def _question(subtask: str, file: Path, number: int, line: str) -> MmeQuestion:
     text, _, truth = line.strip().partition("\t")
-    return Question(subtask, file.stem, text, _truth(truth, f"{file}: line {number}"))
+    return MmeQuestion(subtask, file.stem, text, _truth(truth, f"{file}: line {number}"))
 
 
 def _truth(value: str, place: str) -> str:
     if value.strip().lower() not in ("yes", "no"):
-        raise DataError(f"{place}: the answer is {value.strip()!r}, expected Yes or No behind a tabulator.")
+        raise DataError(f"{place}: the answer is {value.strip()!r}, expected Yes or No after a tab.")
     return value.strip().lower()
 
 
 def read_results(path: Path) -> Joined:
-    """Answers by the id of their question; their own `question_id` is `SUBTASK/.../IMAGE.ENDING`, for both questions.
+    """Reads answers by image and text of the question; their `question_id` is `SUBTASK/.../IMAGE.EXTENSION`.
 
     Raises:
-        DataError: a record without question_id or prompt; names file and line.
+        DataError: a record has no question_id or prompt; names file and line.
     """
 
     def identity(record: dict[str, Any], place: str) -> str:
-        name = PurePosixPath(text_of(record, "question_id", place))
-        return Question(name.parts[0], name.name.split(".")[0], text_of(record, "prompt", place), "").id
+        image, prompt = annotation_texts(record, place, "question_id", "prompt")
+        path = PurePosixPath(image)
+        return MmeQuestion(path.parts[0], path.name.split(".")[0], prompt, "").id
 
     return joined(read_jsonl(path), path, key=identity)
 
 
-def read_tool_files(folder: Path) -> tuple[list[Question], Joined]:
-    """Questions and answers of the text files that the benchmark's own tool reads.
+def read_tool_files(folder: Path) -> tuple[list[MmeQuestion], Joined]:
+    """Reads questions and answers from the text files of the benchmark's own tool.
 
     Raises:
-        DataError: no such file, a line without its four parts, or an odd number of lines.
+        DataError: the folder has no such file, or a line does not have four fields.
     """
-    questions: list[Question] = []
+    questions: list[MmeQuestion] = []
     lines: list[Line] = []
     for subtask in (name for names in SUBTASKS.values() for name in names):
         file = folder / f"{subtask}.txt"
@@ -169,40 +157,43 @@ def read_tool_files(folder: Path) -> tuple[list[Question], Joined]:
         for number, line in _lines(file):
             parts = line.split("\t")
             if len(parts) != 4:
-                raise DataError(f"{file}: line {number} has {len(parts)} parts between tabulators, expected 4.")
+                raise DataError(f"{file}: line {number} has {len(parts)} fields separated by tabs, expected 4.")
             truth = _truth(parts[2], f"{file}: line {number}")
-            questions.append(Question(subtask, parts[0].rpartition(".")[0] or parts[0], parts[1], truth))
+            questions.append(MmeQuestion(subtask, parts[0].rpartition(".")[0] or parts[0], parts[1], truth))
             lines.append(Line(number, {"question_id": questions[-1].id, "text": parts[3]}))
     if not questions:
-        raise DataError(f"{folder}: holds no text file of a subtask, such as existence.txt.")
+        raise DataError(f"{folder}: has no text file of a subtask, such as existence.txt.")
     return questions, joined(lines, folder, key="question_id")
 
 
-def write_tool_files(folder: Path, questions: Sequence[Question], answers: Answers) -> None:
-    """Writes a text file a subtask; line ends and tabulators of an answer become spaces, a missing one is empty."""
+def write_tool_files(folder: str, questions: Sequence[MmeQuestion], answers: BenchmarkAnswers) -> None:
+    """Writes one text file per subtask for the benchmark's own tool.
+
+    Line ends and tabs in an answer become spaces; a missing answer is empty.
+    """
     for subtask in dict.fromkeys(one.subtask for one in questions):
         rows = [
             (f"{one.image}.txt", one.text, one.truth.capitalize(), answers.texts.get(one.id, "").translate(_SPACES))
             for one in questions
             if one.subtask == subtask
         ]
-        write_text(folder / f"{subtask}.txt", "".join("\t".join(row) + "\n" for row in rows))
+        write_text(Path(folder) / f"{subtask}.txt", "".join("\t".join(row) + "\n" for row in rows))
 
 
 def says(text: str) -> str | None:
-    """yes, no, or None for neither, by the benchmark's rule."""
+    """Returns yes, no, or None for neither, by the benchmark's rule."""
     start = text.lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else None
 
 
-def mark(question: Question, text: str | None) -> MarkedAnswer:
-    """What an answer to a question is worth."""
-    said = None if text is None else says(text)
+def mark(question: MmeQuestion, text: str | None) -> MarkedAnswer:
+    """Marks the answer to a question."""
+    word = None if text is None else says(text)
     return MarkedAnswer(
         question_id=question.id,
         text=text,
-        score=float(said == question.truth),
-        parsed=said,
+        score=float(word == question.truth),
+        parsed=word,
         target=question.truth,
         question=bare(question.text),
         image=f"{question.subtask}/{question.image}",
@@ -210,8 +201,8 @@ def mark(question: Question, text: str | None) -> MarkedAnswer:
     )
 
 
-def figures(questions: Sequence[Question], marks: Sequence[MarkedAnswer]) -> list[Estimate]:
-    """Each subtask's score (0 to 200) with its accuracy and accuracy+ (percent), and the sums of the two groups."""
+def figures(questions: Sequence[MmeQuestion], marks: Sequence[MarkedAnswer]) -> list[Estimate]:
+    """Returns score (0 to 200), accuracy and accuracy+ (percent) of each subtask, and the sums of the two groups."""
     right: dict[str, dict[str, list[float]]] = {}
     for question, marked in zip(questions, marks, strict=True):
         right.setdefault(question.subtask, {}).setdefault(question.image, []).append(marked.score or 0.0)
@@ -219,22 +210,61 @@ def figures(questions: Sequence[Question], marks: Sequence[MarkedAnswer]) -> lis
     for group, subtasks in SUBTASKS.items():
         scores = []
         for subtask in subtasks:
-            images = list(right.get(subtask, {}).values())
-            if not images:
-                continue
-            accuracies = [sum(pair) / len(pair) for pair in images]
-            both = [float(all(pair)) for pair in images]
-            halves = [(accuracy + plus) / 2 for accuracy, plus in zip(accuracies, both, strict=True)]
-            scores.append(ratio(subtask, map(Part, halves), scale=200))
-            each = [Part(one, group=number) for number, pair in enumerate(images) for one in pair]
-            estimates += [
-                scores[-1],
-                ratio(f"{subtask} accuracy", each),
-                ratio(f"{subtask} accuracy+", map(Part, both)),
-            ]
+            if subtask in right:
+                score, *accuracies = _subtask_figures(subtask, list(right[subtask].values()))
+                scores.append(score)
+                estimates += [score, *accuracies]
         estimates.append(total(group, scores))
     return estimates
 
+
+def _subtask_figures(subtask: str, images: Sequence[Sequence[float]]) -> list[Estimate]:
+    """Returns score, accuracy and accuracy+ from the marks of each image's two questions."""
+    accuracies = [sum(pair) / len(pair) for pair in images]
+    both = [float(all(pair)) for pair in images]
+    halves = [(accuracy + plus) / 2 for accuracy, plus in zip(accuracies, both, strict=True)]
+    each = [Part(one, group=number) for number, pair in enumerate(images) for one in pair]
+    return [
+        ratio(subtask, map(Part, halves), scale=200),
+        ratio(f"{subtask} accuracy", each),
+        ratio(f"{subtask} accuracy+", map(Part, both)),
+    ]
+
+
+SCORER = Scorer(
+    "MME",
+    flags=(
+        FileFlag(
+            ("--annotation-dir",),
+            "Folder of the benchmark: one folder per subtask, with one text file per image in questions_answers_YN or "
+            "directly inside.",
+            is_required=False,
+            is_folder=True,
+        ),
+        FileFlag(("--result-file",), "Answers of the model (JSON Lines).", is_required=False),
+        FileFlag(
+            ("--results-dir", "--results_dir"),
+            "Folder that replaces both: one text file per subtask, with lines of image, question, correct answer and "
+            "answer.",
+            is_required=False,
+            is_folder=True,
+        ),
+    ),
+    read=read,
+    mark=mark,
+    figures=figures,
+    export=Export(
+        FileFlag(
+            ("--answers-dir",),
+            "Output folder for such text files, which the benchmark's own tool reads.",
+            is_required=False,
+            is_folder=True,
+        ),
+        write_tool_files,
+    ),
+    unclear_are="answers that say neither yes nor no",
+)
+add_arguments, main = SCORER.add_arguments, SCORER.main
 
 if __name__ == "__main__":
     sys.exit(run(add_arguments, main, description=__doc__))

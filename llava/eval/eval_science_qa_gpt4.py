@@ -1,7 +1,8 @@
-"""Marks GPT-4's answers to ScienceQA, complemented by a model's: where GPT-4 names no letter, the model's counts.
+"""Scores GPT-4's answers to ScienceQA, complemented by a model's answers.
 
-Prints the accuracy, that of the better of the two answers to each problem (the upper bound), how often GPT-4 named no
-letter, and the nine columns of `eval_science_qa`. Answers that are missing count as answers without a letter.
+If GPT-4 names no letter, the model's answer counts. The command prints the accuracy, the accuracy of the better of the
+two answers to each problem (the upper bound), how often GPT-4 named no letter, and the nine columns of
+`eval_science_qa`. Missing answers count as answers without a letter.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ OURS_COUNTS = "the model's answer counts"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     dataset.add_arguments(parser)
     parser.add_argument(
-        "--gpt4-result", required=True, metavar="FILE", help="GPT-4's answers: a result file with `outputs`"
+        "--gpt4-result", required=True, metavar="FILE", help="Answers of GPT-4: a result file with `outputs` (JSON)."
     )
     parser.add_argument(
-        "--our-result", required=True, metavar="FILE", help="the model's answers, from model_vqa_science"
+        "--our-result", required=True, metavar="FILE", help="Answers of the model, from model_vqa_science (JSON Lines)."
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    ours, gpt4 = marks_of(args, args.our_result, args.gpt4_result)
+    selection = dataset.ScienceQaSelection.from_args(args)
+    ours, gpt4 = marks_of(selection, args.our_result, args.gpt4_result)
     pairs = list(zip(ours.marks, gpt4.marks, strict=True))
     combined = [complemented(own, theirs) for own, theirs in pairs]
     total, no_answer = len(pairs), sum(theirs.letter is None for _, theirs in pairs)
@@ -42,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def complemented(own: Mark, theirs: Mark) -> Mark:
-    """Their answer to a problem, or one's own where theirs names no letter."""
+    """Returns GPT-4's answer to a problem, or the model's own if GPT-4's names no letter."""
     return theirs if theirs.letter else own
 
 

@@ -1,8 +1,8 @@
-"""Marks ScienceQA answers where GPT-4 was asked a second time, as judge between its answer and a model's.
+"""Scores the ScienceQA answers that GPT-4, asked a second time, chose from its own and a model's.
 
-Where the judge names no letter, the model's answer counts. Prints the accuracies of the model, of GPT-4, of GPT-4
-complemented by the model, of the judge, and of the better of the first two answers to each problem (the upper bound);
-then the nine columns of `eval_science_qa` for the judge.
+If GPT-4 as the judge names no letter, the model's answer counts. The command prints the accuracies of the model, of
+GPT-4, of GPT-4 complemented by the model, of the judge, and of the better of the first two answers to each problem (the
+upper bound), and then the nine columns of `eval_science_qa` for the judge.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from llava.eval import eval_science_qa_gpt4
 from llava.eval.eval_science_qa import result
 from llava.eval.eval_science_qa_gpt4 import OURS_COUNTS, complemented
 from llava.eval.science_qa.columns import columns, share, table
+from llava.eval.science_qa.dataset import ScienceQaSelection
 from llava.eval.science_qa.marks import marks_of
 from llava.files.json_files import write_json
 
@@ -22,15 +23,17 @@ from llava.files.json_files import write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     eval_science_qa_gpt4.add_arguments(parser)
     parser.add_argument(
-        "--requery-result", required=True, metavar="FILE", help="the answers of the judge, JSON Lines; may be partial"
+        "--requery-result",
+        required=True,
+        metavar="FILE",
+        help="Answers of the judge (JSON Lines), which may be incomplete.",
     )
-    parser.add_argument(
-        "--output-result", metavar="FILE", help="where to write accuracy and choices; its folder is made"
-    )
+    parser.add_argument("--output-result", metavar="FILE", help="Output file for accuracy and choices (JSON).")
 
 
 def main(args: argparse.Namespace) -> int:
-    ours, gpt4, requery = marks_of(args, args.our_result, args.gpt4_result, args.requery_result)
+    selection = ScienceQaSelection.from_args(args)
+    ours, gpt4, requery = marks_of(selection, args.our_result, args.gpt4_result, args.requery_result)
     trios = list(zip(ours.marks, gpt4.marks, requery.marks, strict=True))
     judged = [complemented(own, chosen) for own, _, chosen in trios]
     if args.output_result:

@@ -1,9 +1,9 @@
-"""Puts questions, answers and reviews into one JSON file, the one that the original's web page shows.
+"""Writes the JSON file of questions, answers and reviews that the original's web page shows.
 
     cd llava/eval && python generate_webpage_data_from_table.py
 
-Without flags it reads the original's tables and writes webpage/data.json. `llava eval report` makes a page of any
-answers and reviews that needs no server.
+Without flags it reads the original's tables and writes webpage/data.json. `llava eval report` shows any answers and
+reviews on a page that needs no server.
 """
 
 from __future__ import annotations
@@ -27,22 +27,26 @@ ORIGINALS_COUNT = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--questions", default=QUESTIONS, metavar="FILE", help=f"JSON Lines (default: {QUESTIONS})")
+    parser.add_argument(
+        "--questions", default=QUESTIONS, metavar="FILE", help=f"Questions (JSON Lines; default: {QUESTIONS})."
+    )
     parser.add_argument(
         "--answers",
         nargs="+",
         default=[f"{THEIRS}={THEIRS_FILE}", f"{OURS}={OURS_FILE}"],
         metavar="NAME=FILE",
-        help="answers by the model's name; the last model is the one that the others are compared with",
+        help="Answers by model (JSON Lines). The last model is compared with the others (default: the original's).",
     )
     parser.add_argument(
         "--reviews",
         nargs="*",
         default=[f"{THEIRS}={REVIEW_FILE}"],
         metavar="NAME=FILE",
-        help="reviews that compare a model (the first file of answers) with the last one",
+        help="Reviews that compare a model with the last one (JSON Lines; default: the original's).",
     )
-    parser.add_argument("--output", default="webpage/data.json", metavar="FILE", help="(default: webpage/data.json)")
+    parser.add_argument(
+        "--output", default="webpage/data.json", metavar="FILE", help="Output file (JSON; default: webpage/data.json)."
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -50,10 +54,10 @@ def main(args: argparse.Namespace) -> int:
     answers = _named_files(args.answers, "--answers")
     reviews = _named_files(args.reviews, "--reviews")
     if unknown := [name for name in reviews if name not in answers]:
-        raise InvalidRequest(f"--reviews: no --answers of {', '.join(unknown)}.")
+        raise InvalidRequest(f"--reviews: --answers has no {', '.join(unknown)}.")
     for file in (*answers.values(), *reviews.values()):
         if missing := [identity for identity in questions.lines if identity not in file.lines]:
-            raise DataError(f"{file.path}: nothing for {len(missing)} questions ({some(missing)}).")
+            raise DataError(f"{file.path}: lacks {len(missing)} of the questions ({some(missing)}).")
     records = [_record(questions, identity, answers, reviews) for identity in questions.lines]
     write_json(args.output, {"questions": _in_order(records), "models": list(answers)})
     print(f"{args.output}: {len(records)} questions, {len(answers)} models")
@@ -82,7 +86,7 @@ def _record(questions: Joined, identity: str, answers: dict[str, Joined], review
 
 
 def _evaluation(file: Joined, identity: str) -> str:
-    """The judge's words without the line of scores, as Markdown with the assistants' names in bold."""
+    """Returns what the judge wrote, without the line of scores, as Markdown with the assistants' names in bold."""
     from llava.eval.reviews.scores import starts_with_scores
 
     text = file.text(identity, "content" if "content" in file.lines[identity].record else "text").strip()
@@ -102,7 +106,7 @@ def _scores(file: Joined, identity: str) -> Any:
 
 
 def _in_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The original shows its 80 questions in an order of its own and numbers them anew; others stay as they are."""
+    """Reorders and renumbers the original's 80 questions as the original does. Other questions stay as they are."""
     if sorted(str(record["id"]) for record in records) != sorted(map(str, range(1, ORIGINALS_COUNT + 1))):
         return records
     places = sorted(records, key=lambda record: int(record["id"]))

@@ -1,7 +1,7 @@
-"""Puts the answers of several processes into one file, in the order of the questions.
+"""Merges the answers of several processes into one file, in the order of the questions.
 
-Nothing is written unless every question is answered exactly once. As for the generators, a question is its id; where
-several share an id, as MME's two about an image do, the text tells them apart, and one that is repeated is one.
+The file is written only if every question is answered exactly once. Questions are identified by their id, or by id and
+text if several share an id (as MME's two questions about an image do). A duplicate question counts once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +19,53 @@ from llava.eval.data.questions import distinct, key_of, read_vqa
 from llava.eval.data.records import Joined, id_of, joined, locate, read_questions, some
 from llava.files.json_files import read_jsonl, read_text, write_jsonl
 
-_AGAIN = "Files of runs with different numbers of processes do not fit together: remove them and start again."
+_START_AGAIN = "Runs with different numbers of processes cannot be mixed: delete the files and start again."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("chunks", nargs="+", metavar="FILE", help="answers of one process, JSON Lines; may be empty")
+    parser.add_argument("chunks", nargs="+", metavar="FILE", help="Answers of one process (JSON Lines); may be empty.")
     parser.add_argument(
         "--question-file",
         required=True,
         metavar="FILE",
-        help="all questions: a JSON list with `id`, or JSON Lines with `question_id`",
+        help="All questions (JSON list with `id`, or JSON Lines with `question_id`).",
     )
-    parser.add_argument(
-        "--answers-file", required=True, metavar="FILE", help="the file to write, JSON Lines; its folder is made"
-    )
+    parser.add_argument("--answers-file", required=True, metavar="FILE", help="Output file (JSON Lines).")
 
 
 def main(args: argparse.Namespace) -> int:
-    if twice := [name for name, number in Counter(args.chunks).items() if number > 1]:
-        raise InvalidRequest(f"{some(twice)}: given more than once. Name each file of answers once.")
-    path = locate(args.question_file)
-    questions, shared = _asked(path)
-    chunks = [_answers(chunk, shared) for chunk in map(Path, args.chunks) if read_text(chunk).strip()]
-    answers = merged(path, questions, chunks)
-    write_jsonl(args.answers_file, answers)
-    print(f"{args.answers_file}: {len(answers)} answers from {len(args.chunks)} files")
+    merge(args.chunks, args.question_file, args.answers_file)
     return 0
 
 
-def _asked(path: Path) -> tuple[list[str], set[str]]:
-    """What the questions are called, in their order, and the ids that several of them share.
+def merge(chunk_files: Sequence[str], question_file: str, target: str) -> None:
+    """Writes the answers of all chunk files to `target`.
 
     Raises:
-        DataError: not a file of questions, or two of them cannot be told apart.
+        InvalidRequest: a chunk file is given twice.
+        DataError: a file has another form, or not every question is answered exactly once.
+    """
+    if twice := [name for name, number in Counter(chunk_files).items() if number > 1]:
+        raise InvalidRequest(f"{some(twice)}: given more than once. Name each answer file once.")
+    path = locate(question_file)
+    questions, shared = _asked(path)
+    chunks = [_answers(chunk, shared) for chunk in map(Path, chunk_files) if read_text(chunk).strip()]
+    answers = merged(path, questions, chunks)
+    write_jsonl(target, answers)
+    print(f"{target}: {len(answers)} answers from {len(chunk_files)} files")
+
+
+def _asked(path: Path) -> tuple[list[str], set[str]]:
+    """Returns the names of the questions in order, and the ids that several of them share.
+
+    Raises:
+        DataError: the file has another form, or two questions cannot be told apart.
     """
     found = read_questions(path)
     if not found.duplicates:
         return list(found.lines), set()
     if found.unit != "line":
-        raise DataError(f"{path}: asks {some(found.duplicates)} more than once. Remove the repetitions.")
+        raise DataError(f"{path}: duplicate questions: {some(found.duplicates)}. Remove the duplicates.")
     keys = [question.key for question in distinct(read_vqa(path))]
     num_questions = Counter(identity for identity, _, _ in keys)
     shared = {identity for identity, number in num_questions.items() if number > 1}
@@ -65,10 +73,10 @@ def _asked(path: Path) -> tuple[list[str], set[str]]:
 
 
 def _answers(path: Path, shared: Collection[str]) -> Joined:
-    """The answers of a file, by what their questions are called.
+    """Reads the answers of a file by the names of their questions.
 
     Raises:
-        DataError: not JSON Lines, a record without id, or without prompt where the id says too little.
+        DataError: the file is not JSON Lines, a record has no id, or it has no prompt although its id is shared.
     """
 
     def name(record: dict[str, Any], place: str) -> str:
@@ -86,34 +94,36 @@ def _name(identity: str, text: str) -> str:
 
 
 def merged(path: Path, questions: Collection[str], chunks: list[Joined]) -> list[dict[str, Any]]:
-    """The answers in the order of the questions.
+    """Returns the answers in the order of the questions.
 
     Args:
-        path: the file of the questions, for messages.
+        path: the question file, for error messages.
+        questions: names of the questions.
+        chunks: the answers of each file.
 
     Raises:
-        DataError: a question without answer, one with several, or an answer without question; names ids and files.
+        DataError: a question has no answer or several, or an answer has no question; names ids and files.
     """
     asked = set(questions)
     found: dict[str, Joined] = {}
     for chunk in chunks:
         if chunk.duplicates:
-            raise DataError(f"{chunk.path}: answers {some(chunk.duplicates)} more than once. {_AGAIN}")
+            raise DataError(f"{chunk.path}: answers {some(chunk.duplicates)} more than once. {_START_AGAIN}")
         if unknown := [identity for identity in chunk.lines if identity not in asked]:
             raise DataError(
-                f"{chunk.path}: answers to no question of {path}: {len(unknown)} ({some(unknown)}). "
-                "Give the question file that they were made from, or remove the file."
+                f"{chunk.path}: answers that match no question in {path}: {len(unknown)} ({some(unknown)}). "
+                "Pass the question file that was answered, or leave this file out."
             )
         if twice := [identity for identity in chunk.lines if identity in found]:
             raise DataError(
-                f"{chunk.path}: questions answered in {found[twice[0]].path} too: {len(twice)} ({some(twice)}). "
-                f"{_AGAIN}"
+                f"{chunk.path}: questions that {found[twice[0]].path} answers too: {len(twice)} ({some(twice)}). "
+                f"{_START_AGAIN}"
             )
         found.update(dict.fromkeys(chunk.lines, chunk))
     if missing := [identity for identity in questions if identity not in found]:
         raise DataError(
             f"{path}: questions without an answer: {len(missing)} of {len(questions)} "
-            f"({some(missing)}). Let all processes finish; started again, they answer what is left."
+            f"({some(missing)}). Let all processes finish, or run them again to answer the rest."
         )
     return [found[identity].lines[identity].record for identity in questions]
 

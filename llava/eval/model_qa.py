@@ -1,6 +1,6 @@
-"""Answers questions without images, with a LLaVA or with a plain LLaMA.
+"""Answers questions without images, with a LLaVA or a plain LLaMA model.
 
-The question file has `question_id` and `text` in each line; answers are written as by `model_vqa`.
+Each line of the question file has `question_id` and `text`; the answers file has the form of `model_vqa`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.eval.answering import command
+from llava.eval.answering import arguments
+from llava.eval.answering.command import answer_all
+from llava.eval.answering.settings import RunSettings
 from llava.eval.data.questions import read_text_only
 from llava.eval.data.records import locate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    command.add_arguments(parser, questions="JSON Lines with question_id and text", with_images=False)
+    arguments.add_arguments(parser, questions="JSON Lines with question_id and text", with_images=False)
 
 
 def main(args: argparse.Namespace) -> int:
-    manner = command.manner_of(args)
-    return command.answer_all(args, read_text_only(locate(args.question_file)), manner=manner)
+    settings = RunSettings.from_args(args)
+    answer_all(settings, read_text_only(locate(settings.question_file)))
+    return 0
 
 
 if __name__ == "__main__":

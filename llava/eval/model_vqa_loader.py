@@ -1,6 +1,6 @@
-"""Answers questions about images briefly (POPE, MME, VQAv2, GQA, TextVQA): `model_vqa` with 128 new tokens at most.
+"""Answers questions about images with short answers (POPE, MME, VQAv2, GQA, TextVQA).
 
-The name and the flags of later releases' fast evaluator; it and `model_vqa` run on the same engine.
+This is `model_vqa` with at most 128 new tokens by default, under the name of later releases' fast evaluator.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import sys
 
 from llava.command_line import run
 from llava.eval import model_vqa
-from llava.eval.answering import command
+from llava.eval.answering import arguments
 
 main = model_vqa.main
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    command.add_arguments(parser, questions=model_vqa.QUESTIONS, max_new_tokens=128)
+    arguments.add_arguments(parser, questions=model_vqa.QUESTIONS, max_new_tokens=128)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Answers ScienceQA with a LLaVA: explanation and letter in one answer, or in two steps with --answer-prompter.
+"""Answers ScienceQA with a LLaVA model: explanation and letter in one answer, or in two steps with --answer-prompter.
 
-The question file is what `scripts/convert_sqa_to_llava` writes. `eval_science_qa` marks the answers.
+`scripts/convert_sqa_to_llava` writes the question file; `eval_science_qa` scores the answers.
 
     python -m llava.eval.model_vqa_science --model-name ./LLaVA-13b-v0-science_qa
         --question-file ScienceQA/llava_test.json --image-folder ScienceQA/images/test
@@ -14,35 +14,39 @@ import sys
 
 from llava.command_line import run
 from llava.errors import InvalidRequest
-from llava.eval.answering import command
+from llava.eval.answering import arguments
+from llava.eval.answering.command import answer_all
+from llava.eval.answering.settings import RunSettings
 from llava.eval.data.questions import read_science_qa
 from llava.eval.data.records import locate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    command.add_arguments(
+    arguments.add_arguments(
         parser,
-        questions="JSON list with id, conversations and maybe image",
+        questions="JSON list with id, conversations and optionally image",
         question_file="tables/question.json",
     )
     parser.add_argument(
         "--answer-prompter",
         action="store_true",
-        help="after the explanation, ask for the letter alone (models trained on QCM-LEPA)",
+        help="Ask for the letter separately, after the explanation (models trained on QCM-LEPA).",
     )
     parser.add_argument(
         "--single-pred-prompt",
         action="store_true",
-        help="ask for the letter and nothing else (v1.5 and later, data in CQM-A)",
+        help="Ask only for the letter (v1.5 and later, data in CQM-A).",
     )
 
 
 def main(args: argparse.Namespace) -> int:
     if args.answer_prompter and args.single_pred_prompt:
-        raise InvalidRequest("--answer-prompter asks for an explanation, --single-pred-prompt for none: give one.")
-    manner = command.manner_of(args, answer_prompter=args.answer_prompter)
-    questions = read_science_qa(locate(args.question_file), letter_only=args.single_pred_prompt)
-    return command.answer_all(args, questions, manner=manner)
+        raise InvalidRequest(
+            "--answer-prompter and --single-pred-prompt cannot be combined: the latter asks for no explanation."
+        )
+    settings = RunSettings.from_args(args, answer_prompter=args.answer_prompter)
+    answer_all(settings, read_science_qa(locate(settings.question_file), letter_only=args.single_pred_prompt))
+    return 0
 
 
 if __name__ == "__main__":

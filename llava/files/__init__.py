@@ -1,1 +1,1 @@
-"""JSON and JSON Lines files, written whole or not at all."""
+"""Reads and writes JSON and JSON Lines files."""

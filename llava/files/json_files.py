@@ -1,7 +1,7 @@
-"""JSON and JSON Lines files: read with errors that name the place, written whole or not at all.
+"""Reads JSON and JSON Lines files with errors that name the place, and writes them completely or not at all.
 
-Files may carry a byte order mark and the line ends of any system. JSON is written in plain ASCII, so that no character
-of a model's answer can fail to be written.
+Files may have a byte order mark and the line ends of any system. JSON is written in plain ASCII, so that every
+character of a model's answer can be written.
 """
 
 from __future__ import annotations
@@ -15,95 +15,122 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llava.errors import DataError, InvalidRequest
+from llava.errors import DataError, InvalidRequest, LlavaError
 
 
 class Line(NamedTuple):
     """One object of a JSON Lines file."""
 
     number: int
-    """Of the line in its file; the first is 1."""
+    """Number of the line in its file, starting with 1."""
 
     record: dict[str, Any]
+    """The object in the line."""
 
 
-def read_json(path: str | Path, *, remedy: str = "Check the path.") -> Any:
+def read_json(path: str | Path, *, remedy: str = "Check the path.", error: type[LlavaError] = DataError) -> Any:
     """Reads one JSON value.
 
     Args:
         path: the file.
-        remedy: the sentence that ends the message when there is no such file, or a folder in its place.
+        remedy: last sentence of the message if the file is missing or a folder.
+        error: type of the error to raise.
 
     Raises:
-        DataError: the file is missing, is a folder, is not UTF-8, or is not JSON; names file, line and column.
+        LlavaError: of type `error`: the file is missing, a folder, unreadable, not UTF-8, or not JSON. The message
+            names the file, line and column.
     """
-    text = read_text(path, remedy=remedy)
+    text = read_text(path, remedy=remedy, error=error)
     try:
         with without_garbage_collection():
             return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}. {_advice(text, error)}"
+    except json.JSONDecodeError as failure:
+        raise error(
+            f"{path}: not JSON at line {failure.lineno}, column {failure.colno}: {failure.msg}. "
+            f"{_advice(text, failure)}"
         ) from None
 
 
-def read_jsonl(path: str | Path, *, remedy: str = "Check the path.", still_growing: bool = False) -> list[Line]:
-    """Reads a JSON Lines file: one object a line; empty lines count as lines and hold nothing.
-
-    Args:
-        still_growing: another process is writing the file, so what follows its last line end is not a line yet.
+def read_json_object(
+    path: str | Path, *, remedy: str = "Check the path.", error: type[LlavaError] = DataError
+) -> dict[str, Any]:
+    """Reads one JSON object; arguments and errors are those of `read_json`.
 
     Raises:
-        DataError: as `read_json`, or a line that holds no object.
+        LlavaError: of type `error`: as `read_json`, or the file holds another JSON value.
+    """
+    content = read_json(path, remedy=remedy, error=error)
+    if not isinstance(content, dict):
+        raise error(f"{path}: expected a JSON object, found a {json_type(content)}.")
+    return content
+
+
+def read_jsonl(path: str | Path, *, remedy: str = "Check the path.", still_growing: bool = False) -> list[Line]:
+    """Reads a JSON Lines file, one object per line; empty lines are counted and skipped.
+
+    Args:
+        path: the file.
+        remedy: last sentence of the message if the file is missing or a folder.
+        still_growing: another process is writing the file, so text after the last line end is skipped.
+
+    Raises:
+        DataError: as `read_json`, or a line does not hold a JSON object.
     """
     text = read_text(path, remedy=remedy)
-    # Only at line feeds: other characters that Python's splitlines knows may stand inside a JSON string.
+    # Python's splitlines would also split at other characters, which JSON allows inside a string.
     pieces = text.split("\n")
     if still_growing:
         pieces.pop()
-    lines = []
     with without_garbage_collection():
-        for number, piece in enumerate(pieces, start=1):
-            if not piece or piece.isspace():
-                continue
-            place = f"{path}: line {number}"
-            try:
-                record = json.loads(piece)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{place}: not JSON at column {error.colno}: {error.msg}. "
-                    + _line_advice(error, is_last=number == len(pieces))
-                ) from None
-            if not isinstance(record, dict):
-                raise DataError(f"{place}: holds a JSON {json_type(record)}, expected an object.")
-            lines.append(Line(number, record))
-    return lines
+        return [
+            Line(number, _parse_line(piece, f"{path}: line {number}", is_last=number == len(pieces)))
+            for number, piece in enumerate(pieces, start=1)
+            if piece and not piece.isspace()
+        ]
 
 
-def read_text(path: str | Path, *, remedy: str = "Check the path.") -> str:
-    """Reads a UTF-8 file, without its byte order mark.
+def _parse_line(text: str, place: str, *, is_last: bool) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        advice = _line_advice(error, is_last=is_last)
+        raise DataError(f"{place}: not JSON at column {error.colno}: {error.msg}. {advice}") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: expected a JSON object, found a {json_type(record)}.")
+    return record
+
+
+def read_text(path: str | Path, *, remedy: str = "Check the path.", error: type[LlavaError] = DataError) -> str:
+    """Reads a UTF-8 file without its byte order mark.
+
+    Args:
+        path: the file.
+        remedy: last sentence of the message if the file is missing or a folder.
+        error: type of the error to raise.
 
     Raises:
-        DataError: the file is missing, is a folder, or is not UTF-8.
+        LlavaError: of type `error`: the file is missing, a folder, unreadable, or not UTF-8.
     """
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. {remedy}") from None
+        raise error(f"{path}: no such file. {remedy}") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, not a file. {remedy}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text at byte {error.start}. Save the file as UTF-8.") from None
+        raise error(f"{path}: this is a folder, not a file. {remedy}") from None
+    except OSError as failure:
+        raise error(f"{path}: cannot be read: {failure.strerror or failure}.") from failure
+    except UnicodeDecodeError as failure:
+        raise error(f"{path}: not UTF-8 text at byte {failure.start}. Save the file as UTF-8.") from None
 
 
 def json_type(value: Any) -> str:
-    """What JSON calls a value: object, list, string, boolean, number or null."""
+    """Returns the name of a value's JSON type: object, list, string, boolean, number or null."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
-    """Writes one JSON value; makes the folder.
+    """Writes one JSON value and creates the folder.
 
     Raises:
         InvalidRequest: `path` is a folder.
@@ -112,7 +139,7 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
 
 
 def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
-    """Writes a JSON Lines file; makes the folder.
+    """Writes a JSON Lines file and creates the folder.
 
     Raises:
         InvalidRequest: `path` is a folder.
@@ -122,7 +149,7 @@ def write_jsonl(path: str | Path, records: Iterable[Any]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a UTF-8 file; makes the folder.
+    """Writes a UTF-8 file and creates the folder.
 
     Raises:
         InvalidRequest: `path` is a folder.
@@ -132,7 +159,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes what a command makes into its --output folder, and says so on standard error.
+    """Writes the files of a command to its --output folder and lists them on standard error.
 
     Raises:
         InvalidRequest: `folder` is a file.
@@ -147,16 +174,16 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path`, to be written; the file takes its name when the block ends well.
+    """Yields a temporary path to write to, and renames it to `path` if the block succeeds.
 
-    A reader sees the old file or the whole new one; an error leaves nothing behind. The folder is made.
+    Readers see the old file or the complete new one; after an error, nothing is left behind. Creates the folder.
 
     Raises:
         InvalidRequest: `path` is a folder.
     """
     path = Path(path)
     if path.is_dir():
-        raise InvalidRequest(f"{path}: is a folder. Give the name of the file to write.")
+        raise InvalidRequest(f"{path}: this is a folder. Give the name of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -165,7 +192,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
-        # A full disk names no file, and the temporary name says little to a user.
+        # The error of a full disk names no file, and a temporary name means little to a user.
         raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -173,7 +200,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Millions of small objects that all stay: looking for garbage among them would double the time."""
+    """Pauses garbage collection, which would double the time of creating millions of small objects that all stay."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -187,16 +214,16 @@ def _advice(text: str, error: json.JSONDecodeError) -> str:
     if not text.strip():
         return "The file is empty."
     if _ends_early(error):
-        return "The file ends there: it was cut off. Fetch or make it again."
+        return "The file ends there: it was cut off. Download or create it again."
     if error.msg == "Extra data":
-        return "The file must hold one JSON value (not JSON Lines)."
-    return "Correct it there, or make the file again."
+        return "The file must hold a single JSON value, not JSON Lines."
+    return "Correct the error, or create the file again."
 
 
 def _line_advice(error: json.JSONDecodeError, *, is_last: bool) -> str:
     if is_last and _ends_early(error):
-        return "The file ends there: what wrote it was interrupted. Let it finish, or remove the line."
-    return "The file must be JSON Lines: one whole object on each line."
+        return "The file ends there: writing it was interrupted. Let the writer finish, or remove the line."
+    return "The file must be JSON Lines: one complete object on each line."
 
 
 def _ends_early(error: json.JSONDecodeError) -> bool:

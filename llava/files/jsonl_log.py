@@ -1,7 +1,7 @@
-"""A JSON Lines file that grows by whole records: what is in it survives whatever happens to the process.
+"""Appends complete records to a JSON Lines file that survives crashes.
 
-Each record is on the disk before `append` returns. A record that was cut off, by a lost machine or a full disk, is
-removed when the file is opened again. One run at a time may have a file open: one process, or several that share it.
+Each record is on the disk before `append` returns. A record that was cut off, by a power failure or a full disk, is
+removed when the file is next opened. Only one run at a time can open a file: one process, or several that share it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from typing import Any
 from llava.errors import DataError, InvalidRequest
 
 _WAIT_S = 30.0
-"""How long a process of a larger run waits for another one that has the file to itself."""
+"""Seconds that a process of a shared run waits while another process has exclusive access."""
 
 
 class JsonlLog:
-    """A file open for appending; a context manager."""
+    """A JSON Lines file that is open for appending; also a context manager."""
 
     def __init__(self, path: str | Path, *, shared: bool = False):
-        """Opens or makes the file, and its folder.
+        """Opens or creates the file and its folder.
 
         Args:
-            shared: other processes of the same run have it open too; all of them say so.
+            path: the file.
+            shared: several processes of one run open the file; each of them must pass True.
 
         Raises:
-            DataError: another run has it open.
+            DataError: another run has the file open.
             InvalidRequest: `path` is a folder.
         """
         self.path = Path(path)
         self._shared = shared
         if self.path.is_dir():
-            raise InvalidRequest(f"{path}: is a folder. Give the name of the file to write.")
+            raise InvalidRequest(f"{path}: this is a folder. Give the name of a file.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
 
@@ -49,25 +50,26 @@ class JsonlLog:
         self.close()
 
     def close(self) -> None:
+        """Closes the file and releases its lock."""
         self._file.close()
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds one record, whole or not at all; of a shared file, a part may stay until it is opened again.
+        """Appends one record, completely or not at all; in a shared file, part of it can stay until the next opening.
 
         Raises:
-            OSError: it could not be written; names the file. What was there before is unharmed.
+            OSError: the record could not be written; the error names the file. Earlier records are unharmed.
         """
         line = (json.dumps(record) + "\n").encode()
         before = os.fstat(self._file.fileno()).st_size
         try:
-            while line:  # a disk that has just become full takes a part, and refuses the next
+            while line:  # A disk that becomes full accepts a part and refuses the next one.
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            if not self._shared:  # others may have added theirs behind it
-                with suppress(OSError):  # what is left of the record is removed when the file is opened again
+            if not self._shared:  # In a shared file, records of others may follow.
+                with suppress(OSError):  # The next opening removes the rest of the record.
                     self._file.truncate(before)
-            reason = f"cannot be written: {error.strerror}. The records before this one are in it"
+            reason = f"cannot be written: {error.strerror}. Earlier records are unharmed"
             raise OSError(error.errno or errno.EIO, reason, str(self.path)) from error
 
     def clear(self) -> None:
@@ -75,9 +77,9 @@ class JsonlLog:
         self._file.truncate(0)
 
     def take_over(self) -> bool:
-        """For the end of a shared run: whether every other process is done, so that this one may replace the file.
+        """Tells whether all other processes of a shared run are done, so that this one may replace the file.
 
-        A process that is told no must not write any more.
+        A process that gets False must not write any more.
         """
         return _lock(self._file, exclusive=True)
 
@@ -85,7 +87,7 @@ class JsonlLog:
         deadline = time.monotonic() + (_WAIT_S if self._shared else 0)
         while True:
             file = self.path.open("ab", buffering=0)
-            # Whoever comes first looks at how an earlier run ended; then those of one run write side by side.
+            # The first process repairs what an earlier run left; then the processes of one run share the lock.
             if _lock(file, exclusive=True):
                 if self._is_current(file):
                     self._remove_cut_off_record(file)
@@ -95,12 +97,12 @@ class JsonlLog:
                 return file
             elif time.monotonic() >= deadline:
                 file.close()
-                raise DataError(f"{self.path}: another run is writing this file. Let it finish, or give another name.")
+                raise DataError(f"{self.path}: another run is writing this file. Let it finish, or use another file.")
             file.close()
             time.sleep(0.05)
 
     def _is_current(self, file: FileIO) -> bool:
-        """Whether the path still leads to the open file: another process may have replaced it meanwhile."""
+        """Tells whether the path still is the open file; another process may have replaced it."""
         try:
             return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
         except FileNotFoundError:
@@ -124,7 +126,7 @@ class JsonlLog:
 
 
 def _lock(file: FileIO, *, exclusive: bool) -> bool:
-    """Takes a lock that ends with the process; always true where the system has none."""
+    """Takes a lock that ends with the process; returns True on systems without locks."""
     try:
         import fcntl
     except ImportError:

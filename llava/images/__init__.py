@@ -1,1 +1,1 @@
-"""The one way in for an image: where it comes from, what it may be, how it becomes RGB."""
+"""Reads images from files, data and URLs."""

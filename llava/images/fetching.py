@@ -1,9 +1,9 @@
-"""Fetches an image from an http(s) address without letting the address choose what this machine talks to.
+"""Fetches an image from an http(s) URL without letting the URL reach private addresses.
 
-An address is parsed once, its host resolved once, every resolved address checked, and the connection made to the very
-address that was checked, so that a name that resolves differently the second time gains nothing. Each redirect goes
-through the same door. Bytes are counted while they arrive, and one deadline covers name lookup, all hops and the body.
-No proxy, cookie or credential of this machine takes part.
+A URL is parsed once, its host is resolved once, every resolved address is checked, and the connection is made to a
+checked address, so a host that resolves differently the second time gains nothing. Redirects pass the same checks.
+Bytes are counted as they arrive, and one deadline covers name lookup, redirects and body. Proxies, cookies and
+credentials of this machine are never used.
 """
 
 from __future__ import annotations
@@ -41,36 +41,44 @@ _CHUNK_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class UrlPolicy:
-    """Where an image address may lead and how long it may take."""
+    """Which hosts an image may be fetched from, and how long that may take."""
 
     allowed_hosts: frozenset[str] | None = None
-    """Host names that may be asked, lower case; None allows every host whose addresses are public."""
+    """Allowed host names in lower case; None allows every host with public addresses."""
     allowed_networks: tuple[str, ...] = ()
-    """Networks that may be reached although they are not public, such as "10.1.2.0/24" for one's own image store."""
+    """Private networks that are allowed, such as "10.1.2.0/24" for an image store (default: none)."""
     connect_timeout_s: float = 5.0
-    """For connecting, and for each wait for more bytes."""
+    """Seconds for connecting, and for each wait for more bytes (default: 5)."""
     total_timeout_s: float = 20.0
-    """For the whole fetch: name lookup, redirects and body."""
+    """Seconds for the whole fetch: name lookup, redirects and body (default: 20)."""
     max_redirects: int = 3
+    """Number of redirects to follow (default: 3)."""
 
     def __post_init__(self) -> None:
         for network in self.allowed_networks:
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
-                raise InvalidRequest(f"allowed_networks: {network!r} is no network such as '10.1.2.0/24'.") from error
+                raise InvalidRequest(
+                    f"allowed_networks: {network!r} is not a network such as '10.1.2.0/24'."
+                ) from error
 
 
 def fetch(url: str, *, policy: UrlPolicy, max_bytes: int) -> bytes:
-    """The body at `url`, at most `max_bytes` long.
+    """Fetches the body at `url`.
+
+    Args:
+        url: an http(s) URL.
+        policy: allowed hosts and times.
+        max_bytes: largest body.
 
     Raises:
-        ImageUrlRefused: the address, or one it redirects to, is malformed, not http(s), not on the list of hosts, or
-            leads to a private, loopback, link-local, multicast or reserved address.
-        ImageFetchFailed: no such host, no connection, too slow, too many redirects, or a status other than 200.
-        ImageTooLarge: more than `max_bytes`; stopped as soon as that is known.
-        UnsupportedImage: the server says that it is sending text or HTML.
-        ImageDamaged: the body ends before the length that the server announced.
+        ImageUrlRefused: the URL, or one that it redirects to, is malformed, is not http(s), has a host that is not
+            allowed, or leads to a private, loopback, link-local, multicast or reserved address.
+        ImageFetchFailed: the host is unknown, unreachable or too slow, or the status is not 200.
+        ImageTooLarge: the body exceeds `max_bytes`; the fetch stops as soon as this is known.
+        UnsupportedImage: the server declares that it sends text, HTML, JSON or PDF.
+        ImageDamaged: the body is shorter than the server declared.
     """
     deadline = time.monotonic() + policy.total_timeout_s
     for _ in range(policy.max_redirects + 1):
@@ -85,40 +93,38 @@ def fetch(url: str, *, policy: UrlPolicy, max_bytes: int) -> bytes:
         finally:
             answer.close()
         url = urljoin(url, location)
-    raise ImageFetchFailed(f"{shown}: more than {policy.max_redirects} redirects. Give the image's own address.")
+    raise ImageFetchFailed(f"{shown}: more than {policy.max_redirects} redirects. Give the final URL of the image.")
 
 
 def _parse(url: str, policy: UrlPolicy) -> SplitResult:
-    # What two parsers could read differently is refused, not repaired.
+    # A URL that two parsers could read differently is refused, not repaired.
     if re.search(r"[\s\\\x00-\x1f\x7f]", url) or not url.isascii():
-        raise ImageUrlRefused("the image address has spaces, backslashes or characters that must be percent-encoded.")
+        raise ImageUrlRefused("the image URL has spaces, backslashes or characters that must be percent-encoded.")
     try:
         target = urlsplit(url)
         port = target.port
     except ValueError as error:
-        raise ImageUrlRefused("the image address is malformed: check its host and port.") from error
+        raise ImageUrlRefused("the image URL is malformed. Check its host and port.") from error
     if target.scheme not in _PORTS:
-        raise ImageUrlRefused(f"the image address leads to {target.scheme or 'no'}: only http and https are fetched.")
+        raise ImageUrlRefused(f"cannot fetch {target.scheme or 'relative'} URLs, only http and https.")
     if target.username is not None or target.password is not None:
-        raise ImageUrlRefused(
-            "the image address carries a user name or password; addresses with credentials are refused."
-        )
+        raise ImageUrlRefused("the image URL has a user name or password; URLs with credentials are refused.")
     host = target.hostname
     if not host or port == 0 or not re.fullmatch(r"[a-z0-9.\-_:]+", host):
-        raise ImageUrlRefused("the image address is malformed: check its host and port.")
+        raise ImageUrlRefused("the image URL is malformed. Check its host and port.")
     if policy.allowed_hosts is not None and host not in policy.allowed_hosts:
-        raise ImageUrlRefused(f"images are not fetched from {host}: it is not among the allowed hosts.")
+        raise ImageUrlRefused(f"images are not fetched from {host}; it is not among the allowed hosts.")
     return target
 
 
 def _checked_addresses(target: SplitResult, policy: UrlPolicy, deadline: float, shown: str) -> list[IPAddress]:
     host = target.hostname or ""
     addresses = [ipaddress.ip_address(text) for text in _resolve(host, _port(target), deadline, shown)]
-    # One private address among public ones is how a name is prepared for rebinding.
+    # A host with one private address among public ones may be set up for DNS rebinding.
     for address in addresses:
         if not _may_reach(address, policy):
             raise ImageUrlRefused(
-                f"{shown}: leads to an address that is not public; images are fetched from public addresses only."
+                f"{shown}: the host has an address that is not public; images are fetched from public addresses only."
             )
     return addresses
 
@@ -128,7 +134,7 @@ def _port(target: SplitResult) -> int:
 
 
 def _resolve(host: str, port: int, deadline: float, shown: str) -> list[str]:
-    """Addresses of a host. The system's lookup knows no time limit, so a thread of its own waits for it."""
+    """Returns the addresses of a host. The system's lookup has no timeout, so it runs in a separate thread."""
     answers: queue.Queue[list[str] | OSError] = queue.Queue(1)
 
     def look_up() -> None:
@@ -150,7 +156,7 @@ def _resolve(host: str, port: int, deadline: float, shown: str) -> list[str]:
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")
-"""Python releases differ in whether this counts as private."""
+"""Local-use NAT64 prefix; only some versions of Python count it as private."""
 
 
 def _may_reach(address: IPAddress, policy: UrlPolicy) -> bool:
@@ -172,7 +178,7 @@ def _may_reach(address: IPAddress, policy: UrlPolicy) -> bool:
 
 
 def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one stands for (mapped, 6to4, Teredo, NAT64), if any."""
+    """Returns the IPv4 address that an IPv6 address embeds (mapped, 6to4, Teredo, NAT64), or None."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -192,7 +198,7 @@ def _too_slow(shown: str) -> ImageFetchFailed:
 
 
 def _connect(addresses: list[IPAddress], port: int, policy: UrlPolicy, deadline: float, shown: str) -> socket.socket:
-    """A connection to the first address that answers; later reads wait as long as connecting may."""
+    """Connects to the first address that answers; the connect timeout also applies to later reads."""
     failure: OSError | None = None
     for address in addresses:
         timeout = min(policy.connect_timeout_s, _left(deadline, shown))
@@ -200,11 +206,11 @@ def _connect(addresses: list[IPAddress], port: int, policy: UrlPolicy, deadline:
             return socket.create_connection((str(address), port), timeout=timeout)
         except OSError as error:
             failure = error
-    raise ImageFetchFailed(f"{shown}: no connection to the host.") from failure
+    raise ImageFetchFailed(f"{shown}: cannot connect to the host.") from failure
 
 
 class _Answer:
-    """One request and its response, over a connection to an address that was checked."""
+    """A request and its response, over a connection to a checked address."""
 
     def __init__(self, target: SplitResult, addresses: list[IPAddress], policy: UrlPolicy, deadline: float, shown: str):
         self._shown = shown
@@ -212,7 +218,7 @@ class _Answer:
         host, port = target.hostname or "", _port(target)
         self._connection = http.client.HTTPConnection(host, port)
         self._socket = plain = _connect(addresses, port, policy, deadline, shown)
-        # A timeout counts from the last byte, so a server that drips would hold the reader for ever without this.
+        # Socket timeouts restart with each byte; without this timer, a slow server could hold the reader forever.
         self._guard = threading.Timer(_left(deadline, shown), self._cut)
         self._guard.daemon = True
         self._guard.start()
@@ -228,17 +234,18 @@ class _Answer:
             raise self._failure(error) from error
 
     def redirect(self) -> str | None:
-        """Where the server sends us instead, None for an answer."""
+        """Returns the URL that the server redirects to, or None."""
         status = self._response.status
         if status in _REDIRECTS:
             location = self._response.getheader("Location")
             if location:
                 return location
         if status != 200:
-            raise ImageFetchFailed(f"{self._shown}: the server answered with status {status} instead of an image.")
+            raise ImageFetchFailed(f"{self._shown}: the server returned status {status} instead of an image.")
         return None
 
     def body(self, max_bytes: int) -> bytes:
+        """Returns the body; raises `ImageTooLarge` if it exceeds `max_bytes`."""
         self._check_headers(max_bytes)
         received = bytearray()
         try:
@@ -256,6 +263,7 @@ class _Answer:
         return bytes(received)
 
     def close(self) -> None:
+        """Closes the connection."""
         self._guard.cancel()
         self._connection.close()
         self._socket.close()
@@ -263,17 +271,21 @@ class _Answer:
     def _check_headers(self, max_bytes: int) -> None:
         announced = self._response.getheader("Content-Length", "0")
         if not announced.isdecimal():
-            raise ImageFetchFailed(f"{self._shown}: the server announces a length that is no number.")
+            raise ImageFetchFailed(f"{self._shown}: the server declares a length that is not a number.")
         if int(announced) > max_bytes:
             raise _too_large(self._shown, max_bytes)
         if self._response.getheader("Content-Encoding", "identity").lower() != "identity":
-            raise ImageFetchFailed(f"{self._shown}: the server compresses the image although it was asked not to.")
-        kind = self._response.getheader("Content-Type", "").split(";")[0].strip().lower()
-        if kind.startswith("text/") or kind in ("application/json", "application/xhtml+xml", "application/pdf"):
-            raise UnsupportedImage(f"{self._shown}: not an image; the server says it is {kind}.")
+            raise ImageFetchFailed(f"{self._shown}: the server compressed the image against our request.")
+        declared = self._response.getheader("Content-Type", "").split(";")[0].strip().lower()
+        if declared.startswith("text/") or declared in (
+            "application/json",
+            "application/xhtml+xml",
+            "application/pdf",
+        ):
+            raise UnsupportedImage(f"{self._shown}: not an image; the server declares it as {declared}.")
 
     def _cut(self) -> None:
-        with contextlib.suppress(OSError):  # closed already
+        with contextlib.suppress(OSError):  # already closed
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _failure(self, error: Exception) -> ImageFetchFailed:
@@ -281,7 +293,7 @@ class _Answer:
             return _too_slow(self._shown)
         if isinstance(error, ssl.SSLError):
             return ImageFetchFailed(f"{self._shown}: the server's certificate or encryption is not accepted.")
-        return ImageFetchFailed(f"{self._shown}: the server broke off or does not speak HTTP.")
+        return ImageFetchFailed(f"{self._shown}: the server closed the connection or does not speak HTTP.")
 
 
 def _too_large(shown: str, max_bytes: int) -> ImageTooLarge:

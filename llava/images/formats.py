@@ -1,6 +1,6 @@
-"""The image formats that are read, how each is recognised, and what to call data that are none of them.
+"""Recognises the supported image formats, and describes data in any other format.
 
-Formats are told by their first bytes, never by a file's name, and each is decoded by its own Pillow plugin.
+A format is recognised by the first bytes of the data, never by a file name, and decoded by its own Pillow plugin.
 """
 
 from __future__ import annotations
@@ -21,66 +21,73 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A format that is read: how to recognise it, who decodes it."""
+class ImageFormat:
+    """A supported format: how it is recognised and decoded."""
 
     label: str
+    """Name of the format in messages."""
     magic: re.Pattern[bytes]
+    """Pattern of the first bytes."""
     plugin: str
-    """Module and class of Pillow's decoder."""
+    """Module and class of Pillow's decoder, separated by a colon."""
     declared_bytes: Callable[[bytes], int | None] | None = None
-    """How long the data say they are, where the format says."""
+    """Returns the length that the data declare in bytes, for formats that declare one."""
     header_size: Callable[[bytes], tuple[int, int] | None] | None = None
-    """Width and height read by ourselves, where Pillow's decoder reserves memory on opening."""
+    """Reads width and height from the header, for formats whose decoder in Pillow allocates memory on opening."""
     unit_size: Callable[[ImageFile.ImageFile], tuple[int, int] | None] | None = None
-    """Width and height of what is decoded at a time, where the format lets it be larger than the image."""
+    """Returns width and height of the unit that is decoded at a time, for formats that let it exceed the image."""
 
     def open(self, data: bytes) -> ImageFile.ImageFile:
-        """The image with its header read and no pixel decoded; raises any of `decoder_errors()` on bad data.
+        """Reads the header without decoding pixels; raises any of `decoder_errors()` on bad data.
 
-        The plugin is called itself, not through `Image.open`: that would try every format it knows, and warns about
-        large images by a global limit where ours decides.
+        The plugin is called directly, because `Image.open` would try every format that it knows and apply a global
+        limit to large images instead of ours.
         """
         module, name = self.plugin.split(":")
         image: ImageFile.ImageFile = getattr(importlib.import_module(f"PIL.{module}"), name)(io.BytesIO(data))
         return image
 
 
-def recognise(data: bytes, name: str) -> Kind:
-    """The format of `data`; `name` is what the message calls them.
+def recognise(data: bytes, name: str) -> ImageFormat:
+    """Returns the format of the data.
+
+    Args:
+        data: the encoded image; the first bytes are enough.
+        name: name of the image in error messages.
 
     Raises:
-        UnsupportedImage: none of the formats; says what the data look like instead.
+        UnsupportedImage: the format is not supported; the message says what the data look like.
     """
     if not data:
-        raise UnsupportedImage(f"{name}: empty, 0 bytes.")
-    for kind in KINDS:
-        if kind.magic.match(data):
-            return kind
-    labels = ", ".join(kind.label for kind in KINDS[:-1])
+        raise UnsupportedImage(f"{name}: the file is empty (0 bytes).")
+    for image_format in IMAGE_FORMATS:
+        if image_format.magic.match(data):
+            return image_format
+    labels = ", ".join(image_format.label for image_format in IMAGE_FORMATS[:-1])
     raise UnsupportedImage(
         f"{name}: not an image that can be read; it looks like {looks_like(data)}. "
-        f"Give a {labels} or {KINDS[-1].label} image."
+        f"Give a {labels} or {IMAGE_FORMATS[-1].label} image."
     )
 
 
-def describe_damage(data: bytes, name: str, kind: Kind) -> str:
-    """Why data of this kind could not be decoded, as well as can be told from outside the decoder."""
-    declared = kind.declared_bytes(data) if kind.declared_bytes else None
+def describe_damage(data: bytes, name: str, image_format: ImageFormat) -> str:
+    """Says why data could not be decoded, as far as their header and length show it."""
+    label = image_format.label
+    declared = image_format.declared_bytes(data) if image_format.declared_bytes else None
     if declared is not None and declared > len(data):
-        return f"{name}: this {kind.label} image is truncated: {len(data)} of at least {declared} bytes are there."
-    if kind.label == "JPEG" and b"\xff\xd9" not in data[-64:]:
+        return f"{name}: this {label} image is truncated: {len(data)} of at least {declared} bytes."
+    if label == "JPEG" and b"\xff\xd9" not in data[-64:]:
         return f"{name}: this JPEG image is truncated: it ends after {len(data)} bytes without an end marker."
-    return f"{name}: this {kind.label} image ({len(data)} bytes) is damaged or cut short and cannot be decoded."
+    return f"{name}: this {label} image ({len(data)} bytes) is damaged or truncated and cannot be decoded."
 
 
 def readable_bytes(count: int) -> str:
-    """A number of bytes in words for a message."""
+    """Formats a number of bytes for a message."""
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count} bytes"
 
 
 def decoder_errors() -> tuple[type[BaseException], ...]:
-    """Everything that Pillow's decoders raise on bad data, its warnings too where a program makes them errors."""
+    """Returns all exceptions that Pillow's decoders raise on bad data, including warnings turned into errors."""
     from PIL import Image
 
     return (
@@ -102,14 +109,14 @@ def decoder_errors() -> tuple[type[BaseException], ...]:
 
 
 def _png_bytes(data: bytes) -> int | None:
-    """Where the last chunk that begins within the data should end."""
+    """Returns the position at which the last chunk that starts within the data should end."""
     position = 8
     while position + 8 <= len(data):
         length, tag = struct.unpack_from(">I4s", data, position)
         position += length + 12
         if tag == b"IEND":
             return position
-    return max(position, len(data) + 1)  # the IEND chunk is still to come
+    return max(position, len(data) + 1)  # The IEND chunk is missing.
 
 
 def _riff_bytes(data: bytes) -> int | None:
@@ -143,19 +150,21 @@ def _magic(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.DOTALL)
 
 
-KINDS: Final = (
-    Kind("PNG", _magic(rb"\x89PNG\r\n\x1a\n"), "PngImagePlugin:PngImageFile", _png_bytes),
-    Kind("JPEG", _magic(rb"\xff\xd8\xff"), "JpegImagePlugin:JpegImageFile"),
-    Kind("WebP", _magic(rb"RIFF....WEBP"), "WebPImagePlugin:WebPImageFile", _riff_bytes, _webp_size),
-    Kind("GIF", _magic(rb"GIF8[79]a"), "GifImagePlugin:GifImageFile"),
-    Kind("BMP", _magic(rb"BM.{12}[\x0c-\x7c]\x00\x00\x00"), "BmpImagePlugin:BmpImageFile", _bmp_bytes),
-    Kind("TIFF", _magic(rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]"), "TiffImagePlugin:TiffImageFile", unit_size=_tiff_tile),
+IMAGE_FORMATS: Final = (
+    ImageFormat("PNG", _magic(rb"\x89PNG\r\n\x1a\n"), "PngImagePlugin:PngImageFile", _png_bytes),
+    ImageFormat("JPEG", _magic(rb"\xff\xd8\xff"), "JpegImagePlugin:JpegImageFile"),
+    ImageFormat("WebP", _magic(rb"RIFF....WEBP"), "WebPImagePlugin:WebPImageFile", _riff_bytes, _webp_size),
+    ImageFormat("GIF", _magic(rb"GIF8[79]a"), "GifImagePlugin:GifImageFile"),
+    ImageFormat("BMP", _magic(rb"BM.{12}[\x0c-\x7c]\x00\x00\x00"), "BmpImagePlugin:BmpImageFile", _bmp_bytes),
+    ImageFormat(
+        "TIFF", _magic(rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]"), "TiffImagePlugin:TiffImageFile", unit_size=_tiff_tile
+    ),
 )
 
 _STRANGERS: Final = (
     (_magic(rb"%PDF"), "a PDF document"),
     (_magic(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript (EPS)"),
-    (_magic(rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)"), "HEIC, as telephones take it: save it as JPEG"),
+    (_magic(rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)"), "HEIC, the format of phone cameras: save it as JPEG"),
     (_magic(rb"....ftyp(avif|avis)"), "AVIF: save it as PNG or JPEG"),
     (_magic(rb"....ftyp|\x1aE\xdf\xa3"), "a video"),
     (_magic(rb"PK\x03\x04"), "a ZIP archive"),
@@ -174,7 +183,7 @@ _MARKUP: Final = re.compile(
 
 
 def looks_like(data: bytes) -> str:
-    """What data that are no readable image seem to be, in words for a message."""
+    """Describes what unsupported data appear to be, for a message."""
     head = data[:1024].removeprefix(b"\xef\xbb\xbf")
     for magic, label in _STRANGERS:
         if magic.match(head):

@@ -1,8 +1,8 @@
-"""The one way an image enters the program: any source in, an upright 8-bit RGB image or a typed error out.
+"""Loads an image from any source as an upright 8-bit RGB image, or raises a typed error.
 
-Everything here is untrusted: size, kind and dimensions are checked before a pixel is decoded, decoders are named one by
-one (Pillow is never asked to guess), and messages are ours, never a decoder's. Nothing global of Pillow is touched, so
-any number of threads may load at once.
+All images in the program are loaded here, and all are untrusted: size, format and dimensions are checked before a pixel
+is decoded, each format has one fixed decoder, and error messages never quote a decoder. Pillow's global settings stay
+untouched, so any number of threads can load images at once.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[by
 
 MAX_PIXELS_VARIABLE: Final = "LLAVA_MAX_IMAGE_PIXELS"
 DEFAULT_MAX_PIXELS: Final = 50_000_000
+"""Width times height of the largest image, unless the environment variable sets another limit."""
 
 
 def _max_pixels() -> int:
@@ -44,25 +45,25 @@ def _max_pixels() -> int:
         return DEFAULT_MAX_PIXELS
     if not text.isdecimal() or int(text) < 1:
         raise InvalidRequest(
-            f"{MAX_PIXELS_VARIABLE}={text!r}: write a whole number of pixels, such as {DEFAULT_MAX_PIXELS}."
+            f"{MAX_PIXELS_VARIABLE}={text!r}: expected a whole number of pixels, such as {DEFAULT_MAX_PIXELS}."
         )
     return int(text)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an image may cost. All three are checked before decoding.
+    """Limits of an image, all checked before decoding.
 
-    Decoding takes for a moment up to 10 bytes of memory a pixel beyond the file itself (grey with alpha 14, WebP 18):
-    half a gigabyte at the default of 50 megapixels.
+    Decoding briefly takes up to 10 bytes of memory per pixel in addition to the file (grey with alpha 14, WebP 18),
+    which is half a gigabyte at the default limit of 50 megapixels.
     """
 
     max_bytes: int = 64 * 1024 * 1024
-    """Size of the encoded file."""
+    """Size of the encoded file in bytes (default: 64 MiB)."""
     max_pixels: int = field(default_factory=_max_pixels)
-    """Width times height; the environment variable LLAVA_MAX_IMAGE_PIXELS sets another default."""
+    """Width times height (default: 50 megapixels, or the environment variable LLAVA_MAX_IMAGE_PIXELS)."""
     max_side: int = 65_535
-    """Longer side, in pixels. Any aspect ratio within it is read."""
+    """Longer side in pixels (default: 65535)."""
 
 
 def load_image(
@@ -73,28 +74,28 @@ def load_image(
     limits: ImageLimits | None = None,
     url_policy: UrlPolicy | None = None,
 ) -> Image.Image:
-    """Reads one image as it should be seen: upright, first frame, 8-bit RGB.
+    """Loads an image upright, as 8-bit RGB.
 
-    Reads PNG, JPEG, WebP, GIF, BMP and TIFF, whatever the file is called. The EXIF orientation is applied; transparency
-    is laid on white, as viewers show it (dropping it, as a bare `convert("RGB")` does, turns black writing on a
-    transparent ground into a black image); 16-bit and floating grey is scaled, not clipped; of an animation the first
-    frame counts. Opaque RGB and grey images keep their exact values.
+    Supports PNG, JPEG, WebP, GIF, BMP and TIFF, whatever the file name. The EXIF orientation is applied. Transparent
+    images are drawn on white, as viewers do, because a plain `convert("RGB")` would turn black text on a transparent
+    background into a black image. 16-bit and floating-point grey is scaled, not clipped. Animations give their first
+    frame. Opaque RGB and grey images keep their exact values.
 
     Args:
-        source: path, bytes, open binary file, data URI, Pillow image, or http(s) address.
-        allow_url: fetch an http(s) address; without it an address is refused.
-        allow_path: open files of this machine; a server passes False for what a client sent.
-        limits: bytes, pixels and side allowed; `ImageLimits()` if None.
-        url_policy: where an address may lead and how long it may take; `UrlPolicy()` (public addresses only) if None.
+        source: path, bytes, open binary file, data URI, Pillow image or http(s) URL.
+        allow_url: allows fetching an http(s) URL.
+        allow_path: allows opening local files; servers pass False for sources from clients.
+        limits: allowed bytes, pixels and side; `ImageLimits()` if None.
+        url_policy: hosts and times allowed for a URL; `UrlPolicy()`, which allows public addresses only, if None.
 
     Returns:
-        A loaded image of mode RGB that needs neither file nor source any more.
+        A loaded image of mode RGB that no longer depends on the source.
 
     Raises:
-        ImageUnreadable: no such file, a folder, no permission.
-        ImageTooLarge: over one of the limits; nothing was decoded.
-        UnsupportedImage: not an image, or of a kind that is not read; the message says what it looks like.
-        ImageDamaged: ends early or contradicts itself.
+        ImageUnreadable: the file does not exist, is a folder, or cannot be opened.
+        ImageTooLarge: the image exceeds a limit; nothing was decoded.
+        UnsupportedImage: not an image, or an unsupported format; the message says what the data look like.
+        ImageDamaged: the data are truncated or inconsistent.
         ImageUrlRefused, ImageFetchFailed: see `llava.images.fetching.fetch`.
     """
     from PIL import Image
@@ -107,13 +108,13 @@ def load_image(
             source.load()
             return to_rgb(source)
         except decoder_errors() as error:
-            raise ImageDamaged(f"{name}: damaged or cut short; it cannot be decoded.") from error
+            raise ImageDamaged(f"{name}: the image is damaged or truncated and cannot be decoded.") from error
     data, name = read_encoded(source, allow_url=allow_url, allow_path=allow_path, limits=limits, url_policy=url_policy)
     return decode_image(data, name=name, limits=limits)
 
 
 def load_image_from_base64(image: str | bytes, *, limits: ImageLimits | None = None) -> Image.Image:
-    """Reads an image from base64 text, with or without a `data:` prefix; same result and errors as `load_image`."""
+    """Loads an image from base64 text, with or without a `data:` prefix, like `load_image`."""
     limits = limits or ImageLimits()
     if isinstance(image, bytes):
         image = image.decode("ascii", errors="replace")
@@ -123,33 +124,33 @@ def load_image_from_base64(image: str | bytes, *, limits: ImageLimits | None = N
 
 
 def decode_image(data: bytes, *, name: str = "image", limits: ImageLimits | None = None) -> Image.Image:
-    """Decodes encoded bytes; `name` is what messages call them. See `load_image` for result and errors."""
+    """Decodes an encoded image called `name` in messages; result and errors are those of `load_image`."""
     limits = limits or ImageLimits()
     _check_bytes(len(data), name, limits)
-    kind = recognise(data, name)
-    size = kind.header_size(data) if kind.header_size else None
+    image_format = recognise(data, name)
+    size = image_format.header_size(data) if image_format.header_size else None
     if size is not None:
         _check_dimensions(size, name, limits)
     try:
-        image = kind.open(data)
+        image = image_format.open(data)
         _check_dimensions(image.size, name, limits)
-        unit = kind.unit_size(image) if kind.unit_size else None
+        unit = image_format.unit_size(image) if image_format.unit_size else None
         if unit is not None:
             _check_dimensions(unit, name, limits)
         image.load()
         rgb = to_rgb(image)
     except MemoryError as error:
-        raise ImageTooLarge(f"{name}: this machine has not enough memory to decode it. Resize the image.") from error
+        raise ImageTooLarge(f"{name}: not enough memory to decode the image. Resize it.") from error
     except decoder_errors() as error:
-        raise ImageDamaged(describe_damage(data, name, kind)) from error
-    # An image of its own: the decoder's would keep the encoded file, and carry place and owner from its metadata.
+        raise ImageDamaged(describe_damage(data, name, image_format)) from error
+    # The decoder's image would keep the encoded file in memory, and metadata such as the place where it was taken.
     rgb = rgb.copy() if rgb is image else rgb
     rgb.info = {}
     return rgb
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright 8-bit RGB copy of any Pillow image (itself if it already is one): transparency on white."""
+    """Returns any Pillow image as upright 8-bit RGB, with transparency on white; such an image is returned itself."""
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -163,7 +164,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _on_white(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    if image.mode in ("La", "RGBa"):  # premultiplied modes convert to RGBA only through their straight counterpart
+    if image.mode in ("La", "RGBa"):  # Pillow converts these to RGBA only in two steps.
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
     canvas = Image.new("RGB", layer.size, (255, 255, 255))
@@ -189,18 +190,18 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except decoder_errors():
-        # Broken metadata do not spoil the image; viewers ignore them too.
+        # Damaged metadata do not affect the pixels; viewers ignore them too.
         return image
     if turn is None:
         return image
     upright = image.transpose(Image.Transpose[turn])
-    # The copy would keep the note that says "turn me", and be turned again by whoever reads it next.
+    # The copy would keep its orientation tag and be rotated again by the next reader.
     upright.info = {key: value for key, value in image.info.items() if key == "transparency"}
     return upright
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits: 16-bit values by their full range, others by the range that they seem to mean."""
+    """Scales grey values to 8 bits: 16-bit images by their full range, others by the range that they appear to use."""
     import numpy as np
     from PIL import Image
 
@@ -214,7 +215,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
         low, high = 0.0, 1.0 if high <= 1 else 255.0
     scale = 255 / (high - low) if high > low else 0.0
     grey = np.empty(values.shape, np.uint8)
-    for row, line in enumerate(values):  # row by row: a copy of the whole in floats would take four times the memory
+    for row, line in enumerate(values):  # row by row: a float copy of all would be large
         grey[row] = np.clip(np.rint(np.nan_to_num((line.astype(np.float64) - low) * scale)), 0, 255)
     return Image.fromarray(grey)
 
@@ -230,7 +231,7 @@ def read_encoded(
     limits: ImageLimits | None = None,
     url_policy: UrlPolicy | None = None,
 ) -> tuple[bytes, str]:
-    """The encoded bytes of an image that is not decoded yet, and what messages call it; see `load_image`."""
+    """Reads an image without decoding it; returns its bytes and its name in messages. See `load_image`."""
     limits = limits or ImageLimits()
     if isinstance(source, (bytes, bytearray, memoryview)):
         _check_bytes(memoryview(source).nbytes, "image", limits)
@@ -243,30 +244,30 @@ def read_encoded(
             return _read_url(source.strip(), scheme[1].lower(), allow_url, limits, url_policy), _shown(source)
     if isinstance(source, (str, os.PathLike)):
         if not allow_path:
-            raise ImageUnreadable("file names are not accepted here: send the image as a data URI.")
+            raise ImageUnreadable("file names are not accepted here. Send the image as a data URI.")
         return _read_file(Path(os.fspath(source)), limits), _shown(str(source))
     if hasattr(source, "read"):
         name = _shown(str(getattr(source, "name", "open file")))
         data = source.read(limits.max_bytes + 1)
         if not isinstance(data, bytes):
-            raise ImageUnreadable(f"{name}: opened as text. Open it in binary mode: open(path, 'rb').")
+            raise ImageUnreadable(f"{name}: the file is open in text mode. Open it in binary mode: open(path, 'rb').")
         _check_bytes(len(data), name, limits)
         return data, name
     raise UnsupportedImage(
-        f"{type(source).__name__} is no image source: give a path, bytes, an open binary file, a data URI, "
-        "an http(s) address or a Pillow image."
+        f"cannot load an image from a {type(source).__name__}. Pass a path, bytes, an open binary file, a data URI, "
+        "an http(s) URL or a Pillow image."
     )
 
 
 def _read_file(path: Path, limits: ImageLimits) -> bytes:
     name = _shown(str(path))
     try:
-        # Asked before opening: opening a named pipe would wait for ever.
+        # Checked before opening, because opening a named pipe would wait forever.
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageUnreadable(f"{name} is a folder. Give the path of one image file.")
+            raise ImageUnreadable(f"{name}: this is a folder. Give the path of an image file.")
         if not stat.S_ISREG(status.st_mode):
-            raise ImageUnreadable(f"{name} is no regular file. Give the path of one image file.")
+            raise ImageUnreadable(f"{name}: not a regular file. Give the path of an image file.")
         _check_bytes(status.st_size, name, limits)
         with path.open("rb") as file:
             data = file.read(limits.max_bytes + 1)
@@ -281,12 +282,10 @@ def _read_file(path: Path, limits: ImageLimits) -> bytes:
 
 def _read_url(url: str, scheme: str, allow_url: bool, limits: ImageLimits, policy: UrlPolicy | None) -> bytes:
     if scheme not in ("http", "https"):
-        raise ImageUrlRefused(
-            f"{_shown(url)}: {scheme}: addresses are never opened. Give a path or an http(s) address."
-        )
+        raise ImageUrlRefused(f"{_shown(url)}: {scheme}: URLs are not supported. Give a path or an http(s) URL.")
     if not allow_url:
         raise ImageUrlRefused(
-            f"{_shown(url)}: fetching images by address is switched off. Download the image and give its path, "
+            f"{_shown(url)}: fetching images from URLs is switched off. Download the image and give its path, "
             "or send it as a data URI."
         )
     from llava.images.fetching import UrlPolicy, fetch
@@ -297,7 +296,7 @@ def _read_url(url: str, scheme: str, allow_url: bool, limits: ImageLimits, polic
 def _read_data_uri(uri: str, limits: ImageLimits) -> bytes:
     head, comma, body = uri.partition(",")
     if not comma:
-        raise ImageDamaged("data URI: no comma between header and data. Write data:image/png;base64,<data>.")
+        raise ImageDamaged("data URI: there is no comma between header and data. Write data:image/png;base64,<data>.")
     if not head.lower().endswith(";base64"):
         _check_bytes(len(body) // 3, "data URI", limits)
         return urllib.parse.unquote_to_bytes(body)
@@ -313,7 +312,7 @@ def _decode_base64(text: str, name: str, limits: ImageLimits) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         wrong = re.search(r"[^A-Za-z0-9+/]", text)
-        where = f"character {wrong[0]!a} at position {wrong.start()}" if wrong else "its length fits no number of bytes"
+        where = f"character {wrong[0]!a} at position {wrong.start()}" if wrong else "the length is wrong"
         raise ImageDamaged(f"{name}: not valid base64 ({where}).") from error
 
 
@@ -330,10 +329,10 @@ def _check_bytes(count: int, name: str, limits: ImageLimits) -> None:
 def _check_dimensions(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise ImageDamaged(f"{name}: its header says {width} x {height} pixels; an image needs at least 1 x 1.")
+        raise ImageDamaged(f"{name}: the header declares {width} x {height} pixels; an image needs at least 1 x 1.")
     if max(width, height) > limits.max_side:
         raise ImageTooLarge(
-            f"{name}: {width} x {height} pixels, the longer side may have {limits.max_side}. Resize it."
+            f"{name}: {width} x {height} pixels, the limit for the longer side is {limits.max_side}. Resize it."
         )
     if width * height > limits.max_pixels:
         raise ImageTooLarge(
@@ -343,7 +342,7 @@ def _check_dimensions(size: tuple[int, int], name: str, limits: ImageLimits) -> 
 
 
 def _shown(name: str) -> str:
-    """A name fit for one line of a message or a log: no secrets of an address, no control characters, not endless."""
+    """Makes a name safe for a line of a message or log: no credentials, no control characters, at most 200 long."""
     if "://" in name:
         name = re.sub(r"://[^/@\s]*@", "://", name).split("?", 1)[0]
     printable = "".join(char if char.isprintable() else "?" for char in name)

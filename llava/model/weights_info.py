@@ -64,14 +64,14 @@ def inspect(folder: Path) -> WeightsInfo:
     from llava.model.builder import context_length
     from llava.model.loading.flavours import read_flavour
     from llava.model.weights.reader import read_json
-    from llava.template_choice import default_template_for, era_of
+    from llava.template_choice import default_template_for, release_of
 
     flavour = read_flavour(folder)
     config = flavour.config
     info = WeightsInfo(str(folder), kind=_KINDS[flavour.kind], context_tokens=context_length(config))
     if config.has_vision:
-        era = era_of(config)
-        info.era = "v0" if era == "v0" else "v1 and later"
+        release = release_of(config)
+        info.era = "v0" if release == "v0" else "v1 and later"
         info.template = default_template_for(config, name=folder.name)
         _describe_tower(info, folder, flavour)
     if flavour.kind in ("projector", "lora"):
@@ -171,7 +171,7 @@ def describe(info: WeightsInfo) -> str:
     rows = [
         ("folder", info.path),
         ("what", info.kind),
-        ("generation", info.era),
+        ("release", info.era),
         (
             "size",
             f"{info.parameters / 1e6:,.1f} million parameters; {info.size}".rstrip("; ") if info.parameters else "",

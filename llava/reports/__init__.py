@@ -1,1 +1,1 @@
-"""What every report is made of: tables, plots, and the file or stream they are written to."""
+"""Builds reports: documents of sections, tables and notes, the forms they are rendered in, and their plots."""

@@ -1,56 +1,31 @@
-"""How commands give a report: on standard output in one of several forms, and as a folder of files with a plot."""
+"""Writes a report as a folder of files in every form, with its plot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from llava.files.json_files import write_files
-
-T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
-
-
-class Tables(Protocol[T_contra]):
-    """The forms of a report; a module of functions is one."""
-
-    def as_text(self, report: T_contra, /) -> str: ...
-    def as_json(self, report: T_contra, /) -> str: ...
-    def as_markdown(self, report: T_contra, plot: str | None = None, /) -> str: ...
+from llava.reports.document import Document
+from llava.reports.rendering import as_csv, as_json, as_markdown
 
 
-def in_form(report: T, form: str, tables: Tables[T]) -> str:
-    """A report as `text`, `json` or `markdown`."""
-    forms = {"text": tables.as_text, "json": tables.as_json, "markdown": tables.as_markdown}
-    return forms[form](report)
+def write_report(document: Document, folder: Path, stem: str, *, draw: Callable[[str], bytes], plot: str) -> None:
+    """Writes STEM.json, the CSV files, STEM.md and STEM.svg or STEM.png, and names them on standard error.
 
-
-def write_report(
-    report: T,
-    folder: Path,
-    stem: str,
-    *,
-    tables: Tables[T],
-    csvs: Mapping[str, Callable[[T], str]],
-    draw: Callable[[T, str], bytes],
-    plot: str,
-) -> None:
-    """Writes STEM.json, the CSVs, STEM.md and STEM.svg or .png, and says so on standard error.
-
-    Makes everything before it writes anything, so that a folder holds no half of a report.
+    Everything is rendered before anything is written, so the folder never contains half of a report.
 
     Args:
-        csvs: file names, and what makes each.
-        draw: makes the image of a report in the format `plot`, `svg` or `png`.
+        draw: returns the plot as a file of the given format.
+        plot: format of the plot, `svg` or `png`.
 
     Raises:
         InvalidRequest: `folder` is a file.
     """
     image = f"{stem}.{plot}"
     texts = {
-        f"{stem}.json": tables.as_json(report) + "\n",
-        **{name: as_csv(report) for name, as_csv in csvs.items()},
-        f"{stem}.md": tables.as_markdown(report, image) + "\n",
+        f"{stem}.json": as_json(document) + "\n",
+        **{f"{stem}{ending}.csv": as_csv(table) for ending, table in document.csv.items()},
+        f"{stem}.md": as_markdown(document, image) + "\n",
     }
-    write_files(folder, {name: text.encode() for name, text in texts.items()} | {image: draw(report, plot)})
+    write_files(folder, {name: text.encode() for name, text in texts.items()} | {image: draw(plot)})

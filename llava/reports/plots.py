@@ -1,4 +1,4 @@
-"""Images of figures with their intervals: a line each, a point at the figure, a bar over its interval."""
+"""Draws figures with their intervals: one row per figure, a point at its value and a bar over its interval."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ FRAME_INCHES: Final = 1.0
 
 @contextmanager
 def plain_style() -> Iterator[None]:
-    """Figures that look the same everywhere and whose files are the same bytes for the same content."""
+    """Makes plots look the same everywhere, and their files the same bytes for the same content."""
     from matplotlib import style
 
-    # As text and not as outlines, an SVG's words can be searched and read aloud, and no font has to be put into it.
-    # A user's own style may ask for anything, LaTeX included.
+    # Words that are text instead of outlines can be searched and read aloud, and the SVG needs no embedded font.
+    # The default style comes first because the user's own may ask for anything, even LaTeX.
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "llava"}]):
         yield
 
 
 def saved(figure: Figure, kind: str) -> bytes:
-    """The file of a figure, `svg` or `png`; within `plain_style`."""
+    """Returns a figure as a file of `kind`, `svg` or `png`. Call it inside `plain_style`."""
     content = io.BytesIO()
     with warnings.catch_warnings():
-        if kind == "svg":  # whoever shows it has fonts of their own; only a PNG lacks the letters that ours lacks
+        if kind == "svg":  # the viewer's fonts have the glyphs that ours lacks
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(content, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return content.getvalue()
 
 
 def draw_bar(panel: Axes, row: int, low: float | None, high: float | None) -> None:
-    """An interval; nothing where there is none."""
+    """Draws the bar of an interval, if there is one."""
     if low is not None and high is not None:
         panel.plot([low, high], [row, row], color=COLOUR, linewidth=2, solid_capstyle="butt")
 
 
 def draw_rows(panel: Axes, names: Sequence[str], values: Sequence[float]) -> None:
-    """The points, a row each from the top, with their names; nothing but the lines of the scale around them."""
+    """Draws named points, one row each from the top, and a grid but no frame."""
     rows = range(len(values))
     panel.plot(values, rows, "o", color=COLOUR, markersize=6)
     panel.set_yticks(rows, names, parse_math=False)

@@ -1,7 +1,7 @@
-"""Registers a worker with a controller by hand; the controller asks the worker what it serves.
+"""Registers a worker with a controller by hand; the controller asks the worker which models it serves.
 
-For workers that do not register themselves: ones started with --no-register, or behind another address. The cluster
-token, where the controller has one, is read from LLAVA_CLUSTER_TOKEN or --cluster-token-file.
+Use this for workers that do not register themselves: those started with --no-register, or reached at another address.
+If the controller requires a cluster token, it is read from LLAVA_CLUSTER_TOKEN or --cluster-token-file.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from llava.command_line import DONE, run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--controller-address", "--controller", required=True, metavar="URL", help="of the controller")
-    parser.add_argument("--worker-name", "--worker", required=True, metavar="URL", help="the worker's address")
+    parser.add_argument(
+        "--controller-address", "--controller", required=True, metavar="URL", help="Address of the controller."
+    )
+    parser.add_argument("--worker-name", "--worker", required=True, metavar="URL", help="Address of the worker.")
     parser.add_argument(
         "--check-heart-beat",
         action="store_true",
-        help="forget the worker when it sends no heartbeats (default: ask it how it is, now and then)",
+        help="Remove the worker if it sends no heartbeats (default: the controller asks for its status).",
     )
     parser.add_argument(
-        "--cluster-token-file", metavar="FILE", help="holds the cluster token (default: LLAVA_CLUSTER_TOKEN)"
+        "--cluster-token-file", metavar="FILE", help="File with the cluster token (default: LLAVA_CLUSTER_TOKEN)."
     )
 
 

@@ -1,4 +1,4 @@
-"""transformers' Trainer with LLaVA's two kinds of checkpoints: the adapter alone (stage 1), or the model (stage 2)."""
+"""Extends transformers' Trainer with LLaVA's checkpoints: the adapter alone (stage 1) or the model (stage 2)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +21,40 @@ from llava.train.checkpoints.adapter import ADAPTER_FILE, adapter_tensors, load_
 from llava.train.checkpoints.resume import Identity, write_identity
 from llava.train.data.collator import COUNTS_KEY
 from llava.train.data.length_sampler import ModalityLengthSampler
-from llava.train.setup.muon import Muon, parameter_groups
+from llava.train.setup.muon import MuonWithAdamW, parameter_groups
 from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
+from llava.train.setup.training_arguments import TrainingArguments
 
 _ENOUGH_SAMPLES = 64
-"""Samples to see before their quality is judged."""
+"""Number of samples to see before the fraction of useless ones is checked."""
 
 
 @dataclass(slots=True)
 class SampleCounts:
-    """What this process has trained on so far."""
+    """Counts of the samples that this process has trained on."""
 
     seen: int = 0
+    """All samples."""
     truncated: int = 0
+    """Samples that were cut to fit."""
     useless: int = 0
-    """No answer token left to learn."""
+    """Samples without any answer token left to learn."""
 
     def add(self, counts: Tensor) -> None:
+        """Adds the counts of a batch, [rows, 2], as the collator makes them."""
         self.seen += len(counts)
         self.truncated += int(counts[:, 0].sum())
         self.useless += len(counts) - int(counts[:, 1].sum())
 
     def describe(self) -> str:
+        """Describes the counts in one line."""
         return f"{self.seen} samples, {self.truncated} of them truncated, {self.useless} without an answer to learn"
 
 
 class LLaVATrainer(Trainer):
-    """Saves and resumes adapter or model, counts useless samples, groups batches by modality."""
+    """Saves and resumes the adapter or the model, counts useless samples, and groups batches by modality."""
+
+    args: TrainingArguments
 
     def __init__(
         self,
@@ -59,10 +67,11 @@ class LLaVATrainer(Trainer):
     ) -> None:
         """
         Args:
-            adapter_only: save `mm_projector.bin` and the config, not the language model.
-            token_rows: the embedding rows that train along with the projector.
-            identity: what to recognise this run's checkpoints by.
-            max_useless_fraction: stop when more than this share of samples has no answer left to learn.
+            args: arguments of `transformers.Trainer`; its own `args` must be a `TrainingArguments` of this package.
+            adapter_only: saves `mm_projector.bin` and the config instead of the whole model.
+            token_rows: embedding rows that train together with the projector.
+            identity: identity of this run, which its checkpoints record.
+            max_useless_fraction: fraction of samples without an answer to learn, 0 to 1, above which training stops.
         """
         super().__init__(*args, **kwargs)
         self.adapter_only = adapter_only
@@ -74,7 +83,7 @@ class LLaVATrainer(Trainer):
     # ---- data --------------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if not getattr(self.args, "group_by_modality_length", False):
+        if not self.args.group_by_modality_length:
             return super()._get_train_sampler(train_dataset)
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
         step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
@@ -84,6 +93,7 @@ class LLaVATrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
+        """Fetches the batches of a step, and takes the sample counts out of them."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             counts = batch.pop(COUNTS_KEY, None)
@@ -91,7 +101,7 @@ class LLaVATrainer(Trainer):
                 self.sample_counts.add(counts)
         self._check_usefulness()
         if num_items is not None:
-            # A step without any answer has a loss of 0, not of 0 / 0, which would spoil every weight.
+            # Without an answer in the step, the loss must be 0, not 0 / 0, which would turn every weight into NaN.
             num_items = num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(1, num_items)
         return batches, num_items
 
@@ -102,20 +112,21 @@ class LLaVATrainer(Trainer):
             raise DataError(
                 f"{counts.useless} of the first {counts.seen} samples have no answer left to learn "
                 f"({counts.truncated} were truncated). Raise --model_max_length, check --version and the data, "
-                "or allow more with --max_useless_fraction."
+                "or raise --max_useless_fraction."
             )
 
     # ---- optimizer ---------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        projector_lr = getattr(self.args, "mm_projector_lr", None)
-        if getattr(self.args, "muon", False) and self.optimizer is None:
+        """Creates the optimizer that `--optim` and `--mm_projector_lr` select."""
+        projector_lr = self.args.mm_projector_lr
+        if self.args.muon and self.optimizer is None:
             groups = parameter_groups(
                 model if model is not None else self.model,  # type: ignore[arg-type]
                 weight_decay=self.args.weight_decay,
                 options={PROJECTOR: {"lr": projector_lr}} if projector_lr is not None else None,
             )
-            self.optimizer = Muon(groups, lr=self.args.learning_rate)
+            self.optimizer = MuonWithAdamW(groups, lr=self.args.learning_rate)
             return self.optimizer
         if projector_lr is None or self.optimizer is not None:
             return super().create_optimizer(model)
@@ -125,24 +136,17 @@ class LLaVATrainer(Trainer):
         return self.optimizer
 
     def _parameter_groups(self, model: nn.Module, projector_lr: float) -> list[dict[str, Any]]:
-        """Four groups: projector and the rest, each with and without weight decay."""
+        """Groups the projector and all other parameters, each with and without weight decay."""
         decaying = set(self.get_decay_parameter_names(model))
-        groups: list[dict[str, Any]] = []
-        for is_projector in (False, True):
-            for decays in (True, False):
-                members = [
-                    parameter
-                    for name, parameter in model.named_parameters()
-                    if parameter.requires_grad
-                    and name.removeprefix("module.").startswith(PROJECTOR) == is_projector
-                    and (name in decaying) == decays
-                ]
-                group: dict[str, Any] = {"params": members, "weight_decay": self.args.weight_decay if decays else 0.0}
-                if is_projector:
-                    group["lr"] = projector_lr
-                if members:
-                    groups.append(group)
-        return groups
+        groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+        for is_projector, decays in product((False, True), (True, False)):
+            group: dict[str, Any] = {"params": [], "weight_decay": self.args.weight_decay if decays else 0.0}
+            groups[is_projector, decays] = group | ({"lr": projector_lr} if is_projector else {})
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                is_projector = name.removeprefix("module.").startswith(PROJECTOR)
+                groups[is_projector, name in decaying]["params"].append(parameter)
+        return [group for group in groups.values() if group["params"]]
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -150,7 +154,7 @@ class LLaVATrainer(Trainer):
         folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
         config = self._config
         used_cache, padding = config.use_cache, config.pad_token_id
-        config.use_cache = True  # training runs without a cache; whoever loads the result wants one
+        config.use_cache = True  # Only training runs without a cache.
         try:
             if self.adapter_only:
                 config.pad_token_id = self._padding_of_base()
@@ -168,15 +172,15 @@ class LLaVATrainer(Trainer):
         return model.config
 
     def _padding_of_base(self) -> int | None:
-        """An adapter is loaded onto the base model, which has no row for a padding token that was added here."""
+        """Returns the base model's padding id, because the base model has no row for a token that was added here."""
         padding: int | None = self._config.pad_token_id
         added: Any = getattr(self.processing_class, "get_added_vocab", dict)()
         return None if padding in added.values() and padding not in (0, 1, 2) else padding
 
     def _save_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
-        """Writes everything beside the old files first: a run that is killed here leaves those whole."""
+        """Writes all files to a temporary folder first, so that a killed run leaves the old files intact."""
         if not self.args.should_save:
-            return  # every process comes here; two of them would remove each other's folder
+            return  # All processes call this; two of them would remove each other's folder.
         partial = folder / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
         super()._save(str(partial), state_dict=state_dict)
@@ -194,26 +198,27 @@ class LLaVATrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """
+        """Loads the weights of a checkpoint.
+
         Raises:
-            CheckpointError: weights that are missing, damaged, or not this model's.
+            CheckpointError: the weights are missing, damaged, or from another model.
         """
         folder = Path(resume_from_checkpoint)
         target: Any = model if model is not None else self.model
         if self.adapter_only:
             if not (folder / ADAPTER_FILE).is_file():
-                raise CheckpointError(f"{folder}: has no {ADAPTER_FILE}; it was not written by a stage 1 run.")
+                raise CheckpointError(f"{folder}: {ADAPTER_FILE} is missing; this is not a stage 1 checkpoint.")
             load_adapter(target, self.token_rows, folder / ADAPTER_FILE)
             return
         checkpoint = open_checkpoint(folder)
         result = target.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint}, strict=False)
-        # Transformers would only warn, and go on with an optimizer state that belongs to other weights.
+        # transformers would only warn, and continue with an optimizer state that belongs to other weights.
         missing = [name for name in result.missing_keys if not name.startswith(TOWER)]
         if _is_tied(target):
             missing = [name for name in missing if name != "lm_head.weight"]
         if missing or result.unexpected_keys:
             wrong = ", ".join([*missing, *result.unexpected_keys][:5])
-            raise CheckpointError(f"{folder}: its weights are not this model's: {wrong}. Start anew in another folder.")
+            raise CheckpointError(f"{folder}: the weights do not fit this model: {wrong}. Use another --output_dir.")
 
 
 def _is_tied(model: Any) -> bool:

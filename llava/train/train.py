@@ -1,6 +1,7 @@
-"""Trains a LLaVA: stage 1 (--tune_mm_mlp_adapter) aligns the projector, stage 2 fine-tunes it and the language model.
+"""Trains a LLaVA model.
 
-The flags are those of the original, v0 and later, and all of transformers' TrainingArguments.
+Stage 1 (--tune_mm_mlp_adapter) trains the projector alone; stage 2 trains the projector and the language model. The
+flags of every original release and all flags of transformers' TrainingArguments are accepted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from llava.errors import InvalidRequest
 from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
 
 if TYPE_CHECKING:
+    from llava.train.data.records import Record
     from llava.train.llava_trainer import LLaVATrainer
+    from llava.train.setup.model_and_data import Prepared
     from llava.train.setup.training_arguments import TrainingArguments
 
 REQUIRED = ("model_name_or_path", "data_path", "output_dir")
@@ -26,9 +29,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_imp
     """Parses flags and trains; returns the exit code (0 done, 1 failed, 2 wrong usage).
 
     Args:
-        argv: the words after the command; None takes those of the process.
-        prog: what `--help` calls the command.
-        attn_implementation: as transformers names it; None leaves the choice to it.
+        argv: arguments of the command; None uses those of the process.
+        prog: name of the command in `--help`.
+        attn_implementation: attention implementation by its name in transformers; None lets transformers choose.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if "-h" in words or "--help" in words:
@@ -37,10 +40,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_imp
     debug = "--debug" in words and _is_flag_alone(words, "--debug")
     if debug:
         words.remove("--debug")
-    # Usage errors that can be told without loading anything are told at once.
+    # These errors can be reported at once, without loading anything.
     missing = [name for name in REQUIRED if not any(word.partition("=")[0] == f"--{name}" for word in words)]
     if missing:
-        return _usage_error(f"missing {', '.join(f'--{name}' for name in missing)}. See --help.")
+        return _usage_error(f"missing flags: {', '.join(f'--{name}' for name in missing)}. See --help.")
 
     def body() -> int:
         try:
@@ -54,15 +57,15 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_imp
 
 
 class UsageError(InvalidRequest):
-    """Flags that do not exist or values that do not parse."""
+    """A flag that does not exist, or a value that cannot be parsed."""
 
 
 def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """Parses the flags of a training command.
 
     Raises:
-        UsageError: an unknown flag (with the nearest known ones), or a value of the wrong type.
-        InvalidRequest: flags that this machine or this release cannot honour.
+        UsageError: a flag is unknown (the message suggests similar ones), or a value has the wrong type.
+        InvalidRequest: a flag is not supported on this machine or in this version.
     """
     from transformers import HfArgumentParser
 
@@ -71,7 +74,7 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingA
     words = without_refused(argv)
     groups: Any = (ModelArguments, DataArguments, TrainingArguments)
     parser: Any = HfArgumentParser(groups, allow_abbrev=False)
-    _, unknown = parser.parse_known_args(words)  # argparse itself exits with 2 where a value does not parse
+    _, unknown = parser.parse_known_args(words)  # argparse exits with 2 if a value does not parse
     if unknown:
         raise UsageError(_unknown_flags(unknown, list(parser._option_string_actions)))
     try:
@@ -87,15 +90,21 @@ def train(
     *,
     attn_implementation: str | None = None,
 ) -> None:
-    """Runs one stage from its arguments to the saved result in `output_dir`.
+    """Runs one training stage and saves the result in `output_dir`.
+
+    Args:
+        model_args: what the model consists of and what trains.
+        data_args: records and images.
+        training_args: all other settings.
+        attn_implementation: attention implementation by its name in transformers; None lets transformers choose.
 
     Raises:
-        LlavaError: arguments, data or weights that cannot be used; every message says what to do.
+        LlavaError: arguments, data or weights cannot be used; the message says what to do.
     """
     trainer = make_trainer(model_args, data_args, training_args, attn_implementation=attn_implementation)
     checkpoint = _checkpoint(training_args, trainer.identity or {})
     if checkpoint is not None:
-        _say(training_args, f"going on from {checkpoint}")
+        _say(training_args, f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
     trainer.save_model()
@@ -110,17 +119,16 @@ def make_trainer(
     *,
     attn_implementation: str | None = None,
 ) -> LLaVATrainer:
-    """Everything up to the first step: data checked, model loaded, what trains chosen and said.
+    """Checks the data, loads the model and selects what trains: everything before the first step.
 
-    Raises:
-        LlavaError: as `train`.
+    Args and errors are those of `train`.
     """
     from transformers import set_seed
 
     from llava.train.data.collator import Collator
     from llava.train.data.records import check_first_images, load_records
     from llava.train.llava_trainer import LLaVATrainer
-    from llava.train.setup.parts import image_folder, prepare_data, prepare_model
+    from llava.train.setup.model_and_data import image_folder, prepare_data, prepare_model
     from llava.train.setup.trainable import Stage, describe_trainable, select_trainable
 
     for note in training_args.notes:
@@ -137,12 +145,11 @@ def make_trainer(
     )
     rows = select_trainable(prepared.model, stage)
     _say(training_args, describe_trainable(prepared.model))
-    dataset = prepare_data(prepared, records, model_args, data_args, training_args)
     _say(training_args, _describe_data(records, prepared))
     return LLaVATrainer(
         model=prepared.model,
         args=training_args,
-        train_dataset=dataset,
+        train_dataset=prepare_data(prepared, records, model_args, data_args, training_args),
         data_collator=Collator(int(prepared.tokenizer.pad_token_id or 0), with_counts=True),
         processing_class=prepared.tokenizer,
         adapter_only=stage.adapter_only,
@@ -153,7 +160,7 @@ def make_trainer(
 
 
 def _checkpoint(training_args: TrainingArguments, identity: dict[str, Any]) -> str | None:
-    """The folder to go on from: the one the user named, else the last of this run, else none."""
+    """Returns the checkpoint to resume from: the one that the user named, else the latest of this run, else None."""
     from llava.train.checkpoints.resume import find_checkpoint, named_checkpoint
 
     wanted = training_args.resume_from_checkpoint
@@ -164,7 +171,7 @@ def _checkpoint(training_args: TrainingArguments, identity: dict[str, Any]) -> s
     found = find_checkpoint(str(training_args.output_dir), identity)
     if found is None and wanted is not None:
         raise InvalidRequest(
-            f"--resume_from_checkpoint True: {training_args.output_dir} holds no checkpoint of this run."
+            f"--resume_from_checkpoint True: {training_args.output_dir} has no checkpoint of this run."
         )
     return None if found is None else str(found)
 
@@ -187,14 +194,14 @@ def _identity(
     }
 
 
-def _describe_data(records: list[Any], prepared: Any) -> str:
+def _describe_data(records: list[Record], prepared: Prepared) -> str:
     with_images = sum(1 for record in records if record.images)
     form = "<im_patch> runs" if prepared.image_tokens.as_patches else "one marker each"
-    return f"data: {len(records):,} records, {with_images:,} with images ({form}); text: {prepared.template.name}"
+    return f"data: {len(records):,} records, {with_images:,} with images ({form}); template: {prepared.template.name}"
 
 
 def _copy_tokenizer_model(base: str, training_args: TrainingArguments) -> None:
-    """Readers of 2023 want the SentencePiece file, which today's tokenizers no longer write."""
+    """Copies the SentencePiece file, which older readers need and today's tokenizers no longer save."""
     import shutil
     from pathlib import Path
 
@@ -206,13 +213,13 @@ def _copy_tokenizer_model(base: str, training_args: TrainingArguments) -> None:
 
 
 def _say(training_args: TrainingArguments, line: str) -> None:
-    """Prints a line once, from the process that speaks for all."""
+    """Prints a line in the first process only."""
     if training_args.process_index == 0:
         print(f"[llava.train] {line}", flush=True)
 
 
 def _is_flag_alone(words: list[str], flag: str) -> bool:
-    """transformers has a `--debug` of its own, which takes values."""
+    """Tells whether a flag has no value; transformers' own `--debug` takes values."""
     position = words.index(flag)
     return position + 1 == len(words) or words[position + 1].startswith("--")
 
@@ -220,12 +227,12 @@ def _is_flag_alone(words: list[str], flag: str) -> bool:
 def _unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
     flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
     if not flags:
-        return f"unexpected words: {' '.join(unknown)}. A value of several words needs quotes."
+        return f"unexpected arguments: {' '.join(unknown)}. Put values that contain spaces in quotes."
     hints = []
     for flag in flags:
         close = difflib.get_close_matches(flag, known, n=3)
         hints.append(f"{flag} (did you mean {' or '.join(close)}?)" if close else flag)
-    return f"unknown: {', '.join(hints)}. See --help."
+    return f"unknown flags: {', '.join(hints)}. See --help."
 
 
 def _usage_error(message: str) -> int:

@@ -1,4 +1,4 @@
-"""As `llava.train.train`, with FlashAttention where it is installed and there is a GPU for it."""
+"""Trains like `llava.train.train`, with FlashAttention if it is installed and the GPU supports it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
 
 
 def choose_attention() -> str:
-    """`flash_attention_2` where it can run, else PyTorch's own; says which and why."""
+    """Returns `flash_attention_2` if it can run, else `sdpa`, PyTorch's own, and prints the reason."""
     from importlib.util import find_spec
 
     import torch
 
     if not torch.cuda.is_available():
-        reason = "no CUDA GPU"
+        reason = "there is no CUDA GPU"
     elif find_spec("flash_attn") is None:
         reason = "flash-attn is not installed"
     elif torch.cuda.get_device_capability() < (8, 0):
@@ -32,7 +32,7 @@ def choose_attention() -> str:
     else:
         return "flash_attention_2"
     if int(os.environ.get("RANK", "0")) == 0:
-        print(f"[llava.train] attention: PyTorch's own (sdpa), {reason}", flush=True)
+        print(f"[llava.train] attention: PyTorch's own (sdpa), because {reason}", flush=True)
     return "sdpa"
 
 

@@ -1,11 +1,11 @@
-"""Speed of evaluation: `model_vqa` against one question after another and against static batches of transformers.
+"""Measures the speed of evaluation: `model_vqa`, one question at a time, and static batches of transformers.
 
     python -m scripts.bench.eval --work /path/with/3GB [--layers 8]
 
-The model is that of `scripts.bench.serve`. 64 questions, three an image, 32 new tokens each, greedy, each way in a
-process of its own on one thread, measured from the moment its model is loaded. All ways must give the same answers.
-Then the scorer of ScienceQA marks 4,241 answers. Prints CPU seconds and ratios; figures of different runs should not be
-compared, ratios may.
+The model is that of `scripts.bench.serve`. It answers 64 questions, three per image, with 32 new tokens each, greedily.
+Each way runs in its own process on one thread and is measured from the moment the model is loaded. All ways must give
+the same answers. Then the scorer of ScienceQA scores 4,241 answers. The script prints CPU seconds and ratios; compare
+only the ratios between runs.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from scripts.bench.serve import (
 
 NUM_QUESTIONS = 64
 NEW_TOKENS = 32
-AN_IMAGE = 3
+QUESTIONS_PER_IMAGE = 3
 NUM_SCIENCE = 4241
-"""Problems of ScienceQA's test split."""
+"""Number of problems in ScienceQA's test split."""
 
 
 def questions() -> list[Asked]:
-    """The same for every way and every run."""
+    """Returns the questions, the same for every way and every run."""
     rng = random.Random(4)
     return [
-        Asked(" ".join(rng.choices(WORDS, k=rng.randint(8, 40))) + "?", number // AN_IMAGE, NEW_TOKENS)
+        Asked(" ".join(rng.choices(WORDS, k=rng.randint(8, 40))) + "?", number // QUESTIONS_PER_IMAGE, NEW_TOKENS)
         for number in range(NUM_QUESTIONS)
     ]
 
 
-# Each way of answering, in its process
+# The ways of answering, each run in its own process
 
 
 class StaticOf32(Static):
-    """As many at once as the engine runs."""
+    """Static batches as large as the engine's."""
 
     batch = 32
 
@@ -82,7 +82,7 @@ def _by_hand(made: Any) -> Measured:
 
 
 def _by_command(folder: Path) -> Measured:
-    """The command itself, with its files; its clock starts when the model is loaded."""
+    """Runs the command with its files; the clock starts when the model is loaded."""
     from llava.command_line import run
     from llava.eval import model_vqa
     from llava.eval.answering.local_model import LocalModel
@@ -118,7 +118,7 @@ def _by_command(folder: Path) -> Measured:
     return Measured(cpu - started[0], wall - started[1], texts)
 
 
-# Marking
+# Scoring
 
 
 def report_scorer() -> None:
@@ -136,7 +136,7 @@ def report_scorer() -> None:
 
 
 def cpu_of(*words: str | Path) -> float:
-    """CPU seconds of `python WORDS...`, the least of three."""
+    """Returns the CPU seconds of `python WORDS...`, the least of three runs."""
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -155,13 +155,13 @@ def report_answering(folder: Path) -> None:
     ways = ("model_vqa", "static", "one by one")
     results = {way: Measured(**in_a_process("measure", str(folder), way, module="scripts.bench.eval")) for way in ways}
     ours = results["model_vqa"]
-    print(f"{NUM_QUESTIONS} questions, {AN_IMAGE} an image, {NEW_TOKENS} new tokens")
+    print(f"{NUM_QUESTIONS} questions, {QUESTIONS_PER_IMAGE} per image, {NEW_TOKENS} new tokens")
     for way, one in results.items():
         same = sum(a == b for a, b in zip(one.texts, ours.texts, strict=True))
         print(
             f"  {way:11} {one.cpu_s:7.1f} s of CPU, {NUM_QUESTIONS / one.cpu_s:5.2f} questions/s of CPU; model_vqa is "
-            f"{one.cpu_s / ours.cpu_s:.2f} times as fast; {same} of {NUM_QUESTIONS} answers the same, "
-            f"{len(set(one.texts))} different ones"
+            f"{one.cpu_s / ours.cpu_s:.2f} times as fast; {same} of {NUM_QUESTIONS} answers are equal, "
+            f"{len(set(one.texts))} are distinct"
         )
 
 

@@ -1,6 +1,6 @@
-"""Turns ScienceQA into conversations: `python -m llava.eval.convert_science_qa` under the name that users know.
+"""Converts ScienceQA into conversations: `python -m llava.eval.convert_science_qa` under the name of LLaVA's script.
 
-A folder, because the original's README runs `python scripts/convert_sqa_to_llava`, without `.py`.
+This is a folder because the original's README runs `python scripts/convert_sqa_to_llava`, without `.py`.
 """
 
 from __future__ import annotations

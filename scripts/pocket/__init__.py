@@ -1,1 +1,1 @@
-"""Makes the embedded models of `llava.pocket` again from nothing."""
+"""Makes the embedded model `tiny` of `llava.pocket` from nothing."""

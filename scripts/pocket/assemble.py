@@ -1,4 +1,4 @@
-"""Puts the trained parts together as one folder: model and tower in bfloat16, tokenizer, settings."""
+"""Assembles the trained parts into one folder: model and tower in bfloat16, tokenizer and settings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from llava.command_line import run
 from llava.errors import CheckpointError
 
 TOWER = "vision_tower"
+"""Folder of the tower inside the model folder."""
 LARGEST_BYTES = 40_000_000
+"""Largest size of the whole folder."""
 COPIED = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 FORGOTTEN = ("is_local", "local_files_only", "name_or_path")
-"""Keys of tokenizer_config.json that say how it was loaded while training."""
+"""Keys of tokenizer_config.json that record how it was loaded during training."""
 
 
 def to_half(source: Path, target: Path) -> None:
@@ -30,7 +32,7 @@ def to_half(source: Path, target: Path) -> None:
 
 
 def rewrite(source: Path, target: Path, **changes: object) -> None:
-    """Copies a JSON object with some keys changed, or left out where the new value is None."""
+    """Copies a JSON object with some keys changed, or removed if the new value is None."""
     value = {**json.loads(source.read_text()), **changes}
     kept = {key: item for key, item in value.items() if not (key in changes and item is None)}
     target.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
@@ -44,7 +46,7 @@ def assemble(model: Path, tower: Path, target: Path) -> int:
     """
     for part in (model / "model.safetensors", tower / "model.safetensors"):
         if not part.is_file():
-            raise CheckpointError(f"{part}: is missing. Train this part first (scripts/pocket/make.py).")
+            raise CheckpointError(f"{part}: no such file. Train this part first with scripts/pocket/make.py.")
     (target / TOWER).mkdir(parents=True, exist_ok=True)
     to_half(model / "model.safetensors", target / "model.safetensors")
     to_half(tower / "model.safetensors", target / TOWER / "model.safetensors")
@@ -58,14 +60,24 @@ def assemble(model: Path, tower: Path, target: Path) -> int:
     rewrite(settings, settings, model_max_length=context, **dict.fromkeys(FORGOTTEN))
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     if size > LARGEST_BYTES:
-        raise CheckpointError(f"{target}: {size / 1e6:.1f} MB, at most {LARGEST_BYTES / 1e6:.0f} MB may be embedded.")
+        raise CheckpointError(f"{target}: {size / 1e6:.1f} MB, the limit is {LARGEST_BYTES / 1e6:.0f} MB.")
     return size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
     parser.add_argument(
-        "--out", type=Path, default=Path("llava/pocket/tiny"), help="folder to write (llava/pocket/tiny)"
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("llava/pocket/tiny"),
+        metavar="DIR",
+        help="Output folder (default: llava/pocket/tiny).",
     )
 
 

@@ -1,7 +1,7 @@
-"""Asks a model about pictures that it never saw, greedily, and prints how many answers are right, by kind of question.
+"""Asks a model about images that it never saw, and prints the accuracy for each kind of question.
 
-Works on any LLaVA folder. Scenes come from seeds that are not trained on, and those that show the same things at the
-same places as a training scene are left out; photographs are the test split of Fashion-MNIST.
+Works with any LLaVA folder; answers are greedy. Scenes come from seeds that are not used in training, and scenes with
+the same objects in the same places as a training scene are skipped. Photographs are the test split of Fashion-MNIST.
 """
 
 from __future__ import annotations
@@ -29,33 +29,36 @@ MAIN_PHOTOGRAPH_KIND = "clothing"
 
 @dataclass(frozen=True)
 class Case:
-    """One question about one picture, as it is put to the model."""
+    """A question about an image, as the model gets it."""
 
     group: str
     """`scenes` or `photographs`."""
     picture: Callable[[], Image.Image]
     subject: str
-    """The seed, or the class of clothing: to look at mistakes."""
+    """Seed of the scene or class of clothing, to inspect mistakes."""
     question: Question
     text: str
     before: tuple[records.Turn, ...] = ()
-    """Earlier turns of the dialogue, with their right answers."""
+    """Earlier turns of the dialogue, with their correct answers."""
 
 
 @dataclass(frozen=True)
 class Reply:
+    """The model's answer to a case."""
+
     case: Case
     text: str
 
     @property
     def right(self) -> bool:
+        """Tells whether the answer is correct."""
         return self.case.question.right(self.text)
 
 
 def scene_cases(
     split: str, per_kind: int, trained: int, rng: random.Random, most_objects: int = scenes.MOST_OBJECTS
 ) -> Iterator[Case]:
-    """`per_kind` questions of each kind, each about another scene."""
+    """Yields `per_kind` questions of each kind, each about a different scene."""
     known = {scenes.sample(seed).key for seed in range(trained)}
     seed = FIRST_SEED[split]
     for kind in (*scene_questions.ASKERS, "second turn"):
@@ -84,7 +87,7 @@ def _scene_picture(scene: scenes.Scene) -> Callable[[], Image.Image]:
 
 
 def photograph_cases(folder: Path, split: str, per_kind: int, main: int, rng: random.Random) -> Iterator[Case]:
-    """`main` questions what a photograph shows, in order; `per_kind` of each other kind."""
+    """Yields `main` questions about what a photograph shows, and `per_kind` questions of each other kind."""
     pictures, labels = fashion.read(folder, "test" if split == "test" else "train")
     if split == "watch":
         pictures, labels = pictures[-fashion.WATCHED :], labels[-fashion.WATCHED :]
@@ -102,22 +105,22 @@ def _photograph(pixels: Any) -> Callable[[], Image.Image]:
 
 
 class Asker:
-    """A loaded model that answers many cases at a time."""
+    """A loaded model that answers batches of cases."""
 
     def __init__(self, folder: str, conv_mode: str | None, max_new_tokens: int):
         from llava.conversation import template
         from llava.model.builder import load_pretrained_model
-        from llava.template_choice import default_template_for, era_of
+        from llava.template_choice import default_template_for, release_of
 
         self.tokenizer, self.model, self.image_processor, _ = load_pretrained_model(folder)
         self.model.eval()
-        era = era_of(self.model.config)
+        release = release_of(self.model.config)
         name = conv_mode or default_template_for(self.model.config, name=Path(folder).name)
-        self.template, self.picture_first = template(name, era=era), era != "v0"
+        self.template, self.picture_first = template(name, release=release), release != "v0"
         self.max_new_tokens = max_new_tokens
 
     def prompt(self, case: Case) -> str:
-        """The dialogue up to the answer."""
+        """Returns the dialogue up to the answer."""
         from llava.prompting import place_images
 
         conversation = self.template.copy()
@@ -130,7 +133,7 @@ class Asker:
         return conversation.get_prompt()
 
     def replies(self, cases: list[Case]) -> list[Reply]:
-        """Greedy answers to one batch."""
+        """Answers a batch greedily."""
         import torch
 
         from llava.prompting import encode_prompt
@@ -164,7 +167,7 @@ class Asker:
 
 
 def table(replies: list[Reply]) -> list[dict[str, Any]]:
-    """Rows of the result: for each group its kinds, then the group overall."""
+    """Returns the rows of the result: for each group its kinds of question, then the whole group."""
     rows = []
     for group in dict.fromkeys(reply.case.group for reply in replies):
         own = [reply for reply in replies if reply.case.group == group]
@@ -186,27 +189,55 @@ def _row(group: str, kind: str, replies: list[Reply]) -> dict[str, Any]:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """As in the model card."""
+    """Prints the rows as the Markdown table of the model card."""
     print("| pictures | question | right | asked | % |\n|---|---|---:|---:|---:|")
     for row in rows:
         print(f"| {row['group']} | {row['kind']} | {row['right']} | {row['asked']} | {row['percent']} |")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=None, metavar="DIR", help="LLaVA folder (the embedded model)")
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
-    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--split", choices=("test", "watch"), default="test", help="watch is for development (test)")
-    parser.add_argument("--per-kind", type=int, default=200, help="questions of each kind (200)")
-    parser.add_argument("--photographs", type=int, default=10_000, help="photographs to name (10000)")
-    parser.add_argument("--trained-scenes", type=int, default=50_000, help="training scenes to keep apart from (50000)")
-    parser.add_argument("--most-objects", type=int, default=scenes.MOST_OBJECTS, help="in a scene, 1 to 4 (4)")
-    parser.add_argument("--batch", type=int, default=64, help="questions at a time (64)")
-    parser.add_argument("--max-new-tokens", type=int, default=90, help="longest answer (90)")
-    parser.add_argument("--conv-mode", help="prompt template (the checkpoint's own)")
-    parser.add_argument("--seed", type=int, default=2, help="of the questions (2)")
-    parser.add_argument("--mistakes", type=int, default=0, help="wrong answers to print (0)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON (no)")
+    parser.add_argument("--model", default=None, metavar="DIR", help="LLaVA folder (default: the embedded model).")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--fashion",
+        type=Path,
+        metavar="DIR",
+        help="Folder of the Fashion-MNIST files (default: the installed package).",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("test", "watch"),
+        default="test",
+        help="Images to use; watch is for development (default: test).",
+    )
+    parser.add_argument("--per-kind", type=int, default=200, metavar="N", help="Questions of each kind (default: 200).")
+    parser.add_argument(
+        "--photographs", type=int, default=10_000, metavar="N", help="Photographs to name (default: 10000)."
+    )
+    parser.add_argument(
+        "--trained-scenes", type=int, default=50_000, metavar="N", help="Training scenes to exclude (default: 50000)."
+    )
+    parser.add_argument(
+        "--most-objects",
+        type=int,
+        default=scenes.MOST_OBJECTS,
+        metavar="N",
+        help="Objects in a scene, at most 4 (default: 4).",
+    )
+    parser.add_argument("--batch", type=int, default=64, metavar="N", help="Questions per batch (default: 64).")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=90, metavar="N", help="Longest answer in tokens (default: 90)."
+    )
+    parser.add_argument("--conv-mode", metavar="NAME", help="Prompt template (default: the checkpoint's own).")
+    parser.add_argument("--seed", type=int, default=2, metavar="N", help="Seed of the questions (default: 2).")
+    parser.add_argument("--mistakes", type=int, default=0, metavar="N", help="Wrong answers to print (default: 0).")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Output file for the rows, as JSON (default: none).")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""Writes the two example pictures: the first sneaker among Fashion-MNIST's test photographs, and a held-out scene.
+"""Writes the two example images: the first sneaker in Fashion-MNIST's test split, and a held-out scene.
 
-Both are chosen by their place, not by how the model answers.
+Both are chosen by their position, not by the model's answers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,30 @@ from scripts.pocket import fashion, patches, scenes
 
 SHOWN = "sneaker"
 SIDE = 264
+"""Side of the images in pixels."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
-    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--out", type=Path, default=Path("playground/images"), help="folder (playground/images)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--fashion",
+        type=Path,
+        metavar="DIR",
+        help="Folder of the Fashion-MNIST files (default: the installed package).",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("playground/images"),
+        metavar="DIR",
+        help="Output folder (default: playground/images).",
+    )
 
 
 def main(args: argparse.Namespace) -> int:

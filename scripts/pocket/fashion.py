@@ -1,6 +1,6 @@
-"""Reads the Fashion-MNIST photographs: 70,000 grey pictures of clothing, 28x28, in ten classes (MIT licence).
+"""Reads the Fashion-MNIST photographs: 70,000 grey 28x28 images of clothing in ten classes (MIT licence).
 
-They come from the Debian package `dataset-fashion-mnist`, installed, or only downloaded and unpacked into a folder.
+They come from the Debian package `dataset-fashion-mnist`, either installed or downloaded and unpacked into a folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 from llava.errors import DataError
 
 WATCHED = 2000
-"""The last training photographs: never trained on, only looked at while training."""
+"""Number of training photographs, at the end of the split, that only measure progress and are not trained on."""
 
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
@@ -34,10 +34,10 @@ class PhotographsMissing(DataError):
 
 
 def locate(work: Path, folder: Path | None = None) -> Path:
-    """The folder that holds the four files: the given one, the installed one, or one unpacked below `work`.
+    """Returns the folder with the four files: the given one, the installed one, or one unpacked in `work`.
 
     Raises:
-        PhotographsMissing: none of them holds the files, and they could not be downloaded.
+        PhotographsMissing: no folder has the files, and they could not be downloaded.
     """
     unpacked = work / "fashion-mnist"
     for candidate in [folder] if folder else [INSTALLED, unpacked]:
@@ -47,13 +47,13 @@ def locate(work: Path, folder: Path | None = None) -> Path:
         _unpack(work, unpacked)
         return unpacked
     raise PhotographsMissing(
-        f"{folder or INSTALLED}: no Fashion-MNIST photographs here. Install them with `apt-get install {PACKAGE}`, "
-        "or give their folder with --fashion."
+        f"{folder or INSTALLED}: Fashion-MNIST is missing. Install it with `apt-get install {PACKAGE}`, "
+        "or set --fashion to their folder."
     )
 
 
 def _unpack(work: Path, target: Path) -> None:
-    """Downloads the Debian package and takes its four files out; needs no root."""
+    """Downloads the Debian package and extracts its four files; does not need root."""
     staging = work / "deb"
     staging.mkdir(parents=True, exist_ok=True)
     try:
@@ -69,22 +69,22 @@ def _unpack(work: Path, target: Path) -> None:
 
 
 def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """One split, `train` (60,000) or `test` (10,000): pictures [n, 28, 28] uint8 and class numbers [n] uint8."""
+    """Returns the images, [n, 28, 28] uint8, and classes, [n] uint8, of `train` (60,000) or `test` (10,000)."""
     pictures, labels = (_idx(folder / name) for name in FILES[split])
     return pictures, labels
 
 
 def _idx(path: Path) -> np.ndarray:
-    """An idx file: a magic number whose last byte is the number of axes, the axes (big-endian), the bytes."""
+    """Reads an idx file: a magic number that ends in the number of axes, the axes (big-endian), the bytes."""
     data = gzip.decompress(path.read_bytes())
     axes = data[3]
     shape = np.frombuffer(data, dtype=">i4", count=axes, offset=4)
     values = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * axes)
     if data[:3] != b"\0\0\x08" or values.size != int(np.prod(shape)):
-        raise DataError(f"{path}: not a whole idx file of bytes. Install {PACKAGE} again.")
+        raise DataError(f"{path}: not a complete idx file of bytes. Reinstall {PACKAGE}.")
     return values.reshape(tuple(int(n) for n in shape))
 
 
 def picture(pixels: np.ndarray, side: int) -> Image.Image:
-    """A 28x28 grey photograph as an RGB picture of `side` pixels, enlarged with the image processor's filter."""
+    """Enlarges a 28x28 grey photograph to an RGB image of `side` pixels, with the image processor's filter."""
     return Image.fromarray(pixels).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)

@@ -1,9 +1,9 @@
-"""Makes the language model: a sentencepiece tokenizer and a LlamaForCausalLM that know our questions, but no picture.
+"""Makes the language model: a SentencePiece tokenizer and a LlamaForCausalLM that know our questions, but no images.
 
-In place of a picture it is shown what the patches would say in words: nine sums of its own embeddings
-(`scripts.pocket.patch_words`). It practises on short conversations (`scripts.pocket.practice`), many behind one system
-text (`scripts.pocket.sheets`), about one thing, two and more. What it is shown and asked is not learnt, only what it
-answers, and where to look for it (`scripts.pocket.pointers`). The result is a plain LLaMA folder, for
+Instead of an image, the model sees its patches in words: nine sums of its own embeddings
+(`scripts.pocket.patch_words`). It practises on short conversations (`scripts.pocket.practice`), many of which share one
+system text (`scripts.pocket.sheets`), first about one object, then about more. It learns to write the answers, and
+where to look for them (`scripts.pocket.pointers`), but not the questions. The result is a plain LLaMA folder for
 `--model_name_or_path`.
 """
 
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 TOKENIZER_TEXTS = 6000
+"""Number of conversations that the tokenizer is trained on."""
 CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 512,
     "num_hidden_layers": 5,
-    # Few and wide: most of a narrow head turns with the distance, and what is looked up lies at any distance.
+    # Few wide heads: most of a narrow head rotates with the distance, and what a head looks up can be at any distance.
     "num_attention_heads": 3,
     "num_key_value_heads": 3,
     "max_position_embeddings": 1024,
@@ -56,21 +57,21 @@ TOKENIZER = {
     "unk_token": "<unk>",
 }
 FEW_OBJECTS = ((80, 1), (300, 2))
-"""Until which step a scene holds how many things at most."""
+"""Pairs of a step and the largest number of objects in a scene before it."""
 MATRIX_RATE = 1.5
-"""The learning rate of the layers' matrices, in parts of that of the rest."""
+"""Learning rate of the layers' matrices, relative to that of all other parameters."""
 NOISE = 0.2
-"""Added to the patches, in standard deviations of their values: those of a tower are never exact."""
+"""Noise on the patches, in standard deviations of their values, because a tower's patches are never exact."""
 
 
 def conversation_text(turns: list[records.Turn], system: str = sheets.SYSTEM) -> str:
-    """The text that LLaVA v0 trains on."""
+    """Returns the text that LLaVA v0 trains on."""
     rounds = "".join(f"### Human: {text}\n### Assistant: {answer}\n" for text, answer in turns)
     return f"{system}\n\n{rounds}### "
 
 
 def tokenizer_text(index: int) -> str:
-    """One of the conversations from which the tokenizer learns its words."""
+    """Returns a conversation that the tokenizer is trained on."""
     rng = random.Random(-1 - index)
     if rng.random() < 0.04:
         return conversation_text(rng.sample(records.SMALL_TALK, rng.randint(1, 3)))
@@ -82,7 +83,7 @@ def tokenizer_text(index: int) -> str:
         scene = scenes.sample(FIRST_SCENE - 100 * (index + 1))
         description = scene_questions.describe(scene)
         turns = records.scene_turns(scene, rng)
-    shown = description if rng.random() < 0.08 else ""  # a picture has no words
+    shown = description if rng.random() < 0.08 else ""  # An image usually has no words.
     (question, answer), *others = turns
     question = f"{shown}\n{question}" if rng.random() < 0.5 else f"{question}\n{shown}"
     turns = [(question, answer), *others]
@@ -90,12 +91,12 @@ def tokenizer_text(index: int) -> str:
 
 
 def train_tokenizer(folder: Path, texts: int, vocabulary: int) -> None:
-    """Writes `tokenizer.model` and its configuration: BPE with byte fallback, as LLaMA's."""
+    """Writes `tokenizer.model` and its configuration: BPE with byte fallback, like LLaMA's tokenizer."""
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "making"
-    # Lines, because the trainer takes a line break to be the end of a sentence; as a token it is a byte.
+    # The trainer reads lines; the token of a line break is a byte.
     lines = [line for index in range(texts) for line in tokenizer_text(index).splitlines() if line]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
@@ -120,14 +121,14 @@ def train_tokenizer(folder: Path, texts: int, vocabulary: int) -> None:
 
 
 class Batches:
-    """Batches drawn from the step's number alone, so that a resumed run continues exactly."""
+    """Draws batches that depend only on the number of the step, so that a resumed run continues exactly."""
 
     def __init__(self, tokenizer: Path, count: int, length: int):
         self.encoder = sheets.Encoder(tokenizer)
         self.count, self.length = count, length
 
     def draw(self, step: int) -> sheets.Batch:
-        """The sheets of one step."""
+        """Returns the sheets of one step."""
         return sheets.pack(self._entries(step), self.encoder.head, self.count, self.length)
 
     def _entries(self, step: int) -> Iterator[sheets.Entry]:
@@ -137,16 +138,15 @@ class Batches:
 
 
 def most_objects(step: int) -> int:
-    """Of a scene at this step of training."""
+    """Returns the largest number of objects in a scene at a step of training."""
     return next((most for until, most in FEW_OBJECTS if step < until), scenes.MOST_OBJECTS)
 
 
 def new_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
-    """A model that begins with what all looking up has in common.
+    """Creates a model whose initial weights already look things up.
 
-    A token looks at those that are like it (queries and keys begin alike), takes over what they say as it stands
-    (values and outputs begin as multiples of the identity), and says what it holds (the output layer begins as the
-    embeddings).
+    A token attends to similar tokens (queries and keys start equal), copies what they hold (values and outputs start as
+    multiples of the identity), and predicts what it holds (the output layer starts as the embeddings).
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -166,16 +166,16 @@ def new_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
 
 
 def train(folder: Path, args: argparse.Namespace) -> None:
-    """Trains the model and writes it to `folder`; continues from `language.pt`."""
+    """Trains the model and writes it to `folder`; resumes from `language.pt`."""
     import torch
 
-    from llava.train.setup.muon import Muon, parameter_groups
+    from llava.train.setup.muon import MuonWithAdamW, parameter_groups
     from scripts.pocket.pointers import Pointers
     from scripts.pocket.training_state import load_state, save_state
 
     batches = Batches(folder / "tokenizer.model", args.sheets, args.length)
     model = new_model(args.vocabulary, args.seed)
-    optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
+    optimizer = MuonWithAdamW(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
     checkpoint = args.work / "language.pt"
     step, spent = load_state(checkpoint, model, optimizer)
     start, saved = time.monotonic() - spent, time.monotonic()
@@ -212,24 +212,24 @@ def train(folder: Path, args: argparse.Namespace) -> None:
 
 
 def pace(step: int, steps: int) -> float:
-    """The learning rate in parts of its peak: up within 50 steps, and down a cosine to a twentieth."""
+    """Returns the learning rate relative to its peak: 50 steps of warm-up, then a cosine down to a twentieth."""
     return min((step + 1) / 50, 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def pointer_weight(done: float) -> float:
-    """Weight of the loss of where to look, by the share of the steps that are done."""
+    """Returns the weight of the pointers' loss after a fraction `done` of the steps."""
     return max(0.05, 1 - 1.2 * done)
 
 
 class Progress:
-    """Prints means of the last steps now and then."""
+    """Prints running means every 25 steps."""
 
     def __init__(self, args: argparse.Namespace):
         self.steps = args.steps
         self.means: dict[str, float] = {}
 
     def add(self, step: int, spent_s: float, right: float, found: float) -> None:
-        """Takes one step's share of tokens that are right, and of those whose patch was found."""
+        """Adds a step: its fractions of correct tokens, and of tokens whose patch was found."""
         for name, value in (("tokens right", right), ("patches found", found)):
             self.means[name] = 0.97 * self.means.get(name, value) + 0.03 * value
         if step % 25 == 0:
@@ -239,14 +239,28 @@ class Progress:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
-    parser.add_argument("--vocabulary", type=int, default=1000, help="tokens (1000)")
-    parser.add_argument("--steps", type=int, default=4300, help="training steps (4300)")
-    parser.add_argument("--sheets", type=int, default=8, help="sheets a step (8)")
-    parser.add_argument("--length", type=int, default=256, help="of a sheet, in tokens (256)")
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (0.003)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights (0)")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (torch's choice)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--vocabulary", type=int, default=1000, metavar="N", help="Size of the vocabulary in tokens (default: 1000)."
+    )
+    parser.add_argument("--steps", type=int, default=4300, metavar="N", help="Training steps (default: 4300).")
+    parser.add_argument("--sheets", type=int, default=8, metavar="N", help="Sheets per step (default: 8).")
+    parser.add_argument(
+        "--length", type=int, default=256, metavar="N", help="Length of a sheet in tokens (default: 256)."
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, default=3e-3, metavar="X", help="Peak learning rate (default: 0.003)."
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the initial weights (default: 0).")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="Number of torch threads (default: torch's choice)."
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""Makes the embedded model `tiny` from nothing: pictures, tower, language model, both stages, the folder, its figures.
+"""Makes the embedded model `tiny` from nothing: images, tower, language model, both stages, folder and evaluation.
 
-Each part runs in a process of its own, goes on where it was interrupted, and is left out once it is done. How long each
-took is kept in times.json.
+Each part runs in its own process, resumes if it was interrupted, and is skipped once it is done. The duration of each
+part is recorded in times.json.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from scripts.pocket.records import write_json
 
 
 class PartFailed(LlavaError):
-    """One part of the making ended with an error of its own, printed above."""
+    """A part ended with an error, which it has printed."""
 
     code = "part_failed"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One step of the making."""
+    """A step of making the model."""
 
     name: str
+    """Name for `--only` and for messages."""
     command: list[str]
+    """Command that makes the part."""
     result: Path
-    """There once the part is done."""
+    """File that exists once the part is done."""
 
 
 def parts(args: argparse.Namespace) -> list[Part]:
-    """All parts, in order."""
+    """Returns all parts in order."""
     work = args.work
 
     def script(name: str, *flags: str) -> list[str]:
@@ -65,11 +67,11 @@ def parts(args: argparse.Namespace) -> list[Part]:
 
 
 BATCH = 32
-"""Conversations a step of stage 2, over all processes."""
+"""Number of conversations per step of stages 1 and 2, over all processes."""
 
 
 def _train(args: argparse.Namespace, data: str, output: str, *flags: str) -> list[str]:
-    """A command of the project's own trainer."""
+    """Returns a command of the project's trainer."""
     work = args.work
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
     return [
@@ -80,21 +82,21 @@ def _train(args: argparse.Namespace, data: str, output: str, *flags: str) -> lis
         *("--vision_tower", str(work / "tower"), "--mm_vision_select_layer", "-2", "--mm_use_im_start_end", "True"),
         *("--output_dir", str(work / output), "--lazy_preprocess", "True", "--model_max_length", "512"),
         *("--optim", "muon", "--lr_scheduler_type", "cosine", "--warmup_ratio", "0.02", "--weight_decay", "0.02"),
-        # Batches of like length would hold scenes alone or photographs alone: the model then swings between the two.
+        # Grouping by length would separate scenes from photographs, and the model would swing between the two.
         *("--logging_steps", "10", "--report_to", "none"),
         *flags,
     ]
 
 
 def _stage1(args: argparse.Namespace) -> list[str]:
-    """The projector alone, and the two rows of <im_start> and <im_end>."""
+    """Returns the command that trains the projector and the rows of <im_start> and <im_end>."""
     flags = ["--tune_mm_mlp_adapter", "True", "--pretrain_mm_mlp_adapter", str(args.work / "projector_start.bin")]
     flags += ["--max_steps", "40", "--per_device_train_batch_size", str(BATCH // args.processes)]
     return _train(args, "stage1.json", "stage1", *flags, "--learning_rate", "3e-3", "--save_strategy", "no")
 
 
 def _stage2(args: argparse.Namespace) -> list[str]:
-    """Projector and language model."""
+    """Returns the command that trains the projector and the language model."""
     flags = ["--pretrain_mm_mlp_adapter", str(args.work / "stage1" / "mm_projector.bin")]
     flags += ["--max_steps", "1000", "--per_device_train_batch_size", str(BATCH // args.processes)]
     flags += ["--save_steps", "100", "--save_total_limit", "1"]
@@ -102,13 +104,13 @@ def _stage2(args: argparse.Namespace) -> list[str]:
 
 
 def make(part: Part, times: Path, clock: Callable[[], float] = time.monotonic) -> None:
-    """Runs one part, unless its result is there, and adds its minutes to the file of times.
+    """Runs a part, unless its result exists, and adds its duration in minutes to the file `times`.
 
     Raises:
-        PartFailed: it ended with an error.
+        PartFailed: the part ended with an error.
     """
     if part.result.exists():
-        print(f"{part.name}: {part.result} is there", flush=True)
+        print(f"{part.name}: {part.result} exists already", flush=True)
         return
     print(f"{part.name}: {' '.join(part.command)}", flush=True)
     start = clock()
@@ -117,19 +119,46 @@ def make(part: Part, times: Path, clock: Callable[[], float] = time.monotonic) -
     spent[part.name] = round(spent.get(part.name, 0) + (clock() - start) / 60, 1)
     write_json(times, spent)
     if code:
-        raise PartFailed(f"{part.name}: ended with exit code {code}. Run the same command again to go on from there.")
+        raise PartFailed(f"{part.name}: ended with exit code {code}. Run the same command again to resume.")
     print(f"{part.name}: done after {spent[part.name]} minutes", flush=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
-    parser.add_argument("--out", type=Path, default=Path("work/pocket/tiny"), help="the result (work/pocket/tiny)")
-    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (torch's choice)")
-    parser.add_argument("--processes", type=int, default=2, help="of the two stages; divides 32 (2)")
-    parser.add_argument("--tower-minutes", type=float, help="end the tower's training after this time (no limit)")
-    parser.add_argument("--only", metavar="PART", help="make this part alone")
-    parser.add_argument("--list", action="store_true", help="print the parts and whether they are done")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("work/pocket/tiny"),
+        metavar="DIR",
+        help="Output folder (default: work/pocket/tiny).",
+    )
+    parser.add_argument(
+        "--fashion",
+        type=Path,
+        metavar="DIR",
+        help="Folder of the Fashion-MNIST files (default: the installed package).",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="Number of torch threads (default: torch's choice)."
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=2,
+        metavar="N",
+        help="Number of processes of both stages; must divide 32 (default: 2).",
+    )
+    parser.add_argument(
+        "--tower-minutes", type=float, metavar="MINUTES", help="Time limit of the tower's training (default: none)."
+    )
+    parser.add_argument("--only", metavar="PART", help="Make only this part (default: all).")
+    parser.add_argument("--list", action="store_true", help="List the parts and their state instead of making them.")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""What each patch of a picture says in words: as a sum of the language model's own embeddings.
+"""Describes each patch of an image as a sum of the language model's word embeddings.
 
-The language model learns to answer from such sums, and the projector begins where it maps the tower's patches to them,
-so the two meet half-way before they have seen each other.
+The language model learns to answer from these sums, and the projector is initialised to map the tower's patches to
+them, so the two fit together before they are trained together.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ if TYPE_CHECKING:
 
 
 class Words:
-    """The embedding of a word: of its last token, for the few words that have several."""
+    """Looks up embeddings of words; a word with several tokens is represented by its last one."""
 
     def __init__(self, tokenizer: Path, table: torch.Tensor):
-        """`table`: the language model's embeddings, [vocabulary, hidden]."""
+        """
+        Args:
+            tokenizer: SentencePiece file of the language model.
+            table: embeddings of the language model, [vocabulary, hidden].
+        """
         import sentencepiece
 
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
         self.table = table
 
     def __call__(self, *words: str) -> torch.Tensor:
-        """The sum of the words' embeddings, [hidden]."""
+        """Returns the sum of the words' embeddings, [hidden]."""
         return self.table[[self.tokenizer.encode(word)[-1] for word in words]].sum(0)
 
 
 def read_words(language: Path) -> Words:
-    """Those of a finished language model."""
+    """Reads the words of a trained language model."""
     from safetensors.torch import load_file
 
     table = load_file(language / "model.safetensors")["model.embed_tokens.weight"].float()
@@ -41,7 +45,7 @@ def read_words(language: Path) -> Words:
 
 
 def scene_tables(words: Words) -> dict[str, torch.Tensor]:
-    """For each question of patches.TARGETS that has words: what its answers add to a patch, [answers, hidden]."""
+    """Returns for each name in patches.TARGETS what its answers add to a patch, [answers, hidden]."""
     import torch
 
     kinds = []
@@ -60,7 +64,7 @@ def scene_tables(words: Words) -> dict[str, torch.Tensor]:
 
 
 def scene_words(targets: np.ndarray, tables: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Targets [n, questions, patches] to sums of embeddings [n, patches, hidden]."""
+    """Turns targets, [n, questions, patches], into sums of embeddings, [n, patches, hidden]."""
     import torch
 
     total = torch.zeros(())
@@ -71,7 +75,7 @@ def scene_words(targets: np.ndarray, tables: dict[str, torch.Tensor]) -> torch.T
 
 
 def photograph_table(words: Words) -> torch.Tensor:
-    """What every patch of a photograph says, [classes, hidden]."""
+    """Returns the sum for every patch of a photograph, by class, [classes, hidden]."""
     import torch
 
     return torch.stack([words("photograph", name) for name in fashion.CLASSES])

@@ -1,6 +1,6 @@
-"""Draws the training pictures once and says, for every patch of a scene, what the tower should see there.
+"""Draws the training scenes and records what the tower should see in each of their patches.
 
-Kept as one .npz file: pictures as bytes, and a small number for each patch and question.
+The result is one .npz file with the images as bytes and a small number for each patch and question.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from llava.command_line import run
 from scripts.pocket import scenes
 
 PATCH = scenes.CELL
-"""A patch is a cell of the scenes' layout: each object lies in one patch, and each patch holds one object at most."""
+"""Side of a patch in pixels. A patch is a cell of a scene, so each patch shows at most one whole object."""
 GRID = scenes.SIDE // PATCH
 IGNORED = -1
 BACKGROUND_KIND = len(scenes.KINDS)
 PHOTOGRAPH_KIND = BACKGROUND_KIND + 1
 HELD_OUT_SEED = 10_000_000
-"""Scenes from this seed on are never trained on."""
+"""First seed of the scenes that are never trained on."""
 
-# What is asked of each patch, and how many answers there are.
+# The questions about each patch, with their numbers of answers.
 TARGETS = {
     "kind": len(scenes.KINDS) + 2,
     "colour": len(scenes.COLOURS),
@@ -37,7 +37,7 @@ TARGETS = {
 
 
 def targets(scene: scenes.Scene) -> dict[str, np.ndarray]:
-    """For each name of TARGETS an int8 array of the 9 patches in reading order; -1 where nothing is asked."""
+    """Returns for each name in TARGETS an int8 array of the 9 patches in reading order; -1 is not asked."""
     answer = {name: np.full((GRID, GRID), IGNORED, dtype=np.int8) for name in TARGETS}
     answer["kind"][:] = BACKGROUND_KIND
     answer["cell"][:] = np.arange(GRID * GRID).reshape(GRID, GRID)
@@ -57,7 +57,7 @@ def _draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(path: Path, first_seed: int, count: int, workers: int) -> None:
-    """Writes `pictures` [n, 66, 66, 3] uint8 and `targets` [n, len(TARGETS), 9] int8 to an .npz file."""
+    """Writes `pictures`, [n, 66, 66, 3] uint8, and `targets`, [n, len(TARGETS), 9] int8, to an .npz file."""
     pictures = np.empty((count, scenes.SIDE, scenes.SIDE, 3), dtype=np.uint8)
     answers = np.empty((count, len(TARGETS), GRID * GRID), dtype=np.int8)
     with Pool(workers) as pool:
@@ -72,10 +72,16 @@ def build(path: Path, first_seed: int, count: int, workers: int) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder to write to (work/pocket)")
-    parser.add_argument("--scenes", type=int, default=50_000, help="training scenes (50000)")
-    parser.add_argument("--held-out", type=int, default=1000, help="scenes to watch progress on (1000)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("work/pocket"), metavar="DIR", help="Output folder (default: work/pocket)."
+    )
+    parser.add_argument("--scenes", type=int, default=50_000, metavar="N", help="Training scenes (default: 50000).")
+    parser.add_argument(
+        "--held-out", type=int, default=1000, metavar="N", help="Scenes that measure progress (default: 1000)."
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="Processes (default: one per core)."
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -83,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     for name, seed, count in (("scenes", 0, args.scenes), ("scenes_watch", HELD_OUT_SEED * 2, args.held_out)):
         path = args.work / f"{name}.npz"
         if path.exists():
-            print(f"{path} is there already")
+            print(f"{path} exists already")
             continue
         build(path, seed, count, args.workers)
         print(f"wrote {path}")

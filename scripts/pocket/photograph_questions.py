@@ -1,4 +1,4 @@
-"""Questions about the photographs of clothing."""
+"""Asks questions about the photographs of clothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NOT_SHOWN = ("dog", "car", "tree", "person", "house", "face", "hat", "cup")
 
 
 def phrase(clothing: str) -> str:
-    """`a coat`, `a pair of trousers`."""
+    """Returns the noun with its article, such as `a coat` or `a pair of trousers`."""
     return "a pair of trousers" if clothing == "trousers" else with_article(clothing)
 
 
 def group(clothing: str) -> str:
-    """`shoe`, `bag` or `clothing`."""
+    """Returns `shoe`, `bag` or `clothing`."""
     if clothing == "bag":
         return "bag"
     return "shoe" if clothing in SHOES else "clothing"
@@ -75,7 +75,7 @@ def ask_cannot_tell(clothing: str, rng: random.Random) -> Question:
 
 
 def ask_exists(clothing: str, rng: random.Random) -> Question:
-    """Things of the scenes, and others: never there."""
+    """Asks about objects of the scenes and other things, which a photograph never shows."""
     noun = rng.choice(NOT_SHOWN) if rng.random() < 0.4 else kind_name(rng.choice(scenes.KINDS))
     text = rng.choice(("Is there {}?", "Do you see {}?")).format(with_article(noun))
     fact = f"there is {phrase(clothing)}"
@@ -102,7 +102,7 @@ ASKERS: dict[str, tuple[Asker, float]] = {
     "background": (ask_background, 0.15),
     "drawing or photograph": (ask_medium, 0.4),
 }
-"""Kinds of question: who asks them, and how often compared with the others."""
+"""Function and relative frequency of each kind of question."""
 COMPARING = {
     "is this clothing": 4.0,
     "clothing": 1.5,
@@ -110,4 +110,4 @@ COMPARING = {
     "is this a shoe": 0.5,
     "can't tell": 0.5,
 }
-"""How often exercises ask them."""
+"""Relative frequency of each kind of question in exercises."""

@@ -1,10 +1,10 @@
-"""Shows the language model where to look: some heads of attention have a loss of their own.
+"""Trains some attention heads with their own loss, to teach the language model where to look.
 
-To answer "What colour is the small star?" a model gathers the words that name the thing, finds the patch that shows
-it, and reads off what is asked. Each step is of use only once the others work, so a small model that is told nothing
-but the answers takes very long to begin. Here one head learns to look at the naming words, others at the patch that
-is named and at the patch that is told of; where there is none, as in "Is there a star?", at the beginning of the text.
-The loss is the cross-entropy of their attention; it fades as training goes on, and nothing of it is left in the model.
+To answer "What colour is the small star?" a model collects the words that name the object, finds the patch that shows
+it, and reads the colour. Each step helps only once the others work, so a small model that learns from answers alone
+takes very long to start. Here one head learns to look at the naming words, others at the named patch and at the patch
+that the answer describes; without such a patch, as in "Is there a star?", they look at the first token. The loss is the
+cross-entropy of their attention. It fades during training and leaves nothing behind in the model.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Head:
+    """An attention head with its own loss."""
+
     layer: int
     number: int
     target: Literal["words", "named", "told"]
-    """The words that name the thing, the patch of the thing that is named, or of the thing that is told of."""
+    """What it looks at: the words that name an object, the patch of the named object, or of the described one."""
 
 
 HEADS = (Head(1, 0, "words"), Head(2, 0, "named"), Head(3, 0, "told"), Head(3, 1, "told"))
 
 
 class Pointers:
-    """Watches what the layers of HEADS are given, and computes the loss of those heads."""
+    """Records the inputs of the layers in HEADS and computes the loss of those heads."""
 
     def __init__(self, model: LlamaForCausalLM):
         self.seen: dict[int, tuple[Any, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -47,10 +49,11 @@ class Pointers:
         return keep
 
     def loss(self, batch: Batch, mask: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Mean cross-entropy over the heads, and the share of tokens whose patch the last head finds.
+        """Returns the mean cross-entropy of the heads, and the fraction of tokens whose patch the last head finds.
 
         Args:
-            mask: that of the forward pass which has just been made.
+            batch: the batch of the latest forward pass.
+            mask: attention mask of the latest forward pass.
         """
         import torch
 
@@ -63,7 +66,7 @@ class Pointers:
         return total / len(HEADS), found
 
     def _scores(self, head: Head, row: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        """Attention before the softmax, [tokens, length], as the model's own layer computes it."""
+        """Returns the attention before the softmax, [tokens, length], as the model's layer computes it."""
         import torch
         from transformers.models.llama.modeling_llama import rotate_half
 
@@ -78,7 +81,7 @@ class Pointers:
 
 
 def _targets(batch: Batch, target: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows and places of the tokens that look, and what share of the attention goes where, [tokens, length]."""
+    """Returns rows and positions of the looking tokens, and their target attention, [tokens, length]."""
     import torch
 
     looks = [look for look in batch.looks if target != "words" or look[4]]

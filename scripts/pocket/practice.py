@@ -1,7 +1,7 @@
-"""What the language model practises on: short conversations about a scene, a photograph, or nothing.
+"""Generates the conversations that the language model practises on: about a scene, a photograph, or neither.
 
-Most are one question, because what a small model learns last is to look up in a picture what a question names, and a
-later answer can often be read off an earlier one instead.
+Most have one question: looking up in an image what a question names is what a small model learns last, and a later
+answer can often be read from an earlier one instead.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from scripts.pocket import fashion, records, scene_questions, scenes
 from scripts.pocket.questions import Question
 
 FIRST_SCENE, LAST_SCENE = 5_000_000, 2**40
-"""Seeds of scenes that are only described here, never drawn. The few that are drawn elsewhere lie below, or are missed
-by chance: a language model that has seen no picture learns nothing about one."""
+"""Range of seeds of scenes that are only described here. A few may also be drawn elsewhere, which does no harm: a
+language model that never sees an image learns nothing about it."""
 PHOTOGRAPHS, SMALL_TALK = 0.08, 0.01
-"""Shares of the conversations that are about a photograph, and about nothing."""
+"""Fractions of the conversations about a photograph, and about neither scene nor photograph."""
 PICTURE_FIRST = 0.35
-"""Share of those about a picture in which it comes before the question; LLaVA v0 puts it behind."""
+"""Fraction of conversations with the image before the question; LLaVA v0 puts it after the question."""
 ANOTHER = 0.12
-"""How often one more question follows."""
+"""Probability that another question follows."""
 MOST_TURNS = 3
 SECOND_TURN = "second turn"
 SHARES = {
@@ -42,27 +42,31 @@ SHARES = {
     "drawing or photograph": 0.1,
     SECOND_TURN: 0.8,
 }
-"""How often each kind of question about a scene comes, compared with the others."""
+"""Relative frequency of each kind of question about a scene."""
 
 
 @dataclass(frozen=True)
 class Turn:
+    """A question and its answer."""
+
     asked: str
     answer: str
     question: Question | None = None
-    """What was made into the two texts; of a scene's only."""
+    """The question that both texts come from; None unless it is about a scene."""
 
 
 @dataclass(frozen=True)
 class Conversation:
+    """One conversation."""
+
     turns: tuple[Turn, ...]
     shown: scenes.Scene | str | None = None
-    """A scene, or the class of a photograph."""
+    """The scene or the class of the photograph; None for small talk."""
     picture_first: bool = False
 
 
 def conversation(rng: random.Random, most_objects: int = scenes.MOST_OBJECTS) -> Conversation:
-    """One conversation; scenes hold `most_objects` things at most."""
+    """Generates a conversation; a scene has at most `most_objects` objects."""
     choice, picture_first = rng.random(), rng.random() < PICTURE_FIRST
     if choice < PHOTOGRAPHS:
         clothing = rng.choice(fashion.CLASSES)
@@ -87,7 +91,7 @@ def _scene(rng: random.Random, most_objects: int) -> scenes.Scene:
 
 
 def _about(scene: scenes.Scene, rng: random.Random) -> list[Turn]:
-    """One question, or two of which the second refers to the first."""
+    """Returns one question, or two of which the second refers to the first."""
     while True:
         kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
         if kind == SECOND_TURN:

@@ -1,7 +1,7 @@
-"""Starts the projector where the words are: least squares from the tower's patches to the language model's embeddings.
+"""Initialises the projector by least squares from the tower's patches to the language model's embeddings.
 
-Each patch of a training picture is mapped to the sum of the embeddings of the words for what it shows. Stage 1 goes on
-from there, in place of random weights that the frozen language model takes long to be understood by.
+Each patch of a training image is mapped to the sum of the embeddings of the words for what it shows. Stage 1 starts
+from this projector, because training one from random weights takes long while the language model is frozen.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import torch
 
 DAMPING = 1e-3
-"""Of the mean square of the features: keeps directions that hardly vary from becoming large."""
+"""Ridge term, relative to the mean square of the features; keeps the weights of nearly constant directions small."""
 
 
 def solve(features: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted ridge regression: projector weight [hidden, width] and bias [hidden], float32."""
+    """Solves a weighted ridge regression; returns projector weight [hidden, width] and bias [hidden], float32."""
     import torch
 
     features, wanted, weight = features.double(), wanted.double(), (weight / weight.sum()).double()[:, None]
@@ -39,9 +39,22 @@ def solve(features: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) ->
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
-    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--pictures", type=int, default=3000, help="scenes, and photographs, to look at (3000)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--fashion",
+        type=Path,
+        metavar="DIR",
+        help="Folder of the Fashion-MNIST files (default: the installed package).",
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=3000, metavar="N", help="Scenes, and photographs, to use (default: 3000)."
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -68,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
             shown = torch.from_numpy(labels[first : min(first + 250, args.pictures)].astype(np.int64))
             wanted.append(clothes[shown].repeat_interleave(patches.GRID**2, 0))
             kinds = torch.from_numpy(targets[part, 0].astype(np.int64)).flatten()
-            # Most patches are background, and all of a photograph's patches say the same.
+            # Most patches are background, and all patches of a photograph have the same target.
             weight.append(torch.where(kinds == patches.BACKGROUND_KIND, 0.3, 1.0))
             weight.append(torch.full((len(wanted[-1]),), 0.2))
     aims = torch.cat(wanted)

@@ -1,6 +1,6 @@
-"""What a question about a picture is, and when a reply to it counts as right.
+"""Defines a question about an image, and decides whether a reply to it is correct.
 
-A reply is right if, of the words that could answer the question, it holds exactly the right ones: "The star is red."
+A reply is correct if, among the words that could answer the question, it has exactly the right ones: "The star is red."
 answers "red"; "The star is red or blue." does not.
 """
 
@@ -39,62 +39,62 @@ DOMAINS = {
     "description": re.compile(f"{_NAMED_CHARACTERS}|{_words(*_DESCRIBING).pattern}"),
     "cannot tell": re.compile(CANNOT_TELL, re.IGNORECASE),
 }
-"""The words that could answer a question, by what it asks for."""
+"""Pattern of the words that could answer a question, by what the question asks for."""
 ORDERED = {"object", "description"}
-"""Here the order of the words counts too: "a red star and a blue ring" is not "a blue star and a red ring"."""
+"""Domains in which the order of words matters: "a red star and a blue ring" is not "a blue star and a red ring"."""
 
 BRIEFLY = ("Answer briefly.", "Short answer.", "Answer in a few words.")
 ONE_WORD = ("Answer with one word.", "Answer in one word.")
 
 
 NOWHERE = -1
-"""In place of a cell: nothing in the picture is what was named."""
+"""Replaces a cell if the named object is not in the image."""
 
 
 @dataclass(frozen=True)
 class Mention:
-    """One thing that an answer speaks of, or of which it gives a verdict."""
+    """An object that an answer mentions or judges."""
 
     cell: int
-    """Where it is: 0 to 8 in reading order, or NOWHERE."""
+    """Cell of the object, 0 to 8 in reading order, or NOWHERE."""
     words: str = ""
-    """With these the answer has done with it; empty where it speaks of nothing else."""
+    """The last words of the answer about the object; empty if the answer is about nothing else."""
     called: str = ""
-    """The words of the question that lead there; empty where none do."""
+    """The words of the question that name the object; empty if there are none."""
     named: int | None = None
-    """The cell of the thing that the question names, where the answer speaks of another."""
+    """Cell of the object that the question names, if the answer is about a different one."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture, with its only right answer in two or three forms."""
+    """A question about an image, with its only correct answer in two or three forms."""
 
     kind: str
-    """What the table of results calls it."""
+    """Name of the kind of question in the table of results."""
     text: str
     short: str
-    """The answer in as few words as possible; empty where only a sentence will do."""
+    """The answer in as few words as possible; empty if it needs a sentence."""
     sentence: str
     domain: str
     """Key of DOMAINS."""
     brief: str = ""
-    """The answer in a few words that hold the fact it rests on; empty where `short` says as much."""
+    """The answer with the fact that it rests on, in a few words; empty if `short` says as much."""
     about: tuple[Mention, ...] = ()
-    """What the answer speaks of, in its order."""
+    """The objects that the answer mentions, in its order."""
 
     @property
     def key(self) -> list[str]:
-        """The right words; all forms of the answer must agree on them."""
+        """The right words, which all forms of the answer must contain."""
         return found(self.domain, self.sentence)
 
     def right(self, reply: str) -> bool:
-        """Whether a reply holds exactly the right words."""
+        """Tells whether a reply has exactly the right words."""
         if self.domain != "cannot tell" and CANNOT_TELL in reply.lower():
             return False
         return found(self.domain, reply) == self.key
 
     def turn(self, rng: random.Random) -> tuple[str, str]:
-        """The question as it is put, asking for a short answer or not, and the answer in that form."""
+        """Returns the question, with or without a request for a short answer, and the answer in that form."""
         if not self.short or rng.random() < 0.55:
             return self.text, self.sentence
         wishes: tuple[str, ...] = BRIEFLY if " " in self.short else (*ONE_WORD, *BRIEFLY)
@@ -105,17 +105,17 @@ class Question:
 
 
 def yes_or_no(kind: str, text: str, yes: bool, fact: str, brief: str, about: tuple[Mention, ...] = ()) -> Question:
-    """A question to be answered yes or no.
+    """Makes a question whose answer is yes or no.
 
-    The answer says what it rests on before it says yes or no: a small model compares what it has said with what it was
-    asked far better than what it sees.
+    The answer states its reason first, because a small model compares a question with its own words far better than
+    with what it sees.
     """
     answer = "yes" if yes else "no"
     return Question(kind, text, answer, f"{capital(fact)}, so {answer}.", "yes or no", f"{brief}, so {answer}", about)
 
 
 def found(domain: str, text: str) -> list[str]:
-    """The words of a text that could answer, in their order or, where that does not count, sorted without repeats."""
+    """Returns the words of a text that could answer, in order or, if order does not matter, sorted and unique."""
     words = [match if domain == "character" else match.lower() for match in DOMAINS[domain].findall(text)]
     if domain == "number":
         words = ["zero" if word == "no" else word for word in words]
@@ -123,17 +123,17 @@ def found(domain: str, text: str) -> list[str]:
 
 
 def capital(text: str) -> str:
-    """The text as the beginning of a sentence."""
+    """Returns the text with a capital letter."""
     return text[:1].upper() + text[1:]
 
 
 def with_article(noun: str) -> str:
-    """`a star`, `an orange star`."""
+    """Adds the article, as in `a star` or `an orange star`."""
     return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
 
 
 def listed(parts: list[str]) -> str:
-    """`x`, `x and y`, `x, y and z`."""
+    """Joins the parts, as in `x`, `x and y`, or `x, y and z`."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
@@ -154,20 +154,20 @@ UNANSWERABLE = (
 
 
 def unanswerable(rng: random.Random) -> Question:
-    """A question that no picture answers."""
+    """Makes a question that no image answers."""
     return Question(
         "can't tell", rng.choice(UNANSWERABLE), "I can't tell", "I can't tell from the picture.", "cannot tell"
     )
 
 
 def absent(text: str, noun: str) -> Question:
-    """A question about a thing that the picture does not show."""
+    """Makes a question about an object that the image does not show."""
     sentence, about = f"I can't tell: there is no {noun} in the picture.", (Mention(NOWHERE, called=noun),)
     return Question("can't tell", text, "I can't tell", sentence, "cannot tell", about=about)
 
 
 def medium(rng: random.Random, answer: str) -> Question:
-    """Drawing or photograph."""
+    """Asks whether the image is a drawing or a photograph."""
     text, sentence = rng.choice(
         (
             ("Is this a drawing or a photograph?", f"It is a {answer}."),

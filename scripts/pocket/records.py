@@ -1,6 +1,6 @@
-"""Writes the training conversations in LLaVA's own form: a JSON list of records, and the pictures they name.
+"""Writes the training records in LLaVA's format, and the images that they name.
 
-Stage 1 gets one question a picture (what it shows), stage 2 conversations of several turns.
+Stage 1 has one question per image, about what it shows; stage 2 has conversations of several turns.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from scripts.pocket.questions import Question
 
 IMAGE = "<image>"
 LONGEST = 260
-"""Letters in a conversation, with TURN more for each turn. Short ones, because later answers can be read off earlier
-ones instead of the picture, and then teach nothing of it; of like length, because a batch is padded to its longest."""
+"""Longest conversation in characters, counting TURN more for each turn. Conversations are short because later answers
+can be read from earlier ones instead of the image, and of similar length because a batch is padded to its longest."""
 TURN = 26
+"""Characters that each turn counts in addition to its text."""
 PAIRS = 0.15
-"""Share of the scenes' conversations that begin with a question and one that refers to its answer."""
+"""Fraction of conversations about scenes that start with a question and one that refers to its answer."""
 EXERCISES = 0.6
-"""Share of stage 2 that is a single question."""
+"""Fraction of stage 2 records with a single question."""
 EASY_EXERCISES = 0.1
-"""Share of the exercises about scenes that are about one or two objects."""
+"""Fraction of exercises about scenes that use scenes with one or two objects."""
 
 SMALL_TALK = (
     ("Hi!", "Hi! Show me a picture and ask me about it."),
@@ -48,23 +49,23 @@ Turn = tuple[str, str]
 
 
 def scene_turns(scene: scenes.Scene, rng: random.Random) -> list[Turn]:
-    """A conversation about a scene, no question twice."""
+    """Generates a conversation about a scene in which no question occurs twice."""
     pair = scene_questions.follow_up(scene, rng) if rng.random() < PAIRS else ()
     return _turns(scene_questions.ASKERS, scene, rng, pair)
 
 
 def photograph_turns(clothing: str, rng: random.Random) -> list[Turn]:
-    """A conversation about a photograph."""
+    """Generates a conversation about a photograph."""
     return _turns(photograph_questions.ASKERS, clothing, rng)
 
 
 def _turns(askers: dict[str, Any], subject: Any, rng: random.Random, pair: Sequence[Question] = ()) -> list[Turn]:
-    """The pair first, if there is one; what tells all comes last."""
+    """Puts the pair first, if there is one, and a question that answers most others last."""
     kinds = list(askers)
     weights = [askers[kind][1] for kind in kinds]
     turns = [question.turn(rng) for question in pair]
     asked, missed = {question.text for question in pair}, 0
-    # A subject with few questions must come to an end.
+    # Some subjects run out of questions.
     while missed < 5 or not turns:
         question = askers[rng.choices(kinds, weights)[0]][0](subject, rng)
         turn = question.turn(rng) if question else ("", "")
@@ -79,10 +80,10 @@ def _turns(askers: dict[str, Any], subject: Any, rng: random.Random, pair: Seque
 
 
 def exercise(picture: str, subject: Any, rng: random.Random, *, of_all_kinds: bool = False) -> list[Turn]:
-    """A single question, most often one that compares.
+    """Generates a single question, usually one that compares.
 
     Args:
-        of_all_kinds: every other one is of any kind, each as often as the others.
+        of_all_kinds: makes half of the questions of any kind, all kinds equally often.
     """
     questions = scene_questions if picture == "scene" else photograph_questions
     kinds, weights = list(questions.COMPARING), list(questions.COMPARING.values())
@@ -99,7 +100,7 @@ def _letters(turns: list[Turn]) -> int:
 
 
 def first_question(kind: str, subject: Any, rng: random.Random) -> Turn:
-    """For stage 1: what the picture shows, or where its things are."""
+    """Generates a question for stage 1: what the image shows, or where its objects are."""
     if kind == "photograph":
         question = photograph_questions.ask_what(subject, rng)
         return question.text, question.sentence
@@ -109,7 +110,7 @@ def first_question(kind: str, subject: Any, rng: random.Random) -> Turn:
 
 
 def record(name: str, image: str | None, turns: list[Turn], rng: random.Random) -> dict:
-    """One record of the training file; the picture comes before or after the first question."""
+    """Returns a record of the training file; the image comes before or after the first question."""
     conversation = []
     for index, (text, answer) in enumerate(turns):
         if image and index == 0:
@@ -119,7 +120,7 @@ def record(name: str, image: str | None, turns: list[Turn], rng: random.Random) 
 
 
 class Pictures:
-    """Writes each picture once, and says its path relative to the image folder."""
+    """Writes each image once and returns its path relative to the image folder."""
 
     def __init__(self, folder: Path, drawn: Path, photographs: Path):
         self.folder = folder
@@ -131,6 +132,7 @@ class Pictures:
             (folder / name).mkdir(parents=True, exist_ok=True)
 
     def scene(self, seed: int) -> tuple[str, scenes.Scene]:
+        """Writes a scene; returns its path and the scene."""
         scene = scenes.sample(seed)
         name = f"scene/{seed:06d}.png"
         if not (self.folder / name).exists():
@@ -138,6 +140,7 @@ class Pictures:
         return name, scene
 
     def photograph(self, index: int) -> tuple[str, str]:
+        """Writes a photograph; returns its path and its class."""
         name = f"photograph/{index:05d}.png"
         if not (self.folder / name).exists():
             self._write(Image.fromarray(self.photographs[index]), name)
@@ -150,7 +153,7 @@ class Pictures:
 
 
 def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-    """The records of stage 1 and of stage 2."""
+    """Returns the records of stage 1 and of stage 2."""
     rng = random.Random(args.seed)
     first: list[dict] = []
     second: list[dict] = []
@@ -185,19 +188,36 @@ def build(pictures: Pictures, args: argparse.Namespace) -> tuple[list[dict], lis
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a JSON file completely or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value))
     os.replace(temporary, path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
-    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--first", type=int, default=1300, help="records of stage 1 (1300)")
-    parser.add_argument("--second", type=int, default=32_000, help="records of stage 2 (32000)")
-    parser.add_argument("--photographs", type=float, default=0.15, help="share of the records about photographs (0.15)")
-    parser.add_argument("--seed", type=int, default=1, help="of the questions (1)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--fashion",
+        type=Path,
+        metavar="DIR",
+        help="Folder of the Fashion-MNIST files (default: the installed package).",
+    )
+    parser.add_argument("--first", type=int, default=1300, metavar="N", help="Records of stage 1 (default: 1300).")
+    parser.add_argument("--second", type=int, default=32_000, metavar="N", help="Records of stage 2 (default: 32000).")
+    parser.add_argument(
+        "--photographs",
+        type=float,
+        default=0.15,
+        metavar="X",
+        help="Fraction about photographs, 0 to 1 (default: 0.15).",
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="Seed of the questions (default: 1).")
 
 
 def main(args: argparse.Namespace) -> int:

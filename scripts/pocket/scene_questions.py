@@ -1,4 +1,4 @@
-"""Questions about generated scenes. Every one has exactly one right answer, or is not asked."""
+"""Asks questions about generated scenes; a question is asked only if it has exactly one correct answer."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ FAMILIES = ("shape", "number", "letter")
 
 
 def name(item: Object) -> str:
-    """`star`, `number 7`, `letter K`."""
+    """Returns the name of an object, such as `star`, `number 7` or `letter K`."""
     return kind_name(item.kind)
 
 
 def kind_name(kind: str) -> str:
-    """The name of a kind of object."""
+    """Returns the name of a kind of object."""
     if kind in scenes.SHAPES:
         return kind
     return f"number {kind}" if kind in scenes.DIGITS else f"letter {kind}"
 
 
 def place(position: str) -> str:
-    """`at the top left`, `in the centre`."""
+    """Returns the phrase for a position, such as `at the top left` or `in the centre`."""
     return "in the centre" if position == "centre" else f"at the {position}"
 
 
 def plural(noun: str) -> str:
-    """`stars`, `crosses`."""
+    """Returns the plural of a noun, such as `stars` or `crosses`."""
     return noun + ("es" if noun.endswith("s") else "s")
 
 
 def references(scene: Scene, item: Object, hidden: str) -> list[str]:
-    """Ways to name one object so that no other is meant, without saying its `hidden` property."""
+    """Returns all unambiguous names of an object that do not reveal its `hidden` property."""
     properties = {"kind": item.kind, "colour": item.colour, "size": item.size, "family": item.family}
 
     def unique(*wanted: str) -> bool:
@@ -59,22 +59,22 @@ def references(scene: Scene, item: Object, hidden: str) -> list[str]:
 
 
 def _only(item: Object, called: str = "") -> tuple[Mention, ...]:
-    """For answers about one thing."""
+    """Returns the mention for an answer about one object."""
     return (Mention(item.cell, called=called),)
 
 
 def _said(text: str, *names: str) -> str:
-    """The first of the names that the text holds, or none."""
+    """Returns the first of the names that occurs in the text, or an empty string."""
     return next((name for name in names if name in text), "")
 
 
 def _each(items: Sequence[Object], called: str = "") -> tuple[Mention, ...]:
-    """For answers that list things as "red star"."""
+    """Returns the mentions for an answer that lists objects like "red star"."""
     return tuple(Mention(item.cell, f"{item.colour} {name(item)}", called) for item in items)
 
 
 def _pick(scene: Scene, rng: random.Random, hidden: str, family: str | None = None) -> tuple[Object, str] | None:
-    """An object that can be named without its `hidden` property, and its name."""
+    """Picks an object that can be named without its `hidden` property; returns it with its name."""
     candidates = [o for o in scene.objects if family is None or (o.family == "shape") == (family == "shape")]
     rng.shuffle(candidates)
     for item in candidates:
@@ -85,7 +85,7 @@ def _pick(scene: Scene, rng: random.Random, hidden: str, family: str | None = No
 
 
 def _paired(rng: random.Random, forms: Sequence[str], sentences: Sequence[str]) -> tuple[str, str]:
-    """A form of the question and the form of answer that goes with it: chance there would only be noise to learn."""
+    """Picks a form of the question, and the form of answer that belongs to it; a random one would only add noise."""
     index = rng.randrange(len(forms))
     return forms[index], sentences[index % len(sentences)]
 
@@ -122,7 +122,11 @@ def ask_character(scene: Scene, rng: random.Random) -> Question | None:
 def _ask_attribute(
     scene: Scene, rng: random.Random, attribute: str, forms: Sequence[str], said: Callable[[str], str] = str
 ) -> Question | None:
-    """Asks for one attribute of an object that the others tell apart; `said` is how a sentence words its value."""
+    """Asks for one attribute of an object that its other attributes identify.
+
+    Args:
+        said: turns the value of the attribute into the words of the sentence.
+    """
     picked = _pick(scene, rng, attribute)
     if picked is None:
         return None
@@ -149,7 +153,7 @@ def ask_position(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def ask_count(scene: Scene, rng: random.Random) -> Question:
-    """How many of a sort; the answer names them first."""
+    """Asks how many objects of a sort there are; the answer first names them."""
     choice = rng.random()
     item = rng.choice(scene.objects)
     if choice < 0.35:
@@ -205,7 +209,7 @@ SIDES: dict[str, Callable[[Object, Object], bool]] = {
 
 
 def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
-    """Only where a single object lies on that side at all, in line or not."""
+    """Asks what is on a side of an object, if exactly one object is on that side."""
     possible = []
     for item in scene.objects:
         for side, on_side in SIDES.items():
@@ -228,7 +232,7 @@ def ask_relation(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def ask_exists(scene: Scene, rng: random.Random) -> Question:
-    """Half of the things asked for are there; of the others, half mix two that are. The answer names all that is."""
+    """Asks whether an object exists; half do, and the others often mix two that do. The answer names all objects."""
     item, yes = rng.choice(scene.objects), rng.random() < 0.5
     kind, colour = item.kind, item.colour
     with_colour = rng.random() < 0.6
@@ -248,7 +252,7 @@ def ask_exists(scene: Scene, rng: random.Random) -> Question:
 
 
 def ask_is_it(scene: Scene, rng: random.Random) -> Question | None:
-    """Whether an object has a colour or a size."""
+    """Asks whether an object has a colour or a size."""
     hidden = rng.choice(("colour", "colour", "size"))
     picked = _pick(scene, rng, hidden)
     if picked is None:
@@ -268,9 +272,9 @@ COLUMNS, ROWS = ("left", "middle", "right"), ("top", "middle", "bottom")
 
 
 def ask_is_beside(scene: Scene, rng: random.Random) -> Question | None:
-    """Whether one object lies on a side of another; only where it clearly does or clearly lies on the other side.
+    """Asks whether an object is on a side of another, if it clearly is or clearly is on the opposite side.
 
-    The answer compares columns, or rows.
+    The answer compares columns or rows.
     """
     if len(scene.objects) < 2:
         return None
@@ -331,7 +335,7 @@ def ask_describe(scene: Scene, rng: random.Random) -> Question:
 
 
 def describe(scene: Scene) -> str:
-    """All facts of a scene, in reading order."""
+    """Describes all facts of a scene, in reading order."""
     things = [f"{with_article(f'{o.size} {o.colour} {name(o)}')} {place(o.position)}" for o in scene.objects]
     return f"{capital(listed(things))}. The background is {scene.background}."
 
@@ -380,7 +384,7 @@ ASKERS: dict[str, tuple[Asker, float]] = {
     "can't tell": (ask_cannot_tell, 0.6),
     "drawing or photograph": (ask_medium, 0.3),
 }
-"""Kinds of question: who asks them, and how often compared with the others."""
+"""Function and relative frequency of each kind of question."""
 COMPARING = {
     "is it": 6.0,
     "is there": 5.0,
@@ -397,13 +401,13 @@ COMPARING = {
     "description": 0.4,
     "what is in it": 0.3,
 }
-"""How often exercises ask them: to compare what is seen with what is asked takes the most practice."""
+"""Relative frequency of each kind in exercises; comparing what is seen with what is asked takes most practice."""
 TELL_ALL = {"what is in it", "description"}
-"""Their answers answer most other questions too."""
+"""Kinds of question whose answers also answer most other questions."""
 
 
 def follow_up(scene: Scene, rng: random.Random) -> tuple[Question, Question]:
-    """Two turns: what is at a place, and then something about it."""
+    """Asks what is at a position, and then a question about it."""
     item = rng.choice(scene.objects)
     thing = name(item)
     form = rng.choice(("Name the thing {}.", "Give the name of the thing {}."))

@@ -1,7 +1,7 @@
-"""Generated scenes: one to four coloured shapes or characters on a 3x3 layout, with the facts about them.
+"""Generates scenes: one to four coloured shapes or characters on a 3x3 layout, with the facts about them.
 
-A scene follows from its seed alone. The picture is drawn at four times the size and reduced with the filter that the
-image processor uses, so that a large rendering and a small one give the tower the same pixels.
+A scene depends only on its seed. It is drawn at four times its size and reduced with the filter of the image processor,
+so a large and a small rendering give the tower the same pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CELL = SIDE // 3
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "heart", "ring")
 DIGITS = tuple("0123456789")
-# I and O are left out: in this font they cannot be told from 1 and 0.
+# I and O are left out because they look like 1 and 0 in this font.
 LETTERS = tuple("ABCDEFGHJKLMNPQRSTUVWXYZ")
 KINDS = SHAPES + DIGITS + LETTERS
 
@@ -44,7 +44,7 @@ BACKGROUNDS = {
     "red": (222, 95, 95),
     "purple": (180, 125, 205),
 }
-# An object in this colour would hardly show on this background.
+# Pairs of a background and an object colour that is hard to see on it.
 HARD_TO_SEE = {("yellow", "white"), ("white", "yellow")}
 SIZES = ("small", "large")
 POSITIONS = (
@@ -57,30 +57,31 @@ MOST_OBJECTS = 4
 
 @dataclass(frozen=True)
 class Object:
-    """One thing in a scene."""
+    """An object in a scene."""
 
     kind: str
-    """A shape's name, a digit, or a capital letter."""
+    """Name of a shape, a digit, or a capital letter."""
     colour: str
     size: str
     row: int
     column: int
     x: float
-    """Centre, in pixels of the 66x66 picture."""
+    """Centre from the left, in pixels of the 66x66 image."""
     y: float
+    """Centre from the top, in the same pixels."""
     radius: float
-    """Half of its side, in the same pixels."""
+    """Half of the side, in the same pixels."""
     angle: float
-    """Degrees."""
+    """Rotation in degrees."""
 
     @property
     def position(self) -> str:
-        """One of the nine names in POSITIONS."""
+        """Name of the position, from POSITIONS."""
         return POSITIONS[self.row][self.column]
 
     @property
     def cell(self) -> int:
-        """Its place in reading order, 0 to 8."""
+        """Cell in reading order, 0 to 8."""
         return 3 * self.row + self.column
 
     @property
@@ -93,7 +94,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `objects` in reading order."""
+    """What an image shows; `objects` are in reading order."""
 
     seed: int
     background: str
@@ -101,12 +102,12 @@ class Scene:
 
     @property
     def key(self) -> tuple:
-        """Equal for two scenes that show the same things at the same places."""
+        """A key that is equal for scenes with the same objects in the same places."""
         return (self.background, *((o.kind, o.colour, o.size, o.row, o.column) for o in self.objects))
 
 
 def sample(seed: int) -> Scene:
-    """The scene of a seed."""
+    """Generates the scene of a seed."""
     rng = random.Random(seed)
     background = rng.choice(list(BACKGROUNDS))
     colours = [name for name in COLOURS if name != background and (background, name) not in HARD_TO_SEE]
@@ -116,7 +117,7 @@ def sample(seed: int) -> Scene:
     for cell in cells:
         kind = rng.choice(rng.choice((SHAPES, SHAPES, DIGITS, LETTERS)))
         colour = rng.choice(colours)
-        # Repeats make counting worth asking about.
+        # Repeated kinds and colours make questions about numbers worthwhile.
         if objects and rng.random() < 0.25:
             kind = rng.choice(objects).kind
         if objects and rng.random() < 0.25:
@@ -144,7 +145,7 @@ def _place(rng: random.Random, kind: str, colour: str, row: int, column: int) ->
 
 
 def render(scene: Scene, side: int = SIDE) -> Image.Image:
-    """Draws a scene as an RGB picture of `side` x `side` pixels (66, or 264 for people to look at)."""
+    """Draws a scene as an RGB image of `side` x `side` pixels: 66, or 264 for people."""
     rng = np.random.default_rng(scene.seed)
     large = SIDE * OVERSAMPLE
     canvas = Image.new("RGB", (large, large), _vary(BACKGROUNDS[scene.background], rng))
@@ -163,7 +164,7 @@ def _vary(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, 
 
 
 def _texture(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Half of the pictures stay plain, a quarter get a soft shade across, a quarter get grain."""
+    """Adds a soft gradient to a quarter of the images and grain to another quarter."""
     choice = rng.random()
     if choice < 0.5:
         return picture
@@ -181,14 +182,14 @@ def _texture(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 @lru_cache(maxsize=4096)
 def _mask(kind: str, radius: int) -> Image.Image:
-    """The object's outline as an 8-bit mask, with room around it for a small turn."""
+    """Returns the object's outline as an 8-bit mask, with a margin for a small rotation."""
     half = radius * 5 // 4
     mask = Image.new("L", (2 * half, 2 * half), 0)
     draw = ImageDraw.Draw(mask)
     if kind in SHAPES:
         _draw_shape(draw, kind, half, radius)
     else:
-        # Capitals and digits are about 0.72 of the font's size high.
+        # The height of capitals and digits is about 0.72 of the font size.
         font = ImageFont.load_default(size=2 * radius / 0.78)
         draw.text((half, half), kind, fill=255, font=font, anchor="mm", stroke_width=max(1, radius // 14))
     return mask
@@ -214,7 +215,7 @@ def _draw_shape(draw: ImageDraw.ImageDraw, kind: str, centre: int, r: int) -> No
 
 
 def _outline(kind: str) -> list[tuple[float, float]]:
-    """Corners in a unit square around 0, y down."""
+    """Returns the corners in a unit square around 0, with y pointing down."""
     if kind == "triangle":
         return [(0, -1), (1, 0.85), (-1, 0.85)]
     if kind == "diamond":

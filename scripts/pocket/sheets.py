@@ -1,11 +1,11 @@
-"""Sheets: many short conversations behind one system text, none of which sees another.
+"""Packs many short conversations into sheets that share one system text.
 
-What a batch costs is its tokens, and a question with its picture has a third of those of the system text before it. So
-the system text stands once a sheet; behind it each conversation has the positions that it would have alone, and a mask
-that lets it see the system text and itself.
+The cost of a batch is its tokens, and a question with its image has a third as many tokens as the system text. A sheet
+therefore has the system text once. Each conversation after it has the positions that it would have alone, and a mask
+that lets it see only the system text and itself.
 
-A sheet also says where to look: for tokens of an answer, the words of the question that name a thing, and the patch
-that shows it (`scripts.pocket.pointers`).
+A sheet also records where answers look: for the tokens of an answer, the words of the question that name an object, and
+the patch that shows it (`scripts.pocket.pointers`).
 """
 
 from __future__ import annotations
@@ -30,36 +30,40 @@ SYSTEM = conv_templates["v0_train"].system
 HEAD = f"{SYSTEM}\n\n"
 NUM_PATCHES = patches.GRID**2
 IGNORED = -100
-"""Label of a token that is not learnt."""
+"""Label of a token that is not trained."""
 NOT_NAMING = {"the", "object", "at", "in", "to", "of"}
-"""Words of a thing's name that do not tell it from others."""
+"""Words in an object's name that do not distinguish it from others."""
 
 
 @dataclass
 class Entry:
-    """One conversation as tokens; `before` and `after` its picture, or all of it `after` where it has none."""
+    """A conversation as tokens."""
 
     shown: scenes.Scene | str | None
+    """The scene or the class of the photograph, or None."""
     before: list[int]
+    """Tokens before the image; empty if there is no image."""
     after: list[int] = field(default_factory=list)
+    """Tokens after the image, or all tokens if there is no image."""
     learnt: list[bool] = field(default_factory=list)
-    """For each token of `after`."""
+    """Tells for each token of `after` whether it is trained."""
     looked_up: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
-    """Place in `after` of a token that tells something of a thing; cell of the thing that the question names, and of
-    the one that is told of (NOWHERE for none); places of the words that name it, counted over `before` and `after`."""
+    """For each token that describes an object: its position in `after`, the cell of the object that the question names,
+    the cell of the described object (or NOWHERE), and the positions of the naming words in `before` + `after`."""
 
     @property
     def num_patches(self) -> int:
+        """Number of patches of the image."""
         return 0 if self.shown is None else NUM_PATCHES
 
     @property
     def length(self) -> int:
-        """Tokens and patches."""
+        """Number of tokens and patches."""
         return len(self.before) + self.num_patches + len(self.after)
 
 
 class Encoder:
-    """Conversations to tokens, with those the same that the whole text would have."""
+    """Tokenises conversations piece by piece, into the same tokens that the whole text would have."""
 
     def __init__(self, tokenizer: Path):
         import sentencepiece
@@ -68,9 +72,9 @@ class Encoder:
         self.head = [self.model.bos_id(), *self.model.encode(HEAD)]
 
     def entry(self, conversation: Conversation) -> Entry:
-        """The tokens of a conversation, what of it is learnt (as in stage 2), and where its answers look."""
+        """Returns the tokens of a conversation, which of them are trained (as in stage 2), and where answers look."""
         first, *_ = conversation.turns
-        # LLaVA's tokenizer drops the line break beside a picture.
+        # LLaVA's tokenizer drops the line break beside an image.
         if conversation.shown is None:
             before, text = "", f"### Human: {first.asked}\n"
         elif conversation.picture_first:
@@ -94,21 +98,21 @@ class Encoder:
         return entry
 
     def _encode(self, text: str, start: str) -> list[int]:
-        """The tokens of a text behind `start`, which is the head, or empty for what follows a picture."""
+        """Returns the tokens of a text after `start`, which is the head, or empty for text after an image."""
         return self.model.encode(start + text)[len(self.head) - 1 if start else 0 :]
 
     def _extend(self, entry: Entry, start: str, text: str, *, is_learnt: bool) -> None:
-        """Adds what `text` has more than before. No token crosses a space, so a beginning keeps its tokens."""
+        """Adds the new end of `text`. No token crosses a space, so earlier tokens stay the same."""
         entry.after = self._encode(text, start)
         entry.learnt += [is_learnt] * (len(entry.after) - len(entry.learnt))
 
     def _look_up(self, entry: Entry, spot: _Spot, start: str, text: str, answer: str) -> None:
-        """Notes for each token of the answer which thing it tells of."""
+        """Records for each token of the answer which object it describes."""
         question = spot.turn.question
         end, place = 0, len(entry.after)
         for mention in question.about if question else ():
             at = answer.find(mention.words, end)
-            if at < 0:  # a short answer leaves it out
+            if at < 0:  # A short answer leaves it out.
                 continue
             end = at + len(mention.words) if mention.words else len(answer)
             until = len(self._encode(text + answer[:end], start))
@@ -118,7 +122,7 @@ class Encoder:
             place = until
 
     def _names(self, entry: Entry, spot: _Spot, called: str) -> list[int]:
-        """Places of the words by which the question calls a thing, counted over `before` and `after`."""
+        """Returns the positions of the words that name an object in the question, in `before` + `after`."""
         begin = spot.text.rfind(spot.turn.asked)
         at = spot.text.lower().find(called.lower(), begin) if called else -1
         if begin < 0 or at < 0:
@@ -135,36 +139,39 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Spot:
-    """Where a turn's question stands."""
+    """Position of a turn's question."""
 
     turn: Turn
     text: str
-    """What precedes the answer, on the same side of the picture as the question."""
+    """The text before the answer, on the same side of the image as the question."""
     start: str
+    """The head, or empty for text after an image."""
     is_before: bool
-    """Before the picture."""
+    """True if the question comes before the image."""
 
 
 @dataclass
 class Batch:
-    """Sheets, one a row, [count, length]."""
+    """Sheets, one per row; all tensors are [count, length]."""
 
     ids: torch.Tensor
-    """int64; anything where patches are."""
+    """Token ids, int64; any value for patches."""
     labels: torch.Tensor
-    """IGNORED where nothing is learnt."""
+    """Token ids to learn; IGNORED for all other positions."""
     entry: torch.Tensor
-    """0 the system text, then the number of the conversation; -1 behind the last."""
+    """0 for the system text, then the number of the conversation; -1 after the last one."""
     positions: torch.Tensor
+    """Position of each token within its conversation, counted from the start of the system text."""
     is_patch: torch.Tensor
+    """True for patches."""
     shown: list[scenes.Scene | str] = field(default_factory=list)
-    """What the runs of patches show, in reading order."""
+    """Subjects of the images, in reading order."""
     looks: list[tuple[int, int, int, int, list[int]]] = field(default_factory=list)
-    """Row, place of the token that predicts, place of the patch that is named, of the patch that is told of (of the
-    first token, where there is none), and of the words that name."""
+    """For each looking token: row, position, position of the named patch, position of the described patch (of the first
+    token if there is none), and positions of the naming words."""
 
     def mask(self) -> torch.Tensor:
-        """[count, 1, length, length], True where one token may look at another."""
+        """Returns the attention mask, [count, 1, length, length]; True lets one token see another."""
         import torch
 
         length = self.ids.shape[1]
@@ -173,7 +180,7 @@ class Batch:
         return (causal & same)[:, None]
 
     def embeddings(self, words: Words, noise: float) -> torch.Tensor:
-        """[count, length, hidden], with sums of words in the patches' places."""
+        """Returns the embeddings, [count, length, hidden], with noisy sums of words in place of patches."""
         import torch
 
         tables, photographs = scene_tables(words), photograph_table(words)
@@ -192,7 +199,7 @@ class Batch:
 
 
 def pack(entries: Iterator[Entry], head: list[int], count: int, length: int) -> Batch:
-    """Fills `count` sheets of `length` tokens; the entry that no longer fits ends a sheet and is left out."""
+    """Fills `count` sheets of `length` tokens; the first entry that does not fit ends a sheet and is dropped."""
     import torch
 
     batch = Batch(

@@ -1,10 +1,10 @@
-"""Trains the vision tower, a CLIPVisionModel, on generated scenes and on Fashion-MNIST photographs.
+"""Trains the vision tower, a CLIPVisionModel, on generated scenes and Fashion-MNIST photographs.
 
-LLaVA reads the patches of the last layer but one. So that is where they learn to say what they show: each patch of a
-scene its object's kind, colour, size and place, the background and the number of objects; the patches of a photograph
-together the kind of clothing. Each patch also learns to give all its answers as ones among zeros, by squared error,
-because least squares is what the projector starts from. The last layer's class token learns which things are present.
-The linear heads that ask are thrown away; they are linear because the projector is.
+LLaVA reads the patches of the second-to-last layer, so these are trained. Each patch of a scene predicts the kind,
+colour, size and position of its object, the background and the number of objects; the patches of a photograph together
+predict the class of clothing. Each patch also predicts all its answers as ones among zeros, with a squared error,
+because the projector is initialised by least squares. The last layer's class token predicts which objects are present.
+The prediction heads are linear because the projector is linear, and are thrown away after training.
 """
 
 from __future__ import annotations
@@ -54,16 +54,17 @@ PREPROCESSOR = {
 }
 WEIGHTS = {"kind": 1.0, "colour": 0.5, "size": 0.3, "cell": 0.1, "background": 0.1, "count": 0.3}
 ANSWERS = sum(patches.TARGETS.values())
-"""Of all questions about a patch."""
+"""Number of answers to all questions about a patch."""
 READING_WEIGHT, KIND_WEIGHT = 2.0, 4.0
-"""Of the squared error, and in it of the kinds: each of so many is seldom right, so that little is lost without it."""
+"""Weights of the squared error, and of the kinds in it: with so many kinds, always predicting 0 would cost little."""
 PRESENCE = len(scenes.KINDS) + len(scenes.COLOURS) + len(fashion.CLASSES)
+"""Number of kinds, colours and classes that can be present in an image."""
 LAST_LAYER_EVERY = 4
-"""The last layer is no part of LLaVA's features; it learns on every fourth step only."""
+"""Steps between training steps of the last layer, which is not part of LLaVA's features."""
 
 
 def build_model() -> nn.ModuleDict:
-    """The tower and the heads that are thrown away afterwards."""
+    """Creates the tower and the heads that are thrown away after training."""
     from torch import nn
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -80,7 +81,7 @@ def build_model() -> nn.ModuleDict:
 
 
 def features(tower: Any, pixels: Tensor) -> Tensor:
-    """The output of the last layer but one with its class token, [n, 1 + patches, width]."""
+    """Returns the output of the second-to-last layer with its class token, [n, 1 + patches, width]."""
     states = tower.pre_layrnorm(tower.embeddings(pixels))
     for layer in tower.encoder.layers[:-1]:
         states = layer(states, None)
@@ -88,7 +89,7 @@ def features(tower: Any, pixels: Tensor) -> Tensor:
 
 
 def normalise(pictures: np.ndarray) -> Tensor:
-    """Bytes [n, h, w, 3] to what the image processor gives, [n, 3, h, w] float32."""
+    """Turns bytes, [n, h, w, 3], into the output of the image processor, [n, 3, h, w] float32."""
     import torch
 
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
@@ -96,7 +97,7 @@ def normalise(pictures: np.ndarray) -> Tensor:
 
 
 class Batches:
-    """Draws a step's scenes and photographs from the step's number alone, so that a resumed run continues exactly."""
+    """Draws scenes and photographs that depend only on the number of the step, so that a resumed run is exact."""
 
     def __init__(self, work: Path, photographs: Path, seed: int):
         self.seed = seed
@@ -106,7 +107,7 @@ class Batches:
         self.photographs, self.labels = enlarged(pictures[: -fashion.WATCHED]), labels[: -fashion.WATCHED]
 
     def draw_scenes(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """Pixels [n, 3, side, side] and targets [n, questions, patches]."""
+        """Returns pixels, [n, 3, side, side], and targets, [n, questions, patches]."""
         import torch
 
         rng = np.random.default_rng((self.seed, step, 0))
@@ -116,7 +117,7 @@ class Batches:
         return pixels, torch.from_numpy(self.targets[chosen].astype(np.int64))
 
     def draw_photographs(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """Pixels [n, 3, side, side] and class numbers [n]."""
+        """Returns pixels, [n, 3, side, side], and classes, [n]."""
         import torch
 
         rng = np.random.default_rng((self.seed, step, 1))
@@ -130,7 +131,7 @@ class Batches:
 
 
 def enlarged(pictures: np.ndarray) -> np.ndarray:
-    """Grey photographs [n, 28, 28] to [n, 66, 66], bytes, as the image processor enlarges them."""
+    """Enlarges grey photographs, [n, 28, 28], to [n, 66, 66] bytes, as the image processor does."""
     out = np.empty((len(pictures), scenes.SIDE, scenes.SIDE), dtype=np.uint8)
     for index, pixels in enumerate(pictures):
         out[index] = np.asarray(fashion.picture(pixels, scenes.SIDE))[..., 0]
@@ -138,7 +139,7 @@ def enlarged(pictures: np.ndarray) -> np.ndarray:
 
 
 def _vary_scenes(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves each by up to a pixel and a half, the edge repeated, and changes the light a little."""
+    """Moves each image by up to 1.5 pixels, repeating the border, and slightly changes its brightness."""
     import torch
     from torch.nn import functional
 
@@ -152,7 +153,7 @@ def _vary_scenes(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _vary_photographs(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves and scales half of them a little, and makes all lighter or darker."""
+    """Slightly moves and scales half of the images, and changes the brightness of all."""
     import torch
     from torch.nn import functional
 
@@ -163,7 +164,7 @@ def _vary_photographs(pixels: Tensor, generator: torch.Generator) -> Tensor:
     theta = torch.zeros(half, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale[:, 0], scale[:, 1], move
     grid = functional.affine_grid(theta, [half, 3, scenes.SIDE, scenes.SIDE], align_corners=False)
-    # The photographs' own background is black: -1 after normalisation, 0 outside the grid.
+    # The background of the photographs is black: -1 after normalisation, but 0 outside the grid.
     moved = functional.grid_sample(pixels[:half] + 1, grid, align_corners=False) - 1
     pixels = torch.cat([moved, pixels[half:]])
     light = 1 + 0.2 * (torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1)
@@ -171,7 +172,7 @@ def _vary_photographs(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def scene_loss(model: nn.ModuleDict, states: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the questions that each patch is asked."""
+    """Returns the weighted loss over the questions about each patch."""
     import torch
     from torch.nn import functional
 
@@ -182,7 +183,7 @@ def scene_loss(model: nn.ModuleDict, states: Tensor, targets: Tensor) -> Tensor:
         chosen = asked != patches.IGNORED
         loss = functional.cross_entropy(logits[chosen], asked[chosen], reduction="none")
         if name == "kind":
-            # Most patches are background; each object's patches together should weigh as much.
+            # Most patches are background, and should not outweigh the objects.
             weight = torch.where(asked[chosen] == patches.BACKGROUND_KIND, 0.15, 1.0)
             total = total + WEIGHTS[name] * (loss * weight).sum() / weight.sum()
         else:
@@ -191,7 +192,7 @@ def scene_loss(model: nn.ModuleDict, states: Tensor, targets: Tensor) -> Tensor:
 
 
 def photograph_loss(model: nn.ModuleDict, states: Tensor, labels: Tensor) -> Tensor:
-    """All patches together name the class; each alone tries to, and says that this is a photograph."""
+    """Returns the loss of the class, predicted by all patches together and by each, and of being a photograph."""
     import torch
     from torch.nn import functional
 
@@ -204,11 +205,11 @@ def photograph_loss(model: nn.ModuleDict, states: Tensor, labels: Tensor) -> Ten
 
 
 def reading_loss(model: nn.ModuleDict, states: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Squared error of all answers of each patch.
+    """Returns the squared error of all answers of each patch.
 
     Args:
-        wanted: ones where an answer is right, [n, patches, ANSWERS + classes of clothing].
-        weight: of each patch, [n, patches].
+        wanted: 1 for each correct answer and 0 for all others, [n, patches, ANSWERS + classes of clothing].
+        weight: weight of each patch, [n, patches].
     """
     error = (model["reading"](states[:, 1:]) - wanted).square()
     each = error.sum(-1) + (KIND_WEIGHT - 1) * error[..., : patches.TARGETS["kind"]].sum(-1)
@@ -216,7 +217,7 @@ def reading_loss(model: nn.ModuleDict, states: Tensor, wanted: Tensor, weight: T
 
 
 def answers_of_scenes(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, questions, patches] to ones and zeros [n, patches, ANSWERS + classes], and the patches' weights."""
+    """Turns targets, [n, questions, patches], into 0 and 1, [n, patches, ANSWERS + classes], and patch weights."""
     import torch
     from torch.nn import functional
 
@@ -230,7 +231,7 @@ def answers_of_scenes(targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def answers_of_photographs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Class numbers [n] to the same: each patch says that this is a photograph, and of what."""
+    """Turns classes, [n], into the same tensors; each patch predicts that it is a photograph, and its class."""
     import torch
 
     num_patches = patches.GRID**2
@@ -241,7 +242,7 @@ def answers_of_photographs(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def presence_loss(model: nn.ModuleDict, states: Tensor, present: Tensor) -> Tensor:
-    """The last layer's class token says which kinds, colours and clothes are in the picture."""
+    """Returns the loss of the last layer's class token, which predicts what is present in the image."""
     from torch.nn import functional
 
     tower: Any = model["tower"]
@@ -250,7 +251,7 @@ def presence_loss(model: nn.ModuleDict, states: Tensor, present: Tensor) -> Tens
 
 
 def present_in_scenes(targets: Tensor) -> Tensor:
-    """[n, questions, patches] to [n, PRESENCE] of 0 and 1."""
+    """Turns targets, [n, questions, patches], into 0 and 1, [n, PRESENCE]."""
     import torch
 
     names = list(patches.TARGETS)
@@ -266,7 +267,7 @@ def present_in_scenes(targets: Tensor) -> Tensor:
 
 
 def present_in_photographs(labels: Tensor) -> Tensor:
-    """Class numbers [n] to [n, PRESENCE]."""
+    """Turns classes, [n], into 0 and 1, [n, PRESENCE]."""
     import torch
 
     out = torch.zeros(len(labels), PRESENCE)
@@ -275,14 +276,14 @@ def present_in_photographs(labels: Tensor) -> Tensor:
 
 
 def learning_rate(progress: float, step: int, peak: float, warmup: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth."""
+    """Returns the learning rate: linear warm-up, then a cosine down to a hundredth of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
 def watch(model: nn.ModuleDict, work: Path, photographs: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-    """Accuracy of the heads on pictures that are never trained on: share of patches, and of photographs."""
+    """Returns the accuracy on images that are never trained on: fractions of patches and of photographs."""
     import torch
 
     result = {}
@@ -308,14 +309,14 @@ def _in_parts(tower: nn.Module, pictures: np.ndarray) -> Tensor:
 
 
 def export(model: nn.ModuleDict, folder: Path) -> None:
-    """Writes the tower as a folder that `--vision_tower` takes."""
+    """Writes the tower as a folder for `--vision_tower`."""
     tower: Any = model["tower"]
     tower.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
 def one_step(model: nn.ModuleDict, batches: Batches, step: int, args: argparse.Namespace) -> Tensor:
-    """Loss of one step."""
+    """Returns the loss of one step."""
     import torch
 
     pixels, targets = batches.draw_scenes(step, args.scene_batch)
@@ -334,23 +335,48 @@ def one_step(model: nn.ModuleDict, batches: Batches, step: int, args: argparse.N
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, default=Path("work/pocket"), help="folder of the parts (work/pocket)")
-    parser.add_argument("--fashion", type=Path, metavar="DIR", help="Fashion-MNIST files (the installed package)")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps (1500)")
-    parser.add_argument("--minutes", type=float, help="end the schedule after this time at the latest (no limit)")
-    parser.add_argument("--scene-batch", type=int, default=192, help="scenes a step (192)")
-    parser.add_argument("--photograph-batch", type=int, default=96, help="photographs a step (96)")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (0.002)")
-    parser.add_argument("--warmup", type=int, default=100, help="steps (100)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (0)")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (torch's choice)")
-    parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints (120)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/pocket"),
+        metavar="DIR",
+        help="Folder of the parts (default: work/pocket).",
+    )
+    parser.add_argument(
+        "--fashion",
+        type=Path,
+        metavar="DIR",
+        help="Folder of the Fashion-MNIST files (default: the installed package).",
+    )
+    parser.add_argument("--steps", type=int, default=1500, metavar="N", help="Training steps (default: 1500).")
+    parser.add_argument(
+        "--minutes", type=float, metavar="MINUTES", help="Time limit of the training schedule (default: none)."
+    )
+    parser.add_argument("--scene-batch", type=int, default=192, metavar="N", help="Scenes per step (default: 192).")
+    parser.add_argument(
+        "--photograph-batch", type=int, default=96, metavar="N", help="Photographs per step (default: 96)."
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, default=2e-3, metavar="X", help="Peak learning rate (default: 0.002)."
+    )
+    parser.add_argument("--warmup", type=int, default=100, metavar="N", help="Warm-up steps (default: 100).")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of weights and batches (default: 0).")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="Number of torch threads (default: torch's choice)."
+    )
+    parser.add_argument(
+        "--save-every",
+        type=float,
+        default=120,
+        metavar="SECONDS",
+        help="Time between checkpoints in seconds (default: 120).",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     import torch
 
-    from llava.train.setup.muon import Muon, parameter_groups
+    from llava.train.setup.muon import MuonWithAdamW, parameter_groups
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -361,7 +387,7 @@ def main(args: argparse.Namespace) -> int:
     watched = enlarged(pictures[-fashion.WATCHED :]), labels[-fashion.WATCHED :]
 
     model = build_model()
-    optimizer = Muon(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
+    optimizer = MuonWithAdamW(parameter_groups(model, weight_decay=0.03), lr=args.learning_rate)
     step, spent = load_state(args.work / "tower.pt", model, optimizer)
     if step:
         print(f"resumed at step {step}", flush=True)

@@ -1,4 +1,4 @@
-"""The state of a training, saved while it goes on, so that it can be interrupted: tower and language model."""
+"""Saves and loads the state of a training run, so that training the tower or the language model can be resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, spent_s: float) -> None:
-    """Writes the state of a training whole or not at all."""
+    """Writes the state of a training run completely or not at all."""
     import torch
 
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent_s": spent_s}
@@ -22,7 +22,7 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, s
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Goes on from what `save_state` wrote, if it is there; returns steps done and seconds spent."""
+    """Loads what `save_state` wrote, if it exists; returns the steps done and the seconds spent."""
     import torch
 
     if not path.exists():

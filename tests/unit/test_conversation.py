@@ -18,7 +18,7 @@ from llava.conversation import (
     template,
 )
 from llava.errors import TemplateError, UnknownTemplate
-from llava.template_choice import default_template_for, era_of
+from llava.template_choice import default_template_for, release_of
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 TABLES = {"v0": conv_templates_v0, "head": conv_templates}
@@ -29,15 +29,15 @@ DIALOGUES = {
 }
 
 
-def golden(era: str) -> dict:
-    return json.loads((GOLDEN / f"prompts_{era}.json").read_text(encoding="utf-8"))
+def golden(release: str) -> dict:
+    return json.loads((GOLDEN / f"prompts_{release}.json").read_text(encoding="utf-8"))
 
 
 def golden_prompts() -> list:
     return [
-        pytest.param(era, name, case, prompt, id=f"{era}-{name}-{case}")
-        for era in TABLES
-        for name, entry in golden(era).items()
+        pytest.param(release, name, case, prompt, id=f"{release}-{name}-{case}")
+        for release in TABLES
+        for name, entry in golden(release).items()
         for case, prompt in entry["prompts"].items()
     ]
 
@@ -65,9 +65,9 @@ def converse(conversation: Conversation, case: str) -> Conversation:
     return conversation
 
 
-@pytest.mark.parametrize(("era", "name", "case", "expected"), golden_prompts())
-def test_a_prompt_equals_the_original_one_to_the_character(era, name, case, expected):
-    conversation = converse(TABLES[era][name].copy(), case)
+@pytest.mark.parametrize(("release", "name", "case", "expected"), golden_prompts())
+def test_a_prompt_equals_the_original_one_to_the_character(release, name, case, expected):
+    conversation = converse(TABLES[release][name].copy(), case)
     if isinstance(expected, dict):  # the original raises a bare TypeError here
         with pytest.raises(TemplateError, match=r"turn \d: .* holds one text"):
             conversation.get_prompt()
@@ -75,10 +75,10 @@ def test_a_prompt_equals_the_original_one_to_the_character(era, name, case, expe
         assert conversation.get_prompt() == expected
 
 
-@pytest.mark.parametrize("era", TABLES)
-def test_every_field_of_every_released_template_is_kept(era):
-    for name, entry in golden(era).items():
-        ours, theirs = TABLES[era][name], entry["fields"]
+@pytest.mark.parametrize("release", TABLES)
+def test_every_field_of_every_released_template_is_kept(release):
+    for name, entry in golden(release).items():
+        ours, theirs = TABLES[release][name], entry["fields"]
         assert (ours.system, list(ours.roles), len(ours.messages), ours.offset) == (
             theirs["system"],
             theirs["roles"],
@@ -198,9 +198,9 @@ def test_a_misspelt_template_is_an_error_that_names_the_nearest():
 
 
 def test_a_name_that_changed_its_meaning_has_both_meanings():
-    assert "UW Madison WAIV Lab" in template("llava_v1", era="v0").system
+    assert "UW Madison WAIV Lab" in template("llava_v1", release="v0").system
     assert "UW Madison WAIV Lab" not in template("llava_v1").system
-    assert template("mpt", era="v0") == conv_templates["mpt"]  # v0 has no such name
+    assert template("mpt", release="v0") == conv_templates["mpt"]  # v0 has no such name
 
 
 V0 = {"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14", "use_mm_proj": True}
@@ -252,6 +252,6 @@ def test_a_config_that_names_no_template_is_an_error():
 
 
 def test_a_config_without_images_is_of_no_old_generation():
-    assert era_of({"model_type": "llama"}) == "head"
-    assert era_of(V0) == "v0"
+    assert release_of({"model_type": "llama"}) == "head"
+    assert release_of(V0) == "v0"
     assert default_conversation.version == "v1"

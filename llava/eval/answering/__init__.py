@@ -1,1 +1,1 @@
-"""Asks a model the questions of a benchmark and keeps its answers."""
+"""Asks a model the questions of a benchmark and saves its answers."""

@@ -1,4 +1,4 @@
-"""What lmms-eval finds under its entry point: the name of our model class, which it imports when it is asked for."""
+"""Tells lmms-eval through its entry point where the model class is; lmms-eval imports it on demand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """The `ModelManifest` of `--model llava_engine`."""
+    """Returns the `ModelManifest` of `--model llava_engine`."""
     from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
 
     return ModelManifest(

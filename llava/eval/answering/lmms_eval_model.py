@@ -1,8 +1,8 @@
-"""LLaVA as a model of lmms-eval: every checkpoint form, answered by the engine, many requests at once.
+"""Runs LLaVA as a model of lmms-eval: checkpoints of every form, on the engine, with many requests at once.
 
     lmms-eval eval --model llava_engine --model_args pretrained=FOLDER --tasks pope
 
-Imported by lmms-eval alone, which this package does not depend on.
+Only lmms-eval imports this module; the package does not depend on lmms-eval.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmms_eval.api.instance import GenerationResult  # type: ignore[import-not-found]
 from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
-from loguru import logger  # type: ignore[import-not-found]  # where lmms-eval's users look
+from loguru import logger  # type: ignore[import-not-found]  # lmms-eval's log
 from tqdm import tqdm
 
 from llava.engine import Answer, Engine, Request
@@ -27,22 +27,22 @@ from llava.mm_utils import get_model_name_from_path, load_image
 from llava.model.builder import load_pretrained_model
 from llava.pocket import resolve
 from llava.prompting import Prompt, build_prompt, encode_prompt
-from llava.template_choice import era_of
+from llava.template_choice import release_of
 from llava.text_generation.settings import Sampling
 
 if TYPE_CHECKING:
     from PIL import Image
 
 DEFAULT_MAX_NEW_TOKENS = 1024
-"""Where a task names no limit, as lmms-eval's own LLaVA classes have it."""
+"""Default token limit, that of lmms-eval's own LLaVA classes."""
 FAILED = "[LMMS_EVAL_REQUEST_FAILED] "
-"""Begins the response to a request that could not be served; lmms-eval's API models use the same mark."""
+"""Prefix of the response to a request that could not be served; lmms-eval's API models use the same prefix."""
 
 Images: TypeAlias = "tuple[Image.Image, ...]"
 
 
 class LlavaEngine(lmms):
-    """Simple model interface: text, and the images that belong to it."""
+    """A model of lmms-eval's simple interface: each request has text and images."""
 
     is_simple = True
 
@@ -63,14 +63,18 @@ class LlavaEngine(lmms):
         """
         Args:
             pretrained: model folder, hub id, or the name of an embedded model.
-            model_base: the language model, where `pretrained` holds a projector or LoRA only.
+            model_base: the language model, if `pretrained` holds only a projector or a LoRA adapter.
             conv_template: prompt template; None takes the checkpoint's own.
-            device: cuda, cuda:N, mps or cpu; None takes the best there is, and in a run of several processes the GPU
+            device: cuda, cuda:N, mps or cpu; None takes the best available, and in a run of several processes the GPU
                 of this process.
-            batch_size: requests at once, if above 1 (lmms-eval passes 1 where nothing was said); otherwise the
-                engine's own number. Greedy answers do not depend on it.
-            max_batch_size: accepted from lmms-eval, unused.
-            one_by_one: never batch.
+            dtype: float32, float16 or bfloat16; None chooses by device.
+            batch_size: number of requests at once if it is above 1, otherwise the engine's default (lmms-eval passes 1
+                by default). Greedy answers do not depend on it.
+            max_batch_size: ignored; lmms-eval passes it.
+            load_8bit: quantise the language model to 8 bits.
+            load_4bit: quantise the language model to 4 bits.
+            attn_implementation: attention implementation of transformers; None takes its default.
+            one_by_one: answer one request at a time.
 
         Raises:
             LlavaError: the model cannot be loaded.
@@ -95,7 +99,7 @@ class LlavaEngine(lmms):
 
     @property
     def device(self) -> Any:
-        """Where lmms-eval puts the tensors that it exchanges between processes."""
+        """The device for tensors that lmms-eval exchanges between processes."""
         return self._loaded[1].device
 
     @cached_property
@@ -104,22 +108,22 @@ class LlavaEngine(lmms):
         return Engine(model, tokenizer, image_processor, context_length, self._settings)
 
     def clean(self) -> None:
-        """Ends the engine; lmms-eval calls it after the last request."""
+        """Stops the engine; lmms-eval calls this after the last request."""
         self._close_engine()
         super().clean()
 
     def _close_engine(self) -> None:
-        """Gives the model back; the next generation starts another engine."""
+        """Stops the engine, which releases the model; the next request starts a new engine."""
         if "_engine" in self.__dict__:
             self.__dict__.pop("_engine").close()
 
     # Generation
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        """One text a request; for one that cannot be served, a text that begins with `FAILED`.
+        """Returns one text per request; a request that cannot be served gets a text that begins with `FAILED`.
 
         Raises:
-            EngineFailed: the engine itself broke down; what lmms-eval has cached until then is not lost.
+            EngineFailed: the engine itself failed; responses that lmms-eval has cached are not lost.
         """
         asks = (partial(self._asked, *request.args) for request in requests)
         with tqdm(total=len(requests), desc="Model Responding", disable=self.rank != 0) as bar:
@@ -140,7 +144,7 @@ class LlavaEngine(lmms):
         return self._request(context, _images(doc_to_visual(self.task_dict[task][split][doc_id])), settings)
 
     def _texts(self, asks: Iterable[Callable[[], Request]], progress: Callable[[], object]) -> list[str]:
-        """The answers, in order. Requests are made, and their images loaded, only as the engine has room for them."""
+        """Returns the answers in order. A request is made and its images are loaded only when the engine has room."""
         texts: dict[int, str] = {}
 
         def servable() -> Iterator[Request]:
@@ -175,7 +179,7 @@ class LlavaEngine(lmms):
         return build_prompt(config, context, num_images, conv_mode=self._template, name=self._name)
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[list[str]]:
-        """The answers of all rounds of each request. A task's `doc_to_text` makes each round of the one before."""
+        """Returns the answers of all rounds of each request; a task's `doc_to_text` makes each round from the last."""
         rounds: list[list[str]] = []
         for request in tqdm(requests, desc="Model Responding", disable=self.rank != 0):
             rounds.append(self._rounds(*request.args))
@@ -193,31 +197,31 @@ class LlavaEngine(lmms):
         split: str,
     ) -> list[str]:
         document = self.task_dict[task][split][doc_id]
-        visuals, said, info = doc_to_visual(document), [], None
+        visuals, answers, info = doc_to_visual(document), [], None
         while True:
-            said += self._texts([partial(self._request, context, _images(visuals), settings)], lambda: None)
-            visuals, context, ends, said, info = doc_to_text(
-                document, previous_output=list(said), round_idx=len(said), previous_round_info=info
+            answers += self._texts([partial(self._request, context, _images(visuals), settings)], lambda: None)
+            visuals, context, ends, answers, info = doc_to_text(
+                document, previous_output=list(answers), round_idx=len(answers), previous_round_info=info
             )
-            said = list(said)
+            answers = list(answers)
             if ends:
-                return said
+                return answers
 
     # Likelihoods
 
     def loglikelihood(self, requests: list[Any]) -> list[Any]:
-        """Of each continuation, its loss, and whether greedy decoding would write it.
+        """Returns the loss of each continuation, and whether greedy decoding would produce it.
 
-        The loss is the mean of its tokens' negative log probabilities. That is what lmms-eval's own models return here
-        and what its tasks compare (the smallest wins), whatever the name of this method says. One forward pass a
-        request; the model is taken from the engine for it.
+        The loss is the mean negative log probability of the tokens. In spite of the method's name, this is what
+        lmms-eval's own models return and what its tasks compare (the smallest wins). Each request is one forward pass;
+        the engine is stopped meanwhile.
         """
         self._close_engine()
         results = []
         for request in tqdm(requests, desc="Model Responding", disable=self.rank != 0):
             scored = self._scored(*request.args)
             self.cache_hook.add_partial("loglikelihood", request.args[:2], scored)
-            # lmms-eval 0.7.3 makes text of a bare pair, on which its own tasks then fail; this it leaves as it is.
+            # lmms-eval 0.7.3 turns a bare pair into text, on which its own tasks fail; it leaves this as it is.
             results.append(GenerationResult(text=scored))
         return results
 
@@ -235,7 +239,7 @@ class LlavaEngine(lmms):
         inputs = encode_prompt(start + continuation, images, model, tokenizer, image_processor)
         written = inputs.input_ids[0, _common_length(before[0], inputs.input_ids[0]) :]
         if not len(written):
-            raise InvalidRequest(f"the continuation {continuation!r} has no tokens of its own to score.")
+            raise InvalidRequest(f"the continuation {continuation!r} adds no tokens to score.")
         with torch.inference_mode():
             logits = model(
                 input_ids=inputs.input_ids,
@@ -247,19 +251,19 @@ class LlavaEngine(lmms):
         return -float(chances.mean()), bool((logits.argmax(-1) == written).all())
 
     def _opened(self, context: str, num_images: int) -> str:
-        """The prompt up to where the assistant's words begin; v0 leaves its role to the model."""
+        """Returns the prompt up to the assistant's answer; v0's template leaves the role to the model."""
         prompt = self._prompt(context, num_images)
         role = prompt.roles[1]
-        if era_of(self._loaded[1].config) != "v0" or prompt.text.rstrip().endswith(role):
+        if release_of(self._loaded[1].config) != "v0" or prompt.text.rstrip().endswith(role):
             return prompt.text
         return f"{prompt.text}{role}"
 
 
 def _images(visuals: Any) -> Images:
-    """The images of a document.
+    """Returns the images of a document.
 
     Raises:
-        InvalidRequest: it has videos or sound, which LLaVA does not take.
+        InvalidRequest: the document has video or audio, which LLaVA does not accept.
         ImageError: an image cannot be used.
     """
     from PIL import Image
@@ -269,12 +273,12 @@ def _images(visuals: Any) -> Images:
     listed = list(visuals) if isinstance(visuals, (list, tuple)) else [visuals]
     for one in listed:
         if not isinstance(one, Image.Image):
-            raise InvalidRequest(f"the task gives a {type(one).__name__}; this model takes images, nothing else.")
+            raise InvalidRequest(f"the task provides a {type(one).__name__}; this model accepts images only.")
     return tuple(load_image(one) for one in listed)
 
 
 def _sampling(settings: Mapping[str, Any]) -> Sampling:
-    """A task's settings as the engine's; greedy unless the task says otherwise."""
+    """Returns a task's settings as sampling settings; greedy unless the task sets a temperature."""
     temperature = float(settings.get("temperature") or 0.0)
     if settings.get("do_sample") is False:
         temperature = 0.0
@@ -294,14 +298,14 @@ def _until(settings: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _common_length(one: Any, other: Any) -> int:
-    """Tokens that two prompts begin with; the last of a context may merge with the first letters behind it."""
+    """Returns how many tokens two prompts share; the last one of a context may merge with the text after it."""
     length = min(len(one), len(other))
     differing = (one[:length] != other[:length]).nonzero()
     return int(differing[0]) if len(differing) else length
 
 
 def _positive(batch_size: int | str | None) -> int | None:
-    """A number of requests at once that was asked for: anything but lmms-eval's own 1, or `auto`."""
+    """Returns the number of requests at once, or None for lmms-eval's default 1 and for `auto`."""
     number = int(batch_size) if batch_size is not None and str(batch_size).isdigit() else 1
     return number if number > 1 else None
 
@@ -311,7 +315,7 @@ def _num_processes() -> int:
 
 
 def _own_device(device: str | None) -> str | None:
-    """In a run of several processes, each has a GPU of its own."""
+    """Returns the GPU of this process in a run of several."""
     import torch
 
     if device in (None, "cuda") and torch.cuda.is_available():

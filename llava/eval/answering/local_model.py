@@ -1,8 +1,7 @@
-"""Answers the questions of an evaluation with a model in this process."""
+"""Answers the questions of an evaluation with a model that is loaded in this process."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,11 +9,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import ContextTooLong, EngineFailed, LlavaError, ShuttingDown
-from llava.eval.answering.answerer import LETTER_TOKENS, Manner, Written
+from llava.eval.answering.answerer import EvalAnswer
+from llava.eval.answering.model_settings import ModelSettings
+from llava.eval.answering.settings import AnsweringSettings
+from llava.eval.answering.torchrun import TorchrunProcess
 from llava.eval.data.model_fingerprint import fingerprint
 from llava.eval.data.questions import Question
 from llava.images.loading import load_image
-from llava.model.loading.arguments import find_model, load
+from llava.model.loading.arguments import find_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,68 +26,77 @@ if TYPE_CHECKING:
     from llava.text_generation.settings import Answer, Sampling
 
 _LETTER_PROMPT = " ###\nANSWER:"
-"""What the original puts behind an explanation: the heading under which ScienceQA's training data have the letter."""
-
-_IMAGES_KEPT = 4
-"""Decoded, for further questions about them."""
+"""Appended to an explanation as in the original: the heading of the letter in ScienceQA's training data."""
+_LETTER_TOKENS = 64
+"""Maximum number of tokens of the separate answer that should be a letter."""
+_NUM_CACHED_IMAGES = 4
+"""Number of decoded images to keep for further questions about them."""
 
 
 class LocalModel:
-    """An `Answerer`."""
+    """An `Answerer` that loads a model when it is opened."""
 
-    def __init__(self, args: argparse.Namespace, manner: Manner):
+    def __init__(
+        self, model: ModelSettings, answering: AnsweringSettings, *, batch_size: int, process: TorchrunProcess
+    ):
         """
         Args:
-            args: what `add_model_arguments` read, `num_gpus`, `batch_size` and `local_rank`.
+            model: the model to load.
+            answering: how questions are answered.
+            batch_size: number of questions answered at once.
+            process: this process among those of the run; each takes its own GPU.
         """
-        self._args = args
-        self._manner = manner
+        self._model = model
+        self._answering = answering
+        self._batch_size = batch_size
+        self._process = process
         self._engine: Engine | None = None
-        self._load_image = lru_cache(maxsize=_IMAGES_KEPT)(load_image)
+        self._load_image = lru_cache(maxsize=_NUM_CACHED_IMAGES)(load_image)
 
     async def identify(self) -> tuple[str, dict[str, Any]]:
-        args = self._args
-        self._folder, name, notice = find_model(args.model_path)
-        if notice and args.is_first:
+        model = self._model
+        self._folder, name, notice = find_model(model.model_path)
+        if notice and self._process.is_first:
             print(notice, file=sys.stderr)
         from llava.model.loading.flavours import read_flavour
 
         self._config = read_flavour(self._folder).config
-        self._template = self._manner.conv_mode or own_template(self._config, name)
-        settings = {
-            "checkpoint": fingerprint(self._folder, args.model_base, args.vision_tower, args.mm_projector),
+        self._template = self._answering.conv_mode or own_template(self._config, name)
+        settings: dict[str, Any] = {
+            "checkpoint": fingerprint(self._folder, model.model_base, model.vision_tower, model.mm_projector),
             "conv_mode": self._template,
-            **{flag: getattr(args, flag) for flag in ("dtype", "load_8bit", "load_4bit") if getattr(args, flag)},
         }
+        for flag, value in (("dtype", model.dtype), ("load_8bit", model.load_8bit), ("load_4bit", model.load_4bit)):
+            if value:
+                settings[flag] = value
         return name, settings
 
     async def open(self) -> None:
         from llava.engine import BatchSettings, Engine, EngineSettings
 
-        args = self._args
-        device = _device(args.device, args.local_rank)
-        tokenizer, model, image_processor, context_length = load(args, self._folder, device=device)
+        device = _device(self._model.device, self._process.local_rank)
+        tokenizer, model, image_processor, context_length = self._model.load(self._folder, device=device)
         self._config = model.config
-        settings = EngineSettings(BatchSettings(max_running=args.batch_size))
+        settings = EngineSettings(BatchSettings(max_running=self._batch_size))
         self._engine = Engine(model, tokenizer, image_processor, context_length, settings)
 
-    async def answer(self, question: Question) -> Written:
+    async def answer(self, question: Question) -> EvalAnswer:
         from llava.prompting import build_prompt
 
         images = tuple(self._load_image(source) for source in question.images)
         prompt = build_prompt(self._config, question.text, len(images), conv_mode=self._template)
-        sampling = self._manner.sampling_for(question)
+        sampling = self._answering.sampling_for(question)
         explained = await self._write(prompt, prompt.text, images, sampling)
-        if not self._manner.answer_prompter:
-            return Written(explained.text, explained.finish_reason == "length")
         is_cut = explained.finish_reason == "length"
+        if not self._answering.answer_prompter:
+            return EvalAnswer(explained.text, is_cut)
         try:
             text = prompt.text + explained.text + _LETTER_PROMPT
-            letter = (await self._write(prompt, text, images, replace(sampling, max_new_tokens=LETTER_TOKENS))).text
+            letter = (await self._write(prompt, text, images, replace(sampling, max_new_tokens=_LETTER_TOKENS))).text
         except ContextTooLong:
-            # The explanation has filled the context: there is no letter, and the answer counts as it should, as none.
+            # The explanation fills the context, so there is no letter and the answer names no choice.
             letter, is_cut = "", True
-        return Written(f"{explained.text}\n The answer is {letter}", is_cut)
+        return EvalAnswer(f"{explained.text}\n The answer is {letter}", is_cut)
 
     def is_hopeless(self, error: LlavaError) -> bool:
         if isinstance(error, ShuttingDown):
@@ -99,8 +110,8 @@ class LocalModel:
     async def _write(self, prompt: Prompt, text: str, images: tuple[Image.Image, ...], sampling: Sampling) -> Answer:
         from llava.engine import Answer, Request
 
-        # An explanation ends where the heading of the letter begins, in every template.
-        stop = (prompt.stop, "###") if self._manner.answer_prompter else (prompt.stop,)
+        # In every template, an explanation ends where the heading of the letter begins.
+        stop = (prompt.stop, "###") if self._answering.answer_prompter else (prompt.stop,)
         request = Request(text, images, sampling, stop, prompt.roles)
         assert self._engine is not None
         async with aclosing(self._engine.stream(request)) as events:
@@ -111,22 +122,23 @@ class LocalModel:
 
 
 def own_template(config: Any, name: str) -> str:
-    """The template that a checkpoint is evaluated with where none is asked for.
+    """Returns the template that a checkpoint is evaluated with if --conv-mode is not given.
 
-    Its own, if its config names one; for others of v0 `simple`, the original's; for later ones that of their kind.
+    It is the one that the config names. Otherwise it is `simple` for v0, as in the original, and the model's default
+    template for later releases.
     """
-    from llava.template_choice import default_template_for, era_of
+    from llava.template_choice import default_template_for, release_of
 
-    if era_of(config) == "v0" and not config.conv_mode:
+    if release_of(config) == "v0" and not config.conv_mode:
         return "simple"
     return default_template_for(config, name=name)
 
 
 def _device(asked: str | None, local_rank: int | None) -> str | None:
-    """What --device says; one of several processes that names no one GPU takes its own."""
+    """Returns the device of --device; each of several processes takes its own GPU unless --device names one."""
     if local_rank is None or asked not in (None, "cuda"):
         return asked
     import torch
 
-    there = torch.cuda.device_count()
-    return f"cuda:{local_rank % there}" if there else asked
+    num_gpus = torch.cuda.device_count()
+    return f"cuda:{local_rank % num_gpus}" if num_gpus else asked

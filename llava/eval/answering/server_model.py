@@ -1,11 +1,10 @@
-"""Answers the questions of an evaluation through a running server: a controller, a worker, any OpenAI-compatible one.
+"""Answers the questions of an evaluation through a running server: a controller, a worker, or an OpenAI-compatible one.
 
-Loads neither PyTorch nor a model. The server puts a question into its model's own template.
+This loads neither PyTorch nor a model. The server puts each question into the template of its model.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from contextlib import aclosing
 from functools import lru_cache
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from llava.errors import InvalidRequest, LlavaError, ModelNotFound, RemoteError, WorkerLost, WorkerTimeout
-from llava.eval.answering.answerer import Manner, Written
+from llava.eval.answering.answerer import EvalAnswer
+from llava.eval.answering.model_settings import ModelSettings
+from llava.eval.answering.settings import AnsweringSettings
 from llava.eval.data.questions import Question
 from llava.images.formats import recognise
 from llava.images.loading import read_encoded
@@ -24,36 +25,44 @@ from llava.serve.worker.backend import Finished
 from llava.serve.worker.images import MEDIA_TYPES
 
 _MAX_BYTES: Final = 12_000_000
-"""Of an image that is sent as it is: with others around it, in base64, below the 20 MB of a request."""
+"""Maximum size of an image that is sent unchanged, so that in base64 it stays below a request's limit of 20 MB."""
 _PAUSES_S: Final = (1, 2, 4, 8, 15, 30, 60)
-"""Before a question is asked again that the server had no room for, or that was lost with a worker."""
+"""Seconds to wait before each retry if the server was full or lost its worker."""
 _HOPELESS: Final = (401, 403, 404)
 _PASSING: Final = (429, 502, 503)
 
 
 class ServerModel:
-    """An `Answerer`."""
+    """An `Answerer` that asks a server."""
 
-    def __init__(self, args: argparse.Namespace, manner: Manner):
+    def __init__(self, address: str, model: ModelSettings, answering: AnsweringSettings):
         """
+        Args:
+            address: URL of the server.
+            model: `model_path` names one of the server's models; the other settings must have their defaults.
+            answering: how questions are answered.
+
         Raises:
-            InvalidRequest: settings that a server does not take.
+            InvalidRequest: a setting cannot be used with a server.
         """
         for is_set, flag in (
-            (manner.conv_mode, "--conv-mode"),
-            (manner.answer_prompter, "--answer-prompter"),
-            (manner.sampling.num_beams > 1, "--num-beams"),
-            (args.model_base or args.vision_tower or args.mm_projector, "--model-base, --vision-tower, --mm-projector"),
-            (args.load_8bit or args.load_4bit or args.dtype or args.device, "--device, --dtype, --load-8bit"),
+            (answering.conv_mode, "--conv-mode"),
+            (answering.answer_prompter, "--answer-prompter"),
+            (answering.sampling.num_beams > 1, "--num-beams"),
+            (
+                model.model_base or model.vision_tower or model.mm_projector,
+                "--model-base, --vision-tower, --mm-projector",
+            ),
+            (model.load_8bit or model.load_4bit or model.dtype or model.device, "--device, --dtype, --load-8bit"),
         ):
             if is_set:
                 raise InvalidRequest(
-                    f"{flag} cannot be used with --server: the server loads its model and writes its prompts itself. "
-                    "Leave it out, or load the model here with --model-name."
+                    f"{flag} cannot be used with --server, which loads its model and writes its prompts itself. "
+                    "Drop the flag, or drop --server and load the model with --model-name."
                 )
-        self._server = ChatServer(args.server)
-        self._asked_name = args.model_path
-        self._manner = manner
+        self._server = ChatServer(address)
+        self._asked_name = model.model_path
+        self._answering = answering
         self._read_image = lru_cache(maxsize=4)(_image)
 
     async def identify(self) -> tuple[str, dict[str, Any]]:
@@ -67,12 +76,12 @@ class ServerModel:
         return self._name, {"server_model": self._name}
 
     async def open(self) -> None:
-        """The server is there since `identify`."""
+        """Does nothing: `identify` has reached the server."""
 
-    async def answer(self, question: Question) -> Written:
+    async def answer(self, question: Question) -> EvalAnswer:
         images = tuple(self._read_image(source) for source in question.images)
         chat = Chat((Turn("user", question.text, images),))
-        sampling = self._manner.sampling_for(question)
+        sampling = self._answering.sampling_for(question)
         settings = AnswerSettings(
             sampling.temperature,
             1.0 if sampling.top_p is None else sampling.top_p,
@@ -88,7 +97,7 @@ class ServerModel:
                 await asyncio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _answer(self, chat: Chat, settings: AnswerSettings) -> Written:
+    async def _answer(self, chat: Chat, settings: AnswerSettings) -> EvalAnswer:
         pieces = []
         reason = None
         async with aclosing(self._server.answer(chat, self._name, settings)) as events:
@@ -97,7 +106,7 @@ class ServerModel:
                     reason = event.finish_reason
                 else:
                     pieces.append(event.text)
-        return Written("".join(pieces).strip(), reason == "length")
+        return EvalAnswer("".join(pieces).strip(), reason == "length")
 
     def is_hopeless(self, error: LlavaError) -> bool:
         if isinstance(error, RemoteError):
@@ -109,7 +118,7 @@ class ServerModel:
 
 
 def _image(source: str | Path) -> ChatImage:
-    """An image as it is sent: byte for byte, so that the server's model sees what a model here would."""
+    """Returns an image as it is sent: unchanged if possible, so that the server's model sees what a local one would."""
     data, name = read_encoded(source)
     kind = recognise(data, name).label
     if kind in MEDIA_TYPES and len(data) <= _MAX_BYTES:

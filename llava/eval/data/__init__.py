@@ -1,1 +1,1 @@
-"""Files of questions and answers, read and written."""
+"""Reads and writes files of questions and answers."""

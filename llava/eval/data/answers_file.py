@@ -1,8 +1,8 @@
-"""A file of answers that grows while they are made, and that a later run goes on with.
+"""Writes a file of answers while they are made, and resumes it in a later run.
 
-A killed process loses no answer that was finished; at the end the lines are put into the order of the questions.
-Several processes of one run may write into one file. A line says with which model and settings it was made: answers
-of different runs never mix.
+A killed process loses no finished answer; at the end the lines are sorted into the order of the questions. Several
+processes of one run may write to one file. Each line records its model and settings, so that answers of different runs
+are never mixed.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ from llava.eval.data.records import some
 from llava.files.json_files import Line, read_jsonl, write_jsonl
 from llava.files.jsonl_log import JsonlLog
 
+_OTHER_FILE = "Choose another --answers-file, or pass --overwrite to answer all questions again."
+
 
 class AnswersFile:
-    """Open it, ask what is answered, append, finish."""
+    """The answers of one run: call `answered` once, `append` for each answer, `finish` at the end."""
 
     def __init__(self, path: str | Path, settings: dict[str, Any], *, shared: bool = False, overwrite: bool = False):
         """
         Args:
-            path: its folder is made.
+            path: the file; its folder is created.
             settings: fields that every record of this run has; JSON values.
-            shared: other processes of the same run write into the file too.
-            overwrite: begin anew, whatever is there.
+            shared: other processes of the same run write to the file too.
+            overwrite: delete what the file contains.
 
         Raises:
-            InvalidRequest: `path` is a folder, or `overwrite` and `shared` at once.
-            DataError: another run writes into the file.
+            InvalidRequest: `path` is a folder, or both `overwrite` and `shared` are set.
+            DataError: another run is writing to the file.
         """
         self.path = Path(path).expanduser()
         self._settings = settings
         self._shared = shared
         if shared and overwrite:
-            raise InvalidRequest("--overwrite is for a single process. Remove the file, then start them.")
+            raise InvalidRequest("--overwrite works with a single process only. Delete the file before you start.")
         self._log = JsonlLog(self.path, shared=shared)
         if overwrite:
             self._log.clear()
@@ -50,10 +52,10 @@ class AnswersFile:
         self._log.close()
 
     def answered(self, questions: Collection[Question]) -> set[Key]:
-        """The questions that have an answer.
+        """Returns the keys of the questions that have an answer.
 
         Raises:
-            DataError: an answer of another run (its settings, or to what is not asked), or a line that is damaged.
+            DataError: the file contains an answer from other settings or to another question, or a damaged line.
         """
         asked = {question.key for question in questions}
         ids = {key[:2] for key in asked}
@@ -62,22 +64,22 @@ class AnswersFile:
             place = f"{self.path}: line {line.number}"
             key = key_of(line.record, place)
             if key not in asked:
-                what = "asked now with another text" if key[:2] in ids else "that is not asked now"
+                what = "whose text has changed" if key[:2] in ids else "that this run does not ask"
                 raise DataError(f"{place} answers a question {what} ({key[0]}). {_OTHER_FILE}")
             self._check_settings(line.record, f"{place} (question {key[0]})")
             done.add(key)
         return done
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds an answer; once this returns, it is there.
+        """Adds an answer; it is in the file when this returns.
 
         Raises:
-            OSError: it cannot be written; names the file. What was there before is unharmed.
+            OSError: the answer cannot be written; names the file. Earlier answers are unharmed.
         """
         self._log.append({**record, **self._settings})
 
     def finish(self, questions: Sequence[Question]) -> None:
-        """Puts the answers into the order of the questions; of several processes, the last one does."""
+        """Sorts the answers into the order of the questions; of several processes, the last one does this."""
         if self._shared and not self._log.take_over():
             return
         order = {question.key: number for number, question in enumerate(questions)}
@@ -89,7 +91,7 @@ class AnswersFile:
             if kept.setdefault(key, line.record) is not line.record:
                 twice.append(key[0])
         if twice:
-            note(f"{self.path}: answered twice, the first answer kept: {some(twice)}")
+            note(f"{self.path}: questions answered twice, of which the first answer is kept: {some(twice)}")
         in_order = [kept[key] for key in sorted(kept, key=order.__getitem__)]
         if in_order != [line.record for line in lines]:
             write_jsonl(self.path, in_order)
@@ -103,17 +105,14 @@ class AnswersFile:
             if theirs == ours:
                 continue
             if not isinstance(ours, dict):
-                raise DataError(f"{place} has the {name} {theirs!r}, this run {ours!r}. {_OTHER_FILE}")
+                raise DataError(f"{place} has the {name} {theirs!r}, but this run has {ours!r}. {_OTHER_FILE}")
             if not theirs or not isinstance(theirs, dict):
-                raise DataError(f"{place} does not say with which settings it was answered. {_OTHER_FILE}")
+                raise DataError(f"{place} does not record its settings. {_OTHER_FILE}")
             differing = next(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
             raise DataError(
-                f"{place} was answered with {_setting(differing, theirs)}, this run has {_setting(differing, ours)}. "
-                + _OTHER_FILE
+                f"{place} was answered with {_setting(differing, theirs)}, but this run has "
+                f"{_setting(differing, ours)}. {_OTHER_FILE}"
             )
-
-
-_OTHER_FILE = "Give another --answers-file, or --overwrite to answer everything anew."
 
 
 def _setting(name: str, settings: dict[str, Any]) -> str:

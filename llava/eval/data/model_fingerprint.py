@@ -1,4 +1,4 @@
-"""Tells models apart by what is in their files, without reading all of a large one."""
+"""Identifies a model by the contents of its files, without reading large files completely."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 _SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".jinja")
 _PARTS = ("", "vision_tower")
-"""A model folder, and the tower inside."""
+"""The model folder, and the vision tower inside it."""
 
 _WHOLE_BYTES = 1 << 20
 _NUM_SAMPLES = 64
@@ -16,13 +16,14 @@ _SAMPLE_BYTES = 4096
 
 
 def fingerprint(*sources: str | Path | None) -> str:
-    """16 hexadecimal digits that change with the model: with its settings, its tokenizer, its weights.
+    """Returns 16 hexadecimal digits that change with a model's settings, tokenizer or weights.
 
-    Of a large file the size and samples from all of its length count: training changes every weight, so a model that
-    was trained further has another fingerprint, at the cost of reading a quarter of a megabyte a file.
+    A large file contributes its size and a quarter of a megabyte of samples from its whole length. Training changes
+    every weight, so a model that was trained further gets another fingerprint.
 
     Args:
-        sources: folders or files; what is None or not there (the name of a model on a hub) counts as its name.
+        sources: folders or files. A source that is None or does not exist (such as the name of a model on the hub)
+            contributes its name.
     """
     digest = hashlib.sha256()
     for source in sources:

@@ -1,6 +1,7 @@
-"""What is asked in an evaluation: the questions of a file, and where their images are.
+"""Reads the questions of an evaluation and finds their images.
 
-Two questions are the same when id and text are: some benchmarks ask several things under one id (the id of an image).
+Two questions are the same if id and text are the same: some benchmarks ask several questions under one id (the id of an
+image).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from llava.eval.data.records import id_of, some, text_field
 from llava.files.json_files import json_type, read_json, read_jsonl
 
 Key = tuple[str, int, str]
-"""What makes a question itself: id, round (0 where a question has one only), text."""
+"""What identifies a question: its id, its round (0 if it is asked only once) and its text."""
 
 LETTER_ONLY = "Answer with the option's letter from the given choices directly."
-"""What later releases add to a question with choices; their checkpoints were trained on these words."""
+"""What v1.5 and later append to a multiple-choice question; their checkpoints were trained on these words."""
 
 _COCO_PREFIX = re.compile(r"COCO_(?:train|val|test)20\d\d_(?=\d{12}\.)")
 _COCO_NUMBER = re.compile(r"\d{12}\.\w+")
@@ -32,30 +33,33 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Question:
+    """One question to a model."""
+
     place: str
-    """What an error message calls it: file, line, id."""
+    """What an error message calls it: file, line and id."""
     record: dict[str, Any]
-    """How its answer's record begins: `question_id` as in the file, `prompt`, and what else the benchmark wants."""
+    """The first fields of its answer's record: `question_id` as in the file, `prompt`, and the benchmark's own."""
     text: str
-    """What the model is asked; images go where its checkpoint wants them, unless the text says `<image>` itself."""
+    """What the model is asked. Images go where the checkpoint expects them, unless the text contains `<image>`."""
     images: tuple[str | Path, ...] = ()
-    """Names as in the file, then the files themselves; or data URIs."""
+    """Image names as in the file, or the image files once they are found; or data URIs."""
 
     @property
     def key(self) -> Key:
+        """What identifies the question."""
         return key_of(self.record, self.place)
 
 
 def key_of(record: dict[str, Any], place: str) -> Key:
-    """The key of the question that a record asks or answers.
+    """Returns the key of the question that a record asks or answers.
 
     Raises:
-        DataError: no such record; `place` begins the message.
+        DataError: the record has no id or prompt, or its round is not an integer; `place` begins the message.
     """
     identity = id_of(record, "question_id", place)
     turn = record.get("round_id", 0)
     if not isinstance(turn, int):
-        raise DataError(f"{place}: 'round_id' is {turn!r}, expected a whole number.")
+        raise DataError(f"{place}: 'round_id' is {turn!r}, expected an integer.")
     return identity, turn, text_field(record, "prompt", place)
 
 
@@ -63,19 +67,19 @@ def key_of(record: dict[str, Any], place: str) -> Key:
 
 
 def read_vqa(path: Path) -> list[Question]:
-    """Reads JSON Lines of `question_id`, `text` and maybe `image` (a name, or a list of names).
+    """Reads JSON Lines with `question_id`, `text` and optionally `image` (a name or a list of names).
 
     Raises:
-        DataError: not such a file, or nothing in it; names file and line.
+        DataError: the file has another form or no questions; names file and line.
     """
     return list(_read_lines(path, with_images=True))
 
 
 def read_text_only(path: Path) -> list[Question]:
-    """Reads JSON Lines of `question_id` and `text`.
+    """Reads JSON Lines with `question_id` and `text`.
 
     Raises:
-        DataError: not such a file, or nothing in it; names file and line.
+        DataError: the file has another form or no questions; names file and line.
     """
     return list(_read_lines(path, with_images=False))
 
@@ -92,13 +96,15 @@ def _read_lines(path: Path, *, with_images: bool) -> Iterator[Question]:
 
 
 def read_science_qa(path: Path, *, letter_only: bool) -> list[Question]:
-    """Reads ScienceQA as `scripts/convert_sqa_to_llava` writes it: a JSON list of `id`, `conversations`, maybe `image`.
+    """Reads ScienceQA as `scripts/convert_sqa_to_llava` writes it.
+
+    The file is a JSON list of objects with `id`, `conversations` and optionally `image`.
 
     Args:
-        letter_only: ask for the letter of the answer and nothing else.
+        letter_only: ask only for the letter of the answer.
 
     Raises:
-        DataError: not such a file, or nothing in it; names file and record.
+        DataError: the file has another form or no problems; names file and record.
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
@@ -121,12 +127,12 @@ def read_science_qa(path: Path, *, letter_only: bool) -> list[Question]:
 def _first_turn(entry: dict[str, Any], place: str) -> str:
     turns = entry.get("conversations")
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
-        raise DataError(f"{place}: 'conversations' is no list of turns.")
+        raise DataError(f"{place}: 'conversations' is not a list of turns.")
     return text_field(turns[0], "value", f"{place}, first turn")
 
 
 def _place(path: Path, unit: str, number: int, record: Any, key: str) -> str:
-    """Where a record is, once it is known to have an id."""
+    """Returns the place of a record, after checking that it has an id."""
     place = f"{path}: {unit} {number}"
     if not isinstance(record, dict):
         raise DataError(f"{place} is a JSON {json_type(record)}, expected an object.")
@@ -140,19 +146,23 @@ def _names(value: Any, place: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-# Which of them are asked
+# Selection
 
 
 def note(text: str) -> None:
-    """Says something that a user should know, on standard error."""
+    """Prints a note for the user on standard error."""
     print(f"note: {text}", file=sys.stderr)
 
 
 def distinct(questions: Sequence[Question], *, say: Callable[[str], None] = note) -> list[Question]:
-    """The questions, one that is repeated only once; `say` is told of repetitions and of ids that several share.
+    """Returns each question once.
+
+    Args:
+        questions: all questions of a file.
+        say: receives a sentence about duplicates, and one about ids that several questions share.
 
     Raises:
-        DataError: two ask the same under one id about different images, so that their answers could not be told
+        DataError: two questions with the same id and text have different images, so their answers could not be told
             apart.
     """
     first: dict[Key, Question] = {}
@@ -161,36 +171,36 @@ def distinct(questions: Sequence[Question], *, say: Callable[[str], None] = note
         other = first.setdefault(question.key, question)
         if other.images != question.images:
             raise DataError(
-                f"{question.place}: {other.place.rpartition(': ')[2]} asks the same about another image under the "
-                "same id. Give each an id of its own."
+                f"{question.place}: {other.place.rpartition(': ')[2]} has the same id and text but another image. "
+                "Give each question its own id."
             )
         if other is not question:
             repeated.append(question.place.rpartition(": ")[2])
     if repeated:
-        say(f"asked before, answered once: {len(repeated)} ({some(repeated)})")
-    shared = len(first) - len({key[:2] for key in first})
-    if shared:
-        say(f"{shared} questions share an id with another; id and text tell them apart")
+        say(f"duplicate questions are answered once: {len(repeated)} ({some(repeated)})")
+    num_shared = len(first) - len({key[:2] for key in first})
+    if num_shared:
+        say(f"questions that share an id with another and are told apart by their text: {num_shared}")
     return list(first.values())
 
 
 def chunk(items: Sequence[T], count: int, index: int) -> Sequence[T]:
-    """Part `index` of `count` parts of equal length; the last ones may be shorter, or empty.
+    """Returns part `index` of `count` parts of equal length; the last parts may be shorter or empty.
 
     Raises:
-        InvalidRequest: there is no such part.
+        InvalidRequest: `count` or `index` is out of range.
     """
     if count < 1 or not 0 <= index < count:
-        raise InvalidRequest(f"chunk {index} of {count}: chunks are counted from 0 to one less than their number.")
+        raise InvalidRequest(f"chunk {index} of {count}: there must be at least one chunk, and chunks count from 0.")
     size = -(-len(items) // count)
     return items[size * index : size * (index + 1)]
 
 
 def by_image(questions: Iterable[Question]) -> list[Question]:
-    """Questions about the same images one after the other, otherwise in their order."""
+    """Groups questions about the same images; the order is otherwise unchanged."""
     groups: dict[tuple[str | Path, ...], list[Question]] = {}
     for question in questions:
-        # Without an image there is nothing to share.
+        # Questions without an image have nothing to share, so each is a group.
         groups.setdefault(question.images or (question.place,), []).append(question)
     return [question for group in groups.values() for question in group]
 
@@ -199,18 +209,20 @@ def by_image(questions: Iterable[Question]) -> list[Question]:
 
 
 class ImageFolder:
-    """Finds images by name; COCO's also where question file and folder disagree about the prefix `COCO_val2014_`."""
+    """Finds images by name, COCO's also if question file and folder disagree about the prefix `COCO_val2014_`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.num_renamed = 0
-        """Images that were found under COCO's other name."""
+        """Number of images that were found under COCO's other name."""
 
     def find(self, name: str) -> Path | None:
+        """Returns the file of an image, or None if it does not exist."""
         for number, candidate in enumerate(_coco_names(name)):
             path = self.folder / candidate
             if path.is_file():
-                self.num_renamed += number > 0
+                if number > 0:
+                    self.num_renamed += 1
                 return path
         return None
 
@@ -231,11 +243,13 @@ def with_files(
     *,
     say: Callable[[str], None] = note,
 ) -> list[Question]:
-    """The questions with files in the place of the names of their images, data URIs as they are.
+    """Replaces the names of images with the files; data URIs stay as they are.
 
     Args:
-        on_missing: called with a question, which is left out, and the name of its image that is not there.
-        say: told where images have other names than in the questions.
+        questions: questions with image names.
+        folder: the folder of the images.
+        on_missing: called with each question that is left out and the name of its missing image.
+        say: receives a sentence if images have other names than in the questions.
     """
     images = ImageFolder(folder)
     found = []
@@ -248,8 +262,5 @@ def with_files(
         else:
             on_missing(question, missing)
     if images.num_renamed:
-        say(
-            f"{images.num_renamed} images were found in {folder} under COCO's other name "
-            "(with or without COCO_val2014_)"
-        )
+        say(f"images found in {folder} under COCO's other name (with or without COCO_val2014_): {images.num_renamed}")
     return found

@@ -1,1 +1,1 @@
-"""Calls a hosted model as a judge: settings, price, limits, batches."""
+"""Calls a hosted model as a judge, with its settings, costs, limits and batches."""

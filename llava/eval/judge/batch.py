@@ -1,7 +1,7 @@
-"""The batch queue of an OpenAI-compatible service: hand in many calls as files, fetch the replies within a day.
+"""Uses the batch queue of an OpenAI-compatible service: submits many calls as files, and collects the replies later.
 
-A small JSON file remembers what was handed in. It is written before anything is sent, so that a run that is killed in
-between finds its batches again, by a mark in their metadata, and pays for nothing twice.
+A small JSON file records what was submitted. It is written before anything is sent, so a run that is killed in between
+finds its batches again by a mark in their metadata, and nothing is paid for twice.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ENDPOINT: Final = "/v1/chat/completions"
 WINDOW: Final = "24h"
 MOST_CALLS: Final = 50_000
 MOST_BYTES: Final = 190_000_000
-"""OpenAI takes 50,000 calls and 200 MB a file."""
+"""Limits per file. OpenAI accepts 50,000 calls and 200 MB."""
 
 _ENDED: Final = ("completed", "failed", "expired", "cancelled")
 _MARK: Final = "llava"
 
 
 class BatchUnfinished(TryAgain):
-    """A batch whose replies are not there yet."""
+    """No batch has ended yet."""
 
     code, status = "batch_unfinished", 503
 
@@ -38,33 +38,34 @@ class Call:
     """One line of a batch."""
 
     custom_id: str
-    """At most 64 characters; comes back with the reply."""
+    """Id that the reply repeats, at most 64 characters."""
     messages: Messages
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What an ended batch gave for one call."""
+    """The result of one call in a batch that has ended."""
 
     custom_id: str
     reply: Reply | None
     reason: str | None
-    """Why there is no reply."""
+    """Why there is no reply; None if there is one."""
 
 
 @dataclass
-class Part:
-    """One batch: a file of calls and what became of it."""
+class BatchPart:
+    """One batch of a submission, which is a file of calls."""
 
     mark: str
+    """Mark in the batch's metadata, by which an interrupted submission is found again."""
     calls: list[str]
-    """Custom ids."""
+    """Custom ids of the calls."""
     batch_id: str | None = None
-    """None: it may have been handed in, or not."""
+    """The service's id of the batch; None if the submission may not have succeeded."""
 
 
 class BatchFile:
-    """The file that remembers batches; it exists while there is something to collect."""
+    """The file that records batches. It exists as long as there is something to collect."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -73,23 +74,23 @@ class BatchFile:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def read(self, model: ChatModel) -> list[Part]:
-        """The batches that are not collected.
+    def read(self, model: ChatModel) -> list[BatchPart]:
+        """Returns the batches that are not collected yet.
 
         Raises:
-            DataError: the file is missing or not one, or the batches are with another service; says what to do.
+            DataError: the file is missing or malformed, or the batches are with another service.
         """
-        value = read_json(self.path, remedy="Nothing was submitted for this output: --batch submit does that.")
+        value = read_json(self.path, remedy="Nothing was submitted for this output. Submit with --batch submit.")
         try:
-            endpoint, parts = value["endpoint"], [Part(**part) for part in value["parts"]]
+            endpoint, parts = value["endpoint"], [BatchPart(**part) for part in value["parts"]]
         except (KeyError, TypeError):
-            raise DataError(f"{self.path}: not written by --batch submit. Remove it, and submit again.") from None
+            raise DataError(f"{self.path}: not written by --batch submit. Remove the file and submit again.") from None
         if endpoint != model.endpoint:
             raise DataError(f"{self.path}: the batch is with {endpoint}, not {model.endpoint}. Give its --base-url.")
         return parts
 
-    def write(self, model: ChatModel, parts: Sequence[Part]) -> None:
-        """Nothing left to collect removes the file."""
+    def write(self, model: ChatModel, parts: Sequence[BatchPart]) -> None:
+        """Records the batches, or removes the file if nothing is left to collect."""
         if parts:
             listed = [{"mark": p.mark, "calls": p.calls, "batch_id": p.batch_id} for p in parts]
             write_json(self.path, {"endpoint": model.endpoint, "parts": listed})
@@ -98,13 +99,13 @@ class BatchFile:
 
 
 async def submit(model: ChatModel, file: BatchFile, calls: Sequence[Call]) -> list[str]:
-    """Hands in calls; returns the ids of their batches.
+    """Submits calls and returns the ids of their batches.
 
-    A run that was cut off while it handed in goes on where it was: then `calls` must be the same.
+    An interrupted submission is continued, for which `calls` must be the same as before.
 
     Raises:
-        DataError: batches of this output wait to be collected.
-        ServiceRefuses, ServiceBusy, CallFailed: the service did not take them.
+        DataError: batches of this output are waiting to be collected, or `calls` has changed.
+        ServiceRefuses, ServiceBusy, CallFailed: the service did not accept the calls.
     """
     lines = {call.custom_id: _line(model, call) for call in calls}
     resumed = file.exists
@@ -115,33 +116,33 @@ async def submit(model: ChatModel, file: BatchFile, calls: Sequence[Call]) -> li
     if unknown := [one for part in parts if not part.batch_id for one in part.calls if one not in lines]:
         raise DataError(
             f"{file.path}: a submission was interrupted, and the files have changed since ({len(unknown)} calls). "
-            "Give the same files as then, or remove this file to submit anew."
+            "Give the same files as before, or remove this file to start over."
         )
     file.write(model, parts)
     for part in parts:
         if part.batch_id is None:
             part.batch_id = await _found(model, part) if resumed else None
-            part.batch_id = part.batch_id or await _hand_in(model, part, [lines[one] for one in part.calls])
+            part.batch_id = part.batch_id or await _submit_part(model, part, [lines[one] for one in part.calls])
             file.write(model, parts)
     return [str(part.batch_id) for part in parts]
 
 
-async def collect(model: ChatModel, file: BatchFile, keep: Path) -> tuple[list[Collected], list[Part]]:
+async def collect(model: ChatModel, file: BatchFile, keep: Path) -> tuple[list[Collected], list[BatchPart]]:
     """Fetches the replies of all batches that have ended.
 
     Args:
-        keep: a folder for the service's own files, `batch_ID.jsonl`, which are kept.
+        keep: folder in which the service's own files are kept, as `batch_ID.jsonl`.
 
     Returns:
         What was collected, and the batches that have not ended.
 
     Raises:
-        BatchUnfinished: none has ended yet; says how far they are.
+        BatchUnfinished: no batch has ended yet. The message says how far they are.
         DataError: there is nothing to collect, or the submission was interrupted.
     """
     parts = file.read(model)
     if any(part.batch_id is None for part in parts):
-        raise DataError(f"{file.path}: the submission was interrupted. Repeat --batch submit, it goes on from there.")
+        raise DataError(f"{file.path}: the submission was interrupted. Repeat --batch submit to continue it.")
     collected, waiting, states = [], [], []
     for part in parts:
         batch = await _guarded(model, model.client.batches.retrieve(str(part.batch_id)))
@@ -150,7 +151,7 @@ async def collect(model: ChatModel, file: BatchFile, keep: Path) -> tuple[list[C
         else:
             waiting.append(part)
             counts = batch.request_counts
-            done = f"{counts.completed + counts.failed} of {counts.total} done" if counts else "not begun"
+            done = f"{counts.completed + counts.failed} of {counts.total} done" if counts else "not started"
             states.append(f"{batch.id} is {batch.status}, {done}")
     if not collected:
         raise BatchUnfinished(f"the batch has not ended: {'; '.join(states)}. Collect again later.", retry_after_s=60)
@@ -163,7 +164,7 @@ def _line(model: ChatModel, call: Call) -> str:
     )
 
 
-def _parts(lines: dict[str, str]) -> list[Part]:
+def _parts(lines: dict[str, str]) -> list[BatchPart]:
     parts: list[list[str]] = [[]]
     size = 0
     for custom_id, line in lines.items():
@@ -172,10 +173,10 @@ def _parts(lines: dict[str, str]) -> list[Part]:
             size = 0
         parts[-1].append(custom_id)
         size += len(line) + 1
-    return [Part(hashlib.sha256("\n".join(calls).encode()).hexdigest()[:32], calls) for calls in parts]
+    return [BatchPart(hashlib.sha256("\n".join(calls).encode()).hexdigest()[:32], calls) for calls in parts]
 
 
-async def _hand_in(model: ChatModel, part: Part, lines: list[str]) -> str:
+async def _submit_part(model: ChatModel, part: BatchPart, lines: list[str]) -> str:
     content = "".join(f"{line}\n" for line in lines).encode()
     upload = ("requests.jsonl", content, "application/jsonl")
     uploaded = await _guarded(model, model.client.files.create(file=upload, purpose="batch"))
@@ -188,8 +189,8 @@ async def _hand_in(model: ChatModel, part: Part, lines: list[str]) -> str:
     return str(batch.id)
 
 
-async def _found(model: ChatModel, part: Part) -> str | None:
-    """The batch of a submission that was cut off, if the service has it."""
+async def _found(model: ChatModel, part: BatchPart) -> str | None:
+    """Returns the id of the batch that an interrupted submission created, if the service has it."""
     page = await _guarded(model, model.client.batches.list(limit=100))
     for batch in page.data:
         if (batch.metadata or {}).get(_MARK) == part.mark and batch.status not in ("failed", "cancelled"):
@@ -197,7 +198,7 @@ async def _found(model: ChatModel, part: Part) -> str | None:
     return None
 
 
-async def _results(model: ChatModel, part: Part, batch: Any, keep: Path) -> list[Collected]:
+async def _results(model: ChatModel, part: BatchPart, batch: Any, keep: Path) -> list[Collected]:
     text = ""
     for file_id in (batch.output_file_id, batch.error_file_id):
         if file_id:
@@ -216,16 +217,16 @@ def _collected(record: dict[str, Any], raw: Path) -> Collected:
 
     custom_id = record.get("custom_id")
     if not isinstance(custom_id, str):
-        raise DataError(f"{raw}: a result has no 'custom_id'. The service's file is not of the batch protocol.")
+        raise DataError(f"{raw}: a result has no 'custom_id'. The service's file does not follow the batch protocol.")
     response = record.get("response") or {}
     error = record.get("error") or (response.get("body") or {}).get("error")
     if error or response.get("status_code") != 200:
-        said = error.get("message") if isinstance(error, dict) else error
-        return Collected(custom_id, None, f"HTTP {response.get('status_code', '-')}: {said}")
+        message = error.get("message") if isinstance(error, dict) else error
+        return Collected(custom_id, None, f"HTTP {response.get('status_code', '-')}: {message}")
     try:
         return Collected(custom_id, as_reply(ChatCompletion.model_validate(response.get("body"))), None)
     except (ValidationError, CallFailed):
-        return Collected(custom_id, None, "a reply that is not of the protocol")
+        return Collected(custom_id, None, "the reply does not follow the protocol")
 
 
 def _reasons(batch: Any) -> str:

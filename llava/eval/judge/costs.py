@@ -1,4 +1,4 @@
-"""What asking a model costs: estimated before, counted during, and held below a limit."""
+"""Estimates the cost of calls before a run, and counts and limits it during the run."""
 
 from __future__ import annotations
 
@@ -10,73 +10,78 @@ from typing import Final
 from llava.eval.judge.model import Messages, Usage
 from llava.eval.judge.settings import JudgeSettings
 
-CHARACTERS_A_TOKEN: Final = 4.0
-"""Of English text, for estimates."""
+CHARACTERS_PER_TOKEN: Final = 4.0
+"""Assumed length of a token of English text, for estimates."""
 
 REPLY_TOKENS: Final = 130
-"""Of an average review, for estimates: published ones have 519 characters."""
+"""Assumed length of a review, for estimates. Published ones have 519 characters on average."""
 
 _TEMPLATE_TOKENS: Final = 16
-"""What a service may add to a prompt, for the limit."""
+"""Most tokens that a service may add to a message, for the limit."""
 
 _MILLION: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """Of calls that were not made yet."""
+class CostEstimate:
+    """An estimate for calls that are still to be made."""
 
     calls: int
     characters: int
-    """Of all prompts."""
+    """Length of all prompts."""
     tokens_in: int
+    """Tokens of all prompts."""
     tokens_out: int
+    """Tokens of all replies."""
     most_tokens_out: int
-    """Where every reply is as long as it may be."""
+    """Tokens of all replies if every reply has the maximum length."""
     measured: int
-    """Replies that the estimate is taken from; 0 for the usual ratio of characters to tokens."""
+    """Replies that the estimate is based on; 0 if it is based on the usual ratio of characters to tokens."""
 
 
 class Spending:
-    """Counts tokens, and keeps what all replies cost below `settings.max_cost`."""
+    """Counts tokens and keeps the cost of all replies below `settings.max_cost`."""
 
     def __init__(self, settings: JudgeSettings, before: Usage = Usage()):  # noqa: B008 - frozen
-        """`before` is what earlier runs have used."""
+        """
+        Args:
+            before: tokens that earlier runs used.
+        """
         self.settings = settings
         self.usage = before
         self._promised = 0.0
-        self._calls_under_way = 0
+        self._calls_in_progress = 0
 
     @property
     def cost(self) -> float:
-        """Of all replies so far; 0 without prices."""
+        """Cost of all replies so far; 0 without prices."""
         return cost(self.settings, self.usage.prompt_tokens, self.usage.completion_tokens)
 
     def reserve(self, messages: Messages) -> float | None:
-        """Sets aside the most that a call can cost; None where the limit does not allow it now."""
+        """Reserves and returns the most that a call can cost; None if the limit does not allow the call now."""
         limit = self.settings.max_cost
         most = cost(self.settings, most_prompt_tokens(messages), self.settings.max_tokens)
         if limit is not None and self.cost + self._promised + most > limit:
             return None
         self._promised += most
-        self._calls_under_way += 1
+        self._calls_in_progress += 1
         return most
 
     def settle(self, reserved: float, usage: Usage | None) -> None:
-        """Puts what a call really used in the place of what was set aside."""
+        """Replaces the reserved cost of a call by what the call really used."""
         self._promised -= reserved
-        self._calls_under_way -= 1
+        self._calls_in_progress -= 1
         if usage is not None:
             self.usage += usage
 
     @property
     def is_waiting(self) -> bool:
-        """Whether calls are under way that may turn out cheaper than what was set aside."""
-        return self._calls_under_way > 0
+        """Whether calls are in progress that may turn out cheaper than their reserved cost."""
+        return self._calls_in_progress > 0
 
 
 def cost(settings: JudgeSettings, tokens_in: float, tokens_out: float) -> float:
-    """In the currency of the prices; 0 without prices."""
+    """Returns the cost in the currency of the prices; 0 without prices."""
     return ((settings.price_in or 0.0) * tokens_in + (settings.price_out or 0.0) * tokens_out) / _MILLION
 
 
@@ -85,27 +90,27 @@ def money(amount: float) -> str:
 
 
 def estimated_usage(messages: Messages, reply: str) -> Usage:
-    """For services that do not say."""
-    return Usage(math.ceil(characters(messages) / CHARACTERS_A_TOKEN), math.ceil(len(reply) / CHARACTERS_A_TOKEN))
+    """Estimates the tokens of a call for services that do not report them."""
+    return Usage(math.ceil(characters(messages) / CHARACTERS_PER_TOKEN), math.ceil(len(reply) / CHARACTERS_PER_TOKEN))
 
 
 def most_prompt_tokens(messages: Messages) -> int:
-    """A bound, not an estimate: a token stands for one byte at least."""
+    """Returns an upper bound for the tokens of a prompt: a token stands for at least one byte."""
     return sum(len(message["content"].encode()) + _TEMPLATE_TOKENS for message in messages)
 
 
-def estimate(settings: JudgeSettings, prompts: Iterable[Messages], measured: list[tuple[int, Usage]]) -> Estimate:
-    """What calls will use.
+def estimate(settings: JudgeSettings, prompts: Iterable[Messages], measured: list[tuple[int, Usage]]) -> CostEstimate:
+    """Estimates what calls will use.
 
     Args:
-        measured: the characters of a prompt and what its reply used, for replies that are there already.
+        measured: the number of characters of a prompt and the tokens of its call, for calls that were made already.
     """
     sizes = [characters(messages) for messages in prompts]
-    ratio, reply = CHARACTERS_A_TOKEN, float(REPLY_TOKENS)
+    ratio, reply = CHARACTERS_PER_TOKEN, float(REPLY_TOKENS)
     if measured:
         ratio = sum(size for size, _ in measured) / max(1, sum(usage.prompt_tokens for _, usage in measured))
         reply = sum(usage.completion_tokens for _, usage in measured) / len(measured)
-    return Estimate(
+    return CostEstimate(
         calls=len(sizes),
         characters=sum(sizes),
         tokens_in=round(sum(sizes) / ratio) if ratio else 0,
@@ -115,12 +120,12 @@ def estimate(settings: JudgeSettings, prompts: Iterable[Messages], measured: lis
     )
 
 
-def preview(settings: JudgeSettings, done: int, what: Estimate) -> str:
-    """For a terminal: how many calls, tokens, and the cost where prices are known."""
+def preview(settings: JudgeSettings, done: int, what: CostEstimate) -> str:
+    """Returns the number of calls and tokens, and the cost if the prices are known, for a terminal."""
     source = (
-        f"as in the {what.measured} replies that are there"
+        f"as in the {what.measured} existing replies"
         if what.measured
-        else f"{CHARACTERS_A_TOKEN:g} characters a token"
+        else f"{CHARACTERS_PER_TOKEN:g} characters per token"
     )
     a_reply = what.tokens_out / what.calls if what.calls else 0
     lines = [
@@ -130,9 +135,9 @@ def preview(settings: JudgeSettings, done: int, what: Estimate) -> str:
     ]
     if settings.has_prices:
         about, most = (cost(settings, what.tokens_in, out) for out in (what.tokens_out, what.most_tokens_out))
-        lines.append(f"cost:    about {money(about)}, at most about {money(most)} without repeats")
+        lines.append(f"cost:    about {money(about)}, at most about {money(most)} without retries")
     else:
-        lines.append("cost:    unknown; give --price-in and --price-out, of a million tokens")
+        lines.append("cost:    unknown; give --price-in and --price-out, the prices per million tokens")
     return "\n".join(lines)
 
 

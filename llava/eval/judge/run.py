@@ -1,7 +1,7 @@
-"""Asks a model many things, a bounded number at a time, and hands over each usable reply the moment it is there.
+"""Makes many calls to a model, a limited number at a time, and saves each reply as soon as it arrives.
 
-The first SIGINT or SIGTERM starts nothing new and waits for the calls under way, so that none is paid for in vain; a
-second one gives them up.
+After the first SIGINT or SIGTERM no new calls are made, and the calls in progress are awaited so that none is paid for
+in vain. A second signal abandons them.
 """
 
 from __future__ import annotations
@@ -32,58 +32,62 @@ from llava.eval.judge.model import (
 
 T = TypeVar("T")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_STOPPING: Final = "\nStopping after the calls in progress. Press Ctrl-C again to abandon them."
 _FAILURES_IN_A_ROW: Final = 3
-"""After which the service counts as down."""
+"""Number of failures after which the service counts as down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to ask."""
+    """One question to the model."""
 
     name: str
-    """What messages call it, such as `question 17`."""
+    """Name in messages, such as `question 17`."""
     messages: Messages
     subject: Any
-    """Whatever the caller wants back."""
+    """The caller's own object, which comes back with the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[T]):
-    """What asking came to."""
+class JudgeOutcome(Generic[T]):
+    """The result of a job that got replies."""
 
     job: Job
     value: T | None
-    """None: no reply could be used."""
+    """What `accept` returned; None if no reply could be used."""
     reason: str | None
-    """Why the last reply could not be used."""
+    """Why the last reply could not be used; None if it could."""
     reply: Reply
-    """The last one."""
+    """The last reply."""
     tries: int
+    """Number of calls."""
     usage: Usage
-    """Of all tries."""
+    """Tokens of all calls."""
 
 
 @dataclass
 class RunReport:
-    """How a run went."""
+    """The result of a run."""
 
     finished: int = 0
+    """Number of jobs that got replies."""
     unusable: dict[str, str] = field(default_factory=dict)
-    """By the job's name, why no reply could be used."""
+    """Why no reply could be used, by the name of the job."""
     failed: dict[str, str] = field(default_factory=dict)
-    """By the job's name, why there was no reply."""
+    """Why there was no reply, by the name of the job."""
     stopped: LlavaError | None = None
-    """What ended the run early."""
+    """The error that ended the run early."""
     interrupted: bool = False
+    """Whether a signal ended the run early."""
     limit_reached: bool = False
-    """The rest could cost more than --max-cost allows."""
+    """Whether the run ended because the other jobs could cost more than --max-cost allows."""
 
 
 class Unusable(ValueError):
-    """A reply that cannot be used; says why in a few words."""
+    """A reply cannot be used. The message says why in a few words."""
 
 
-class Run(Generic[T]):
+class JudgeRun(Generic[T]):
     """One run over a list of jobs."""
 
     def __init__(
@@ -91,12 +95,12 @@ class Run(Generic[T]):
         model: ChatModel,
         spending: Spending,
         accept: Callable[[Reply], T],
-        save: Callable[[Outcome[T]], None],
+        save: Callable[[JudgeOutcome[T]], None],
     ):
         """
         Args:
-            accept: takes what counts out of a reply; raises Unusable, and the model is asked again.
-            save: is called once for each job that got replies, from one thread.
+            accept: extracts the value from a reply. If it raises Unusable, the model is asked again.
+            save: is called once per job that got replies, always from the same thread.
         """
         self.model = model
         self.spending = spending
@@ -108,10 +112,10 @@ class Run(Generic[T]):
         self._settled = asyncio.Condition()
 
     async def ask_all(self, jobs: Sequence[Job]) -> RunReport:
-        """Asks everything; returns when all is done, or when it makes no sense, or is not wanted, to go on.
+        """Asks everything. Returns when all jobs are done, or earlier after an error, a signal or at the cost limit.
 
         Raises:
-            OSError: a result could not be saved; calls under way are given up.
+            OSError: a result could not be saved. Calls in progress are abandoned.
         """
         with _progress(len(jobs), self._postfix) as advance:
             waiting = iter(jobs)
@@ -152,8 +156,8 @@ class Run(Generic[T]):
                 self.report.unusable[job.name] = outcome.reason
             advance()
 
-    async def _ask(self, job: Job) -> Outcome[T] | None:
-        """None: the limit of the cost or a signal came before it was decided."""
+    async def _ask(self, job: Job) -> JudgeOutcome[T] | None:
+        """Calls the model until a reply can be used. Returns None if the cost limit or a signal came first."""
         used, number = Usage(), 0
         while True:
             called = await self._call(job)
@@ -162,10 +166,10 @@ class Run(Generic[T]):
             reply, usage = called
             used, number = used + usage, number + 1
             try:
-                return Outcome(job, self.accept(reply), None, reply, number, used)
+                return JudgeOutcome(job, self.accept(reply), None, reply, number, used)
             except Unusable as error:
                 if number == self.model.settings.tries:
-                    return Outcome(job, None, str(error), reply, number, used)
+                    return JudgeOutcome(job, None, str(error), reply, number, used)
 
     async def _call(self, job: Job) -> tuple[Reply, Usage] | None:
         reserved = await self._reserve(job.messages)
@@ -182,7 +186,7 @@ class Run(Generic[T]):
                 self._settled.notify_all()
 
     async def _reserve(self, messages: Messages) -> float | None:
-        """Waits while calls under way may still leave enough."""
+        """Reserves the cost of a call. Waits as long as calls in progress may still leave enough."""
         async with self._settled:
             while not self._stopping:
                 reserved = self.spending.reserve(messages)
@@ -202,7 +206,7 @@ class Run(Generic[T]):
             self._stopping = True
         if self._failures_in_a_row >= _FAILURES_IN_A_ROW:
             self.report.stopped = self.report.stopped or CallFailed(
-                f"{_FAILURES_IN_A_ROW} calls in a row got no reply; the last: {error}."
+                f"{_FAILURES_IN_A_ROW} calls in a row got no reply. Last error: {error}."
             )
             self._stopping = True
 
@@ -215,7 +219,7 @@ class Run(Generic[T]):
                 for worker in workers:
                     worker.cancel()
             else:
-                print("\nstopping: waiting for the calls under way (once more: give them up)", file=sys.stderr)
+                print(_STOPPING, file=sys.stderr)
             self.report.interrupted = self._stopping = True
 
         for number in _SIGNALS:
@@ -232,13 +236,13 @@ class Run(Generic[T]):
         return f"{text}, cost {money(self.spending.cost)}" if self.spending.settings.has_prices else text
 
 
-def say_how_it_went(report: RunReport, asked: int, output: Path, spending: Spending) -> int:
-    """Says on standard error what is missing, and why; returns the exit code.
+def report_run(report: RunReport, asked: int, output: Path, spending: Spending) -> int:
+    """Reports on standard error what is missing and why, and returns the exit code.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
     """
-    again = f"{report.finished} of {asked} are finished, in {output}; the same command goes on from there."
+    again = f"{report.finished} of {asked} are finished, in {output}. Repeat the command to continue."
     if report.interrupted:
         print(f"stopped: {again}", file=sys.stderr)
         raise KeyboardInterrupt
@@ -249,7 +253,7 @@ def say_how_it_went(report: RunReport, asked: int, output: Path, spending: Spend
         message = f"the next reply could bring the cost above {limit}. {again}"
     elif report.failed:
         reason = next(iter(report.failed.values()))
-        message = f"no reply to {len(report.failed)} of {asked} ({some(report.failed)}); the first: {reason}. {again}"
+        message = f"no reply to {len(report.failed)} of {asked} ({some(report.failed)}). First error: {reason}. {again}"
     else:
         return DONE
     print(f"error: {message}", file=sys.stderr)
@@ -258,7 +262,7 @@ def say_how_it_went(report: RunReport, asked: int, output: Path, spending: Spend
 
 @contextmanager
 def _progress(total: int, postfix: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, and a line each ten seconds elsewhere."""
+    """Shows a progress bar on a terminal, and a line every ten seconds elsewhere."""
     from tqdm import tqdm
 
     is_terminal = sys.stderr.isatty()

@@ -1,7 +1,7 @@
-"""Which model is asked, how, and what it may cost: from flags, a configuration file, and the environment.
+"""Reads the settings of the judge from flags, a configuration file and the environment.
 
-A flag wins over the configuration file, the file over the environment. Nothing here has a default model: what a judge
-says compares only with what the same judge says, so whoever runs a review chooses it.
+A flag takes precedence over the configuration file, and the file over the environment. There is no default model: a
+judge's scores are comparable only with those of the same judge, so the user must choose one.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ MODEL_VARIABLE: Final = "LLAVA_JUDGE_MODEL"
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """How to ask; the names are those of the flags and of the configuration file."""
+    """How the model is called. The names are those of the flags and of the configuration file."""
 
     judge_model: str
-    """As the service calls it; a dated snapshot keeps meaning the same model."""
+    """The service's name of the model. A dated snapshot always means the same model."""
     base_url: str | None = None
-    """Of any OpenAI-compatible service; None leaves it to the client: OPENAI_BASE_URL, else OpenAI."""
+    """Address of an OpenAI-compatible service; None for OPENAI_BASE_URL, or else OpenAI."""
     max_tokens: int = 1024
-    """Of one reply."""
+    """Longest reply, in tokens."""
     temperature: float | None = None
-    """Not sent where it is None; some models refuse it."""
+    """Sampling temperature; None is not sent, as some models refuse a temperature."""
     reply_format: ReplyFormat = "auto"
-    """`schema` asks for JSON of a fixed form, `text` for free text; `auto` for JSON where the service can do it."""
+    """`schema` requests JSON of a fixed form, `text` free text, and `auto` JSON if the service supports it."""
     tries: int = 3
-    """Calls for one question until a reply can be used."""
+    """Most calls per question until a reply can be used."""
     max_retries: int = 8
-    """Of one call, after HTTP 408, 409, 429 and 5xx and lost connections."""
+    """Most retries of a call after HTTP 408, 409, 429 or 5xx or a lost connection."""
     timeout_s: float = 120.0
-    """For one reply."""
+    """Time limit for a reply."""
     concurrency: int = 1
-    """Calls at the same time."""
+    """Most calls at the same time."""
     price_in: float | None = None
-    """Of a million tokens of prompts, in any currency."""
+    """Price per million prompt tokens, in any currency."""
     price_out: float | None = None
-    """Of a million tokens of replies."""
+    """Price per million reply tokens, in the same currency."""
     max_cost: float | None = None
-    """What all replies in the output may cost, those of earlier runs included."""
+    """Most that all replies in the output may cost, including those of earlier runs."""
 
     @property
     def has_prices(self) -> bool:
@@ -56,30 +56,30 @@ class JudgeSettings:
 
 
 _HELP: Final[dict[str, tuple[str, str]]] = {
-    "judge_model": ("NAME", f"model that is asked (default: ${MODEL_VARIABLE}; there is no other)"),
-    "base_url": ("URL", "an OpenAI-compatible service (default: $OPENAI_BASE_URL, else OpenAI's own)"),
-    "max_tokens": ("N", "longest reply, tokens (default: 1024)"),
-    "temperature": ("T", "of sampling (default: not sent; the original sent 0.2)"),
-    "reply_format": ("FORM", "auto, schema or text: whether to ask for JSON of a fixed form (default: auto)"),
-    "tries": ("N", "calls for one question until a reply can be used (default: 3)"),
-    "max_retries": ("N", "repeats of a call after HTTP 429, 5xx or a lost connection (default: 8)"),
-    "timeout_s": ("SECONDS", "for one reply (default: 120)"),
+    "judge_model": ("NAME", f"Name of the model to call (default: ${MODEL_VARIABLE}; required if that is not set)."),
+    "base_url": ("URL", "Address of an OpenAI-compatible service (default: $OPENAI_BASE_URL, or else OpenAI)."),
+    "max_tokens": ("N", "Longest reply, in tokens (default: 1024)."),
+    "temperature": ("T", "Sampling temperature (default: not sent; the original sent 0.2)."),
+    "reply_format": ("FORM", "Form of the replies: schema (JSON), text, or auto (JSON if supported; default: auto)."),
+    "tries": ("N", "Most calls per question until a reply can be used (default: 3)."),
+    "max_retries": ("N", "Most retries of a call after HTTP 429, 5xx or a lost connection (default: 8)."),
+    "timeout_s": ("SECONDS", "Time limit for a reply, in seconds (default: 120)."),
     "concurrency": (
         "N",
-        "calls at the same time (default: 1; whatever it is, a process that is killed loses no more calls than this)",
+        "Most calls at the same time, which is also the most that a killed process loses (default: 1).",
     ),
-    "price_in": ("P", "price of a million tokens of prompts, in any currency (default: unknown)"),
-    "price_out": ("P", "price of a million tokens of replies (default: unknown)"),
-    "max_cost": ("C", "ask no more once the replies in the output could cost more than this (default: no limit)"),
+    "price_in": ("PRICE", "Price per million prompt tokens, in any currency (default: unknown)."),
+    "price_out": ("PRICE", "Price per million reply tokens, in the same currency (default: unknown)."),
+    "max_cost": ("COST", "Stop before the replies in the output could cost more than this (default: no limit)."),
 }
 _WHOLE: Final = {"max_tokens": 1, "tries": 1, "max_retries": 0, "concurrency": 1}
-"""Fields that are whole numbers, and the least of each."""
+"""The fields that are whole numbers, and the least value of each."""
 _NUMBERS: Final = {"temperature", "timeout_s", "price_in", "price_out", "max_cost"}
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser, *, leave_out: tuple[str, ...] = ()) -> None:
-    """The flags of `JudgeSettings`, and `--config`."""
-    group = parser.add_argument_group("the model that is asked")
+    """Adds the flags of `JudgeSettings` and `--config`."""
+    group = parser.add_argument_group("model to call")
     for name, (metavar, text) in _HELP.items():
         if name not in leave_out:
             flag = "--" + name.removesuffix("_s").replace("_", "-")
@@ -89,16 +89,16 @@ def add_judge_arguments(parser: argparse.ArgumentParser, *, leave_out: tuple[str
     group.add_argument(
         "--config",
         metavar="FILE",
-        help=f'JSON object with any of these, such as {{"judge_model": "..."}} (default: ${CONFIG_VARIABLE}, if set)',
+        help=f'Configuration file (JSON), such as {{"judge_model": "..."}} (default: ${CONFIG_VARIABLE}).',
     )
 
 
 def judge_settings(args: argparse.Namespace) -> JudgeSettings:
-    """What `add_judge_arguments` was given, completed from file and environment.
+    """Reads the flags of `add_judge_arguments`, completed by the configuration file and the environment.
 
     Raises:
-        InvalidRequest: no model, or a value that makes no sense; says where it stands.
-        DataError: a configuration file that cannot be read, or has a field that means nothing.
+        InvalidRequest: the model is missing, or a value is invalid. The message names the flag or the file.
+        DataError: the configuration file cannot be read, or has an unknown field.
     """
     values: dict[str, Any] = {}
     if os.environ.get(MODEL_VARIABLE):
@@ -106,32 +106,32 @@ def judge_settings(args: argparse.Namespace) -> JudgeSettings:
     config = args.config or os.environ.get(CONFIG_VARIABLE)
     if config:
         values |= _read_config(config)
-    given = {name: getattr(args, name, None) for name in _HELP}
-    values |= {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in vars(args).items() if name in _HELP and value is not None}
+    values |= given
     for name, value in values.items():
-        place = f"--{name.removesuffix('_s').replace('_', '-')}" if given[name] is not None else f"{config}: {name!r}"
+        place = f"--{name.removesuffix('_s').replace('_', '-')}" if name in given else f"{config}: {name!r}"
         _check(name, value, place)
     if "judge_model" not in values:
         raise InvalidRequest(
-            "--judge-model is missing: name the model that judges, best a dated snapshot, here, in a --config file or "
-            f"in ${MODEL_VARIABLE}. There is no default, because figures of two judges do not compare."
+            "--judge-model is missing. Name the model, best a dated snapshot, with the flag, in a --config file or in "
+            f"${MODEL_VARIABLE}. There is no default because figures of different judges are not comparable."
         )
     settings = JudgeSettings(**values)
     if settings.max_cost is not None and not settings.has_prices:
-        raise InvalidRequest("--max-cost needs --price-in and --price-out: the prices of a million tokens.")
+        raise InvalidRequest("--max-cost needs --price-in and --price-out, the prices per million tokens.")
     return settings
 
 
 def _read_config(path: str) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
-        raise DataError(f"{path}: holds a JSON {json_type(value)}, expected an object.")
+        raise DataError(f"{path}: contains a JSON {json_type(value)}, expected an object.")
     known = [field.name for field in fields(JudgeSettings)]
     for name in value:
         if name not in known:
             close = get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
-            raise DataError(f"{path}: {name!r} means nothing. {hint}")
+            hint = f"Did you mean {close[0]!r}?" if close else f"The fields are: {', '.join(known)}."
+            raise DataError(f"{path}: {name!r} is not a known field. {hint}")
     return value
 
 
@@ -139,10 +139,10 @@ def _check(name: str, value: Any, place: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in _WHOLE:
         fits = isinstance(value, int) and number and value >= _WHOLE[name]
-        wanted = f"a whole number from {_WHOLE[name]}"
+        wanted = f"a whole number, {_WHOLE[name]} or more"
     elif name in _NUMBERS:
         fits = number and 0 <= value < float("inf") and (name != "timeout_s" or value > 0)
-        wanted = "a number above 0" if name == "timeout_s" else "a number from 0"
+        wanted = "a number above 0" if name == "timeout_s" else "a number, 0 or more"
     elif name == "reply_format":
         fits, wanted = value in get_args(ReplyFormat), " or ".join(get_args(ReplyFormat))
     else:

@@ -1,1 +1,1 @@
-"""Runs of evaluators side by side, as one page: figures with intervals, plots, and every answer beside its image."""
+"""Shows runs of evaluators side by side: figures with intervals, plots, and every answer beside its image."""

@@ -1,4 +1,4 @@
-"""The report as JSON: every figure unrounded, every answer with its mark."""
+"""Turns the report into JSON: every figure unrounded, every answer with its mark."""
 
 from __future__ import annotations
 
@@ -7,43 +7,24 @@ from dataclasses import asdict
 from typing import Any
 
 from llava.eval.report.comparison import Comparison
-from llava.eval.report.figures import Difference, Figures
+from llava.eval.report.figures import Relative, ReportFigures, RunDifference, RunFigures
+from llava.eval.report.run import EvaluatedRun
 from llava.eval.scoring.estimates import Estimate
 
 
 def as_json(
-    comparison: Comparison, figures: Figures, *, title: str, read: Sequence[str], max_answers: int | None = None
+    comparison: Comparison, figures: ReportFigures, *, title: str, read: Sequence[str], max_answers: int | None = None
 ) -> dict[str, Any]:
-    """The object of the file; scores of answers from 0 to 1, figures on the scale that `scale` says."""
-    names = [run.name for run in comparison.runs]
+    """Returns the object of the file. Scores of answers are from 0 to 1, figures on the scale that `scale` names."""
     marked = [run.name for run in comparison.runs if run.is_marked]
+    names = [run.name for run in comparison.runs]
     return {
         "title": title,
         "benchmark": comparison.benchmark,
         "scale": comparison.scale,
-        "runs": [
-            {
-                "name": run.name,
-                "model": run.model,
-                "file": str(run.path),
-                "content": run.content,
-                "score": of_run.score.as_json(),
-                "outcomes": dict(of_run.counts),
-                "words_an_answer": of_run.num_words,
-                "figures": {name: asdict(figure) for name, figure in run.figures.items()},
-            }
-            for run, of_run in zip(comparison.runs, figures.runs, strict=True)
-        ],
+        "runs": [_run(run, of_run) for run, of_run in zip(comparison.runs, figures.runs, strict=True)],
         "differences": [_difference(one, names) for one in figures.differences],
-        "relative_scores": [
-            {
-                "first": names[one.first],
-                "second": names[one.second],
-                "percent": {name: asdict(figure) for name, figure in one.by_category.items()},
-                "order_gap": asdict(one.order_gap) if one.order_gap else None,
-            }
-            for one in figures.relative
-        ],
+        "relative_scores": [_relative(one, names) for one in figures.relative],
         "categories": {
             one.name: {
                 "questions": one.num_questions,
@@ -65,12 +46,34 @@ def as_json(
     }
 
 
+def _run(run: EvaluatedRun, figures: RunFigures) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "model": run.model,
+        "file": str(run.path),
+        "content": run.content,
+        "score": figures.score.as_json(),
+        "outcomes": dict(figures.counts),
+        "words_an_answer": figures.num_words,
+        "figures": {name: asdict(figure) for name, figure in run.figures.items()},
+    }
+
+
+def _relative(one: Relative, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "first": names[one.first],
+        "second": names[one.second],
+        "percent": {name: asdict(figure) for name, figure in one.by_category.items()},
+        "order_gap": asdict(one.order_gap) if one.order_gap else None,
+    }
+
+
 def _by_name(names: Sequence[str], estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """Empty where there are no such estimates."""
+    """Returns estimates by the name of their run; empty without estimates."""
     return {name: estimate.as_json() for name, estimate in zip(names, estimates, strict=False)}
 
 
-def _difference(one: Difference, names: Sequence[str]) -> dict[str, Any]:
+def _difference(one: RunDifference, names: Sequence[str]) -> dict[str, Any]:
     return {
         "first": names[one.first],
         "second": names[one.second],

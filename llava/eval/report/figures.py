@@ -1,7 +1,7 @@
-"""The figures of a report: each run's, their differences, and the same in each category.
+"""Computes the figures of a report: those of each run, their differences, and the same in each category.
 
-Questions about one image are one observation: they succeed and fail together. Two runs are compared on the questions
-that both have a mark for, question by question, which says far more than two intervals side by side.
+Questions about one image succeed and fail together, so they are one observation. Two runs are compared question by
+question, on those that have a mark in both, which says far more than two intervals side by side.
 """
 
 from __future__ import annotations
@@ -11,82 +11,89 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from llava.eval.report.comparison import Cell, Comparison, Question
-from llava.eval.report.run import Figure
+from llava.eval.report.comparison import ComparedAnswer, ComparedQuestion, Comparison
+from llava.eval.report.run import FigureWithInterval
 from llava.eval.scoring.estimates import Estimate, Part, ratio
 
 ALL = "all"
-"""What figures of reviews call all categories together."""
+"""Name of all categories together in the figures of reviews."""
 
 
 @dataclass(frozen=True)
 class RunFigures:
+    """The figures of one run."""
+
     name: str
     score: Estimate
-    """Its mean score, on the scale of the report."""
+    """Mean score, on the scale of the report."""
     counts: Counter[str]
-    """Answers by outcome."""
+    """Number of answers by outcome."""
     num_words: float | None
-    """Of an answer, on average."""
+    """Mean number of words per answer; None without answers."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Of two runs, on the questions that both have a mark for."""
+class RunDifference:
+    """The difference of two runs on the questions that have a mark in both."""
 
     first: int
+    """Index of the first run."""
     second: int
-    """Indices of the runs."""
+    """Index of the second run."""
     value: Estimate
-    """How much better the second is; negative where it is worse."""
+    """Score of the second run minus that of the first."""
     first_better: int
     second_better: int
     same: int
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         low, high = self.value.low, self.value.high
         return low is not None and high is not None and not low <= 0 <= high
 
 
 @dataclass(frozen=True)
 class CategoryFigures:
+    """The figures of one category."""
+
     name: str
     num_questions: int
     scores: list[Estimate]
-    """By run."""
+    """Score of each marked run."""
     differences: list[Estimate]
-    """Of every further run to the first."""
+    """Difference of every further marked run to the first."""
 
 
 @dataclass(frozen=True)
 class Relative:
-    """The two sides of a file of reviews: the second's scores in percent of the first's."""
+    """The two sides of a file of reviews: scores of the second in percent of those of the first."""
 
     first: int
     second: int
-    by_category: dict[str, Figure]
-    """As `summarize_gpt_review` has them, `ALL` among them."""
-    order_gap: Figure | None
-    """What it adds to be the answer that the judge sees first; None where it saw them in one order only."""
+    by_category: dict[str, FigureWithInterval]
+    """Figures as in `summarize_gpt_review`, including `ALL`."""
+    order_gap: FigureWithInterval | None
+    """How much the place that the judge sees first adds; None if it saw the answers in one order only."""
 
 
 @dataclass(frozen=True)
-class Figures:
+class ReportFigures:
+    """All figures of a report."""
+
     runs: list[RunFigures]
-    differences: list[Difference]
+    differences: list[RunDifference]
     categories: list[CategoryFigures]
     relative: list[Relative]
 
 
-def figures_of(comparison: Comparison) -> Figures:
-    """All figures of a report."""
+def figures_of(comparison: Comparison) -> ReportFigures:
+    """Computes all figures of a report."""
     questions, cells, scale = comparison.questions, comparison.cells, comparison.scale
     everything = range(len(questions))
     marked = [number for number, run in enumerate(comparison.runs) if run.is_marked]
     pairs = list(combinations(marked, 2))
-    return Figures(
+    return ReportFigures(
         [
             RunFigures(run.name, _mean(row, questions, everything, scale), Counter(c.outcome for c in row), _words(row))
             for run, row in zip(comparison.runs, cells, strict=True)
@@ -97,18 +104,20 @@ def figures_of(comparison: Comparison) -> Figures:
     )
 
 
-def _mean(row: Sequence[Cell], questions: Sequence[Question], chosen: Iterable[int], scale: float) -> Estimate:
+def _mean(
+    row: Sequence[ComparedAnswer], questions: Sequence[ComparedQuestion], chosen: Iterable[int], scale: float
+) -> Estimate:
     parts = [
         Part(score, group=questions[number].image) for number in chosen if (score := row[number].score) is not None
     ]
     return ratio("score", parts, scale=scale)
 
 
-def _difference(first: int, second: int, comparison: Comparison) -> Difference:
+def _difference(first: int, second: int, comparison: Comparison) -> RunDifference:
     ours, theirs = comparison.cells[first], comparison.cells[second]
     chosen = range(len(comparison.questions))
     gains = [gain for number in chosen if (gain := _gain(ours[number], theirs[number])) is not None]
-    return Difference(
+    return RunDifference(
         first,
         second,
         _mean_difference(ours, theirs, comparison.questions, chosen, comparison.scale),
@@ -118,24 +127,24 @@ def _difference(first: int, second: int, comparison: Comparison) -> Difference:
     )
 
 
-def _gain(ours: Cell, theirs: Cell) -> float | None:
+def _gain(ours: ComparedAnswer, theirs: ComparedAnswer) -> float | None:
     return None if ours.score is None or theirs.score is None else theirs.score - ours.score
 
 
 def _mean_difference(
-    ours: Sequence[Cell],
-    theirs: Sequence[Cell],
-    questions: Sequence[Question],
+    ours: Sequence[ComparedAnswer],
+    theirs: Sequence[ComparedAnswer],
+    questions: Sequence[ComparedQuestion],
     chosen: Iterable[int],
     scale: float,
 ) -> Estimate:
-    """The mean of the second's score less the first's."""
+    """Estimates the mean of the second run's score minus the first's."""
     parts = [
         Part((1 + gain) / 2, group=questions[number].image)
         for number in chosen
         if (gain := _gain(ours[number], theirs[number])) is not None
     ]
-    # A difference lies between -1 and 1, what `ratio` estimates between 0 and 1.
+    # A difference is between -1 and 1, but `ratio` expects values between 0 and 1.
     shifted = ratio("difference", parts, scale=2 * scale)
     ends = [None if end is None else end - scale for end in (shifted.value, shifted.low, shifted.high)]
     return Estimate("difference", ends[0], shifted.standard_error, ends[1], ends[2], shifted.gained, shifted.possible)
@@ -157,8 +166,12 @@ def _relative(first: int, second: int, comparison: Comparison) -> Relative:
     return Relative(
         first,
         second,
-        {one.category: Figure(one.relative, one.low, one.high) for one in model.figures if one.relative is not None},
-        Figure(gap.gap, gap.low, gap.high) if gap else None,
+        {
+            one.category: FigureWithInterval(one.relative, one.low, one.high)
+            for one in model.figures
+            if one.relative is not None
+        },
+        FigureWithInterval(gap.gap, gap.low, gap.high) if gap else None,
     )
 
 
@@ -173,6 +186,6 @@ def _category(name: str, comparison: Comparison, marked: Sequence[int]) -> Categ
     )
 
 
-def _words(row: Sequence[Cell]) -> float | None:
+def _words(row: Sequence[ComparedAnswer]) -> float | None:
     lengths = [len(cell.text.split()) for cell in row if cell.text]
     return sum(lengths) / len(lengths) if lengths else None

@@ -1,4 +1,4 @@
-"""The images of a report, as data URIs: small enough that the page stays within what the user allows."""
+"""Encodes the images of a report as data URIs that together stay within the size the user allows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SIDES: Final = (320, 224, 160, 112, 80)
-"""Longer side of a thumbnail, in pixels: the first with which all fit is taken."""
+"""Possible sizes of the longer side of a thumbnail, in pixels. The first with which all images fit is used."""
 _THUMBNAIL_QUALITY: Final = 75
 _FULL_QUALITY: Final = 92
 _BASE64: Final = 4 / 3
@@ -24,28 +24,28 @@ _BASE64: Final = 4 / 3
 
 @dataclass(frozen=True)
 class Images:
-    """What became of the images that the questions name."""
+    """The images that the questions name."""
 
     uris: dict[str, str]
-    """By name, those that are in the report."""
+    """Data URIs of the images in the report, by name."""
     absent: dict[str, str]
-    """By name, why the others are not."""
+    """Why each other image is left out, by name."""
     side: int | None
-    """Of the thumbnails, in pixels; None for images in their own size."""
+    """Longer side of the thumbnails, in pixels; None for images in full size."""
 
 
 Progress = Callable[[Sequence[str]], Any]
-"""Wraps the names while they are worked on."""
+"""Wraps the names of the images to show progress, as tqdm does."""
 
 
 def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, progress: Progress = iter) -> Images:
-    """Reads images of a folder and encodes them for a page.
+    """Reads images from a folder and encodes them for a page.
 
     Args:
-        names: relative to the folder, each once; COCO's with or without `COCO_val2014_`.
-        full: in their own size instead of thumbnails.
-        max_bytes: of all data URIs together. Thumbnails shrink until they fit; what then does not fit is left out, the
-            last first.
+        names: paths relative to the folder, each once. COCO names may have or lack `COCO_val2014_`.
+        full: whether images keep their full size instead of becoming thumbnails.
+        max_bytes: limit for all data URIs together. Thumbnails shrink until they fit. If the smallest do not, the last
+            ones are left out.
     """
     finder = ImageFolder(folder)
     encoded: dict[str, bytes] = {}
@@ -62,7 +62,7 @@ def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, pro
         side = smaller
         encoded = {name: _shrunk(data, smaller) for name, data in encoded.items()}
     kept = _within(encoded, max_bytes)
-    limit = f"over the {max_bytes / 1e6:g} MB that are allowed for images (--image-megabytes)"
+    limit = f"over the limit of {max_bytes / 1e6:g} MB for images (--image-megabytes)"
     absent |= {name: limit for name in encoded if name not in kept}
     kind = "jpeg" if full else "webp"
     uris = {name: f"data:image/{kind};base64,{base64.b64encode(encoded[name]).decode()}" for name in kept}
@@ -72,9 +72,9 @@ def embed(names: Sequence[str], folder: Path, *, full: bool, max_bytes: int, pro
 def _read(name: str, finder: ImageFolder) -> Image.Image:
     from llava.images.loading import load_image
 
-    # A question file may come from anywhere; a page that is passed on must hold nothing but the benchmark's images.
+    # Question files may come from anywhere, and a page that is passed on must contain only the benchmark's images.
     if ".." in PurePosixPath(name).parts or (Path(name).is_absolute() and finder.folder not in Path(name).parents):
-        raise LookupError(f"{name} is not inside of {finder.folder}")
+        raise LookupError(f"{name} is not inside {finder.folder}")
     path = finder.find(name)
     if path is None:
         raise LookupError(f"not in {finder.folder}")

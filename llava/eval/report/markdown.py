@@ -1,38 +1,39 @@
-"""The report as Markdown: the tables, and the answers that a reader will want to see first."""
+"""Renders the report as Markdown: the tables, and the answers that readers will want to see first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from llava.eval.report.comparison import RIGHT, Cell, Comparison, Question
-from llava.eval.report.figures import Figures
-from llava.eval.report.tables import tables_of
-from llava.reports.tables import escaped, markdown
+from llava.eval.report.comparison import RIGHT, ComparedAnswer, ComparedQuestion, Comparison
+from llava.eval.report.figures import ReportFigures
+from llava.eval.report.tables import sections_of
+from llava.reports.document import Document, Section
+from llava.reports.rendering import as_markdown, escaped, section_as_markdown
 
 ANSWERS: Final = 20
-"""Shown where the user does not say how many."""
+"""Questions that are shown with their answers unless the user chooses a number."""
 
 
-def as_markdown(
-    comparison: Comparison, figures: Figures, *, title: str, read: Sequence[str], max_answers: int | None = None
+def report_as_markdown(
+    comparison: Comparison, figures: ReportFigures, *, title: str, read: Sequence[str], max_answers: int | None = None
 ) -> str:
-    """The whole file.
+    """Returns the whole file.
 
     Args:
-        max_answers: questions that are shown with their answers, first of all those that not all runs got right.
+        read: what else was read, a sentence each.
+        max_answers: number of questions that are shown with their answers. Those that every run got right are not.
     """
-    total = len(comparison.questions)
-    parts = [f"# {escaped(title)}", escaped(f"{comparison.benchmark}: {total:,} questions")]
-    for table in tables_of(comparison, figures):
-        parts.append(f"## {escaped(table.title)}")
-        parts += [escaped(table.explanation)] if table.explanation else []
-        parts.append(markdown([escaped(cell) for cell in table.head], table.rows, {0}))
+    introduction = f"{comparison.benchmark}: {len(comparison.questions):,} questions"
+    sections = sections_of(comparison, figures)
     if comparison.remarks:
-        parts += ["## What to know", _list(comparison.remarks)]
-    parts += _answers(comparison, ANSWERS if max_answers is None else max_answers)
+        sections.append(Section("What to know", notes=comparison.remarks))
     runs = [f"{run.name}: {run.content}, {len(run.marks):,} questions, {run.path}" for run in comparison.runs]
-    parts += ["## What was read", _list([*runs, *read])]
+    parts = [
+        as_markdown(Document(title, introduction, sections)),
+        *_answers(comparison, ANSWERS if max_answers is None else max_answers),
+        section_as_markdown(Section("What was read", notes=[*runs, *read])),
+    ]
     return ("\n\n".join(parts) + "\n").encode("utf-8", "replace").decode("utf-8")
 
 
@@ -55,7 +56,7 @@ def _question(comparison: Comparison, number: int) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _facts(question: Question) -> list[str]:
+def _facts(question: ComparedQuestion) -> list[str]:
     facts = [_quoted(question.text or "")]
     if question.image:
         facts.append(f"Image: {escaped(question.image)}")
@@ -64,8 +65,8 @@ def _facts(question: Question) -> list[str]:
     return facts
 
 
-def _outcome(cell: Cell) -> str:
-    return cell.outcome if cell.parsed is None else f"{cell.outcome}; understood: {_one_line(cell.parsed)}"
+def _outcome(answer: ComparedAnswer) -> str:
+    return answer.outcome if answer.parsed is None else f"{answer.outcome}; understood: {_one_line(answer.parsed)}"
 
 
 def _quoted(text: str) -> str:
@@ -74,7 +75,3 @@ def _quoted(text: str) -> str:
 
 def _one_line(text: str) -> str:
     return escaped(" ".join(text.split()))
-
-
-def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_one_line(line)}" for line in lines)

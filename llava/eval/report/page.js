@@ -1,19 +1,19 @@
 
 "use strict";
-// Shows the answers. Everything that a model, a judge or a file wrote becomes a text node, never markup.
+// Shows the answers. What a model, a judge or a file wrote always becomes a text node, never markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const STEP = 25; // questions drawn at a time
-const LONG = 1500; // characters after which a text is folded
-const PRINTED = 500; // questions on paper at most
+const STEP = 25; // questions drawn at once
+const LONG = 1500; // characters above which a text is folded
+const PRINTED = 500; // most questions in print
 
 const byId = (id) => document.getElementById(id);
 const [QUERY, SCOPE, AHEAD, CATEGORY, ORDER] = ["query", "scope", "ahead", "category", "order"].map(byId);
 const ALL = "all", DISAGREEING = "disagreeing";
 const disagreeing = new Set(data.disagreeing);
 
-let haystacks = null; // the words of every question in lower case, made when they are first searched
-let chosen = []; // numbers of the questions that are shown, in their order
+let haystacks = null; // the words of every question in lower case, built at the first search
+let chosen = []; // indices of the questions that match, in order
 let drawn = 0; // how many of them are on the page
 
 function element(name, attributes = {}, ...children) {
@@ -93,7 +93,7 @@ function choose() {
   const all = data.questions.length.toLocaleString("en");
   byId("count").textContent = chosen.length
     ? `${chosen.length.toLocaleString("en")} of ${all} questions`
-    : `None of ${all} questions fits. “Show all again” takes every choice back.`;
+    : `None of ${all} questions fits. “Show all again” removes every filter.`;
   remember();
 }
 
@@ -109,7 +109,7 @@ function drawMore(upTo = drawn + STEP) {
 function marked(text) {
   const words = QUERY.value.trim().toLowerCase();
   const folded = text.toLowerCase();
-  // Some letters change their length in lower case; then nothing is marked, rather than the wrong place.
+  // Some letters change their length in lower case. Then nothing is marked, instead of the wrong place.
   if (words === "" || folded.length !== text.length) return [text];
   const parts = [];
   let start = 0;
@@ -134,7 +134,7 @@ function drawImage(question) {
   if (!question.image) return null;
   const uri = question.shown === null ? null : data.images[question.shown];
   if (!uri) return element("figure", {}, element("figcaption", {}, `${question.image}: not shown`));
-  const button = element("button", { type: "button", class: "image", "aria-expanded": "false", title: "Larger or smaller" },
+  const button = element("button", { type: "button", class: "image", "aria-expanded": "false", title: "Enlarge or shrink" },
     element("img", { src: uri, alt: `Image ${question.image}`, decoding: "async" }));
   const figure = element("figure", {}, button, element("figcaption", {}, question.image));
   button.addEventListener("click", () => {
@@ -163,7 +163,7 @@ function drawAnswer(run, number) {
   return element("div", { class: `answer ${tone}` },
     element("h4", {}, data.runs[run], " ", element("span", { class: `badge ${tone}` }, answer.outcome)),
     facts(answer),
-    answer.outcome === "missing" ? null : passage(answer.text, data.runTexts[run] ? "(an empty answer)" : "(its text was not given)"),
+    answer.outcome === "missing" ? null : passage(answer.text, data.runTexts[run] ? "(an empty answer)" : "(text not available)"),
     note("What this run was asked", answer.prompt),
     note("About the mark", answer.note));
 }
@@ -173,17 +173,17 @@ function drawQuestion(number) {
   const categories = question.categories.map((category) => data.categories[category]).join(" · ");
   const link = element("a", { href: `#question=${encodeURIComponent(question.id)}` }, ...marked(`Question ${question.id}`));
   const target = question.target === null ? null : element("div", { class: "target" },
-    element("strong", { class: "text" }, data.scale === 100 ? "Right:" : "Reference:"), passage(question.target));
+    element("strong", { class: "text" }, data.scale === 100 ? "Correct:" : "Reference:"), passage(question.target));
   return element("article", { class: "question", tabindex: "-1", "data-number": number },
     element("header", {}, element("h3", {}, link), categories ? element("span", { class: "quiet" }, categories) : null),
     element("div", { class: "body" }, drawImage(question), element("div", {},
-      passage(question.text, "(the question's text was not given)"),
+      passage(question.text, "(text of the question not available)"),
       target,
       element("div", { class: "answers" }, ...data.runs.map((_, run) => drawAnswer(run, number))),
       note("What the judge wrote", question.note))));
 }
 
-// The address holds the choices, so that a view can be kept and passed on.
+// The address contains the filters, so that a view can be bookmarked and shared.
 
 const fields = { q: QUERY, of: SCOPE, ahead: AHEAD, category: CATEGORY, order: ORDER };
 
@@ -280,7 +280,7 @@ function offer() {
   options(CATEGORY, [["", "all"], ...data.categories.map((name, number) => [String(number), name])]);
   const pairs = data.comparable.flatMap((one) => data.comparable.filter((other) => other !== one).map((other) => [one, other]));
   options(AHEAD, [["", "all"], ...pairs.map(([one, other]) => [`${one}>${other}`, `${data.runs[one]} better than ${data.runs[other]}`])]);
-  options(ORDER, [["file", "as in the file"], ...(data.comparable.length ? [["score", "lowest score first"]] : []),
+  options(ORDER, [["file", "in file order"], ...(data.comparable.length ? [["score", "lowest score first"]] : []),
     ...(data.comparable.length > 1 ? [["difference", "largest difference first"]] : [])]);
 }
 

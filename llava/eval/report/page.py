@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs nothing else: styles, script, figures, answers and images are all in it.
+"""Renders the report as a single HTML page that contains its styles, script, figures, answers and images.
 
 What models, judges and files wrote is untrusted. It reaches the page in two ways only: escaped by the template, or as
-JSON that the script turns into text nodes. The page's own security policy allows its own script and nothing else.
+JSON that the script turns into text nodes. The page's security policy allows its own script and nothing else.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from llava.eval.report.comparison import (
     UNPARSABLE,
     WORSE,
     WRONG,
-    Cell,
+    ComparedAnswer,
+    ComparedQuestion,
     Comparison,
-    Question,
 )
-from llava.eval.report.figures import Figures
+from llava.eval.report.figures import ReportFigures
 from llava.eval.report.images import Images
 from llava.eval.report.plot import Point, Row, intervals, legend_mark, shares
-from llava.eval.report.run import PERCENT, Run
-from llava.eval.report.tables import Table, measure, tables_of, with_interval
+from llava.eval.report.run import PERCENT, EvaluatedRun
+from llava.eval.report.tables import CATEGORIES, DIFFERENCES, RESULTS, measure, sections_of, with_interval
+from llava.eval.scoring.estimates import Estimate
+from llava.reports.document import Section
 
 TONES: Final = {
     RIGHT: "good",
@@ -47,25 +49,26 @@ TONES: Final = {
     NOT_MARKED: "none",
 }
 _FOLDED_ROWS: Final = 12
-"""A longer table is folded."""
+"""Longest table that is shown unfolded, in rows."""
 _PLOTTED_ROWS: Final = 40
+"""Most categories in a plot."""
 
 
 def as_page(
     comparison: Comparison,
-    figures: Figures,
+    figures: ReportFigures,
     images: Images | None,
     *,
     title: str,
     read: Sequence[str],
     max_answers: int | None = None,
 ) -> str:
-    """The page.
+    """Returns the page.
 
     Args:
-        images: None leaves all of them out.
+        images: the images of the questions; None for a page without images.
         read: what else was read, a sentence each.
-        max_answers: questions whose answers are in the page; figures are of all of them. None is all.
+        max_answers: number of questions whose answers are on the page; None for all. Figures always cover all.
     """
     from jinja2 import Environment
 
@@ -79,7 +82,7 @@ def as_page(
         subtitle=_subtitle(comparison, max_answers),
         runs=[_run(number, run) for number, run in enumerate(comparison.runs)],
         remarks=comparison.remarks,
-        sections=[_section(table, comparison, figures) for table in tables_of(comparison, figures)],
+        sections=[_section(section, comparison, figures) for section in sections_of(comparison, figures)],
         read=read,
         version=__version__,
         style=style,
@@ -88,7 +91,7 @@ def as_page(
         script_hash=_hash(script),
         data=_for_script(_data(comparison, images, max_answers)),
     )
-    # JSON may hold halves of surrogate pairs, which no file can.
+    # JSON may contain unpaired surrogates, which a UTF-8 file cannot.
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -96,11 +99,11 @@ def _subtitle(comparison: Comparison, max_answers: int | None) -> str:
     total = len(comparison.questions)
     text = f"{comparison.benchmark}: {total:,} question{'' if total == 1 else 's'}"
     if max_answers is not None and max_answers < total:
-        text += f"; figures of all of them, answers of the first {max_answers:,}"
+        text += f"; figures cover all of them, answers of the first {max_answers:,} are shown"
     return text
 
 
-def _run(number: int, run: Run) -> dict[str, Any]:
+def _run(number: int, run: EvaluatedRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "model": run.model if run.model != run.name else None,
@@ -116,7 +119,7 @@ def _hash(text: str) -> str:
 
 
 def _for_script(value: Any) -> str:
-    """JSON that can end neither its element nor anything else of a page."""
+    """Returns JSON that can close neither its element nor any other on the page."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -124,19 +127,26 @@ def _for_script(value: Any) -> str:
 # Sections
 
 
-def _section(table: Table, comparison: Comparison, figures: Figures) -> dict[str, Any]:
-    plots = {
-        "Results": _result_plots,
-        "Differences": _difference_plots,
-    }.get(table.title, _category_plots if table.title.startswith("Categories") else _no_plots)(comparison, figures)
-    return {"table": table, "plots": plots, "folded": len(table.rows) > _FOLDED_ROWS}
+def _section(section: Section, comparison: Comparison, figures: ReportFigures) -> dict[str, Any]:
+    (table,) = section.tables
+    return {
+        "heading": section.heading,
+        "paragraph": section.paragraph,
+        "table": table,
+        "plots": _plots(section.heading, comparison, figures),
+        "folded": len(table.rows) > _FOLDED_ROWS,
+    }
 
 
-def _no_plots(comparison: Comparison, figures: Figures) -> list[dict[str, str]]:
-    return []
+def _plots(heading: str, comparison: Comparison, figures: ReportFigures) -> list[dict[str, str]]:
+    if heading == RESULTS:
+        return _result_plots(comparison, figures)
+    if heading == DIFFERENCES:
+        return _difference_plots(comparison, figures)
+    return _category_plots(comparison, figures) if heading.startswith(CATEGORIES) else []
 
 
-def _result_plots(comparison: Comparison, figures: Figures) -> list[dict[str, str]]:
+def _result_plots(comparison: Comparison, figures: ReportFigures) -> list[dict[str, str]]:
     plots = []
     rows = [
         Row(run.name, [_point(run.score, number, run.name)])
@@ -155,18 +165,18 @@ def _result_plots(comparison: Comparison, figures: Figures) -> list[dict[str, st
     return plots
 
 
-def _difference_plots(comparison: Comparison, figures: Figures) -> list[dict[str, str]]:
+def _difference_plots(comparison: Comparison, figures: ReportFigures) -> list[dict[str, str]]:
     rows = []
     for one in figures.differences:
         name = f"{comparison.runs[one.second].name} – {comparison.runs[one.first].name}"
         rows.append(Row(name, [_point(one.value, one.second, name)]))
     if not any(point.value is not None for row in rows for point in row.points):
         return []
-    caption = "difference of the second run to the first; an interval that leaves out 0 is clear"
+    caption = "score of the second run less that of the first; a difference is clear if its interval excludes 0"
     return [{"svg": intervals(rows, title=f"{caption}. The table has the numbers.", zero=True), "caption": caption}]
 
 
-def _category_plots(comparison: Comparison, figures: Figures) -> list[dict[str, str]]:
+def _category_plots(comparison: Comparison, figures: ReportFigures) -> list[dict[str, str]]:
     marked = [number for number, run in enumerate(comparison.runs) if run.is_marked]
     rows = []
     for one in figures.categories[:_PLOTTED_ROWS]:
@@ -178,7 +188,7 @@ def _category_plots(comparison: Comparison, figures: Figures) -> list[dict[str, 
     return [{"svg": intervals(rows, title=f"{caption}. The table has the numbers."), "caption": caption}]
 
 
-def _point(estimate: Any, series: int, name: str) -> Point:
+def _point(estimate: Estimate, series: int, name: str) -> Point:
     return Point(estimate.value, estimate.low, estimate.high, series, f"{name}: {with_interval(estimate)}")
 
 
@@ -205,7 +215,7 @@ def _data(comparison: Comparison, images: Images | None, max_answers: int | None
     }
 
 
-def _question(question: Question, names: list[str], categories: list[str]) -> dict[str, Any]:
+def _question(question: ComparedQuestion, names: list[str], categories: list[str]) -> dict[str, Any]:
     return {
         "id": question.id,
         "text": question.text,
@@ -217,7 +227,7 @@ def _question(question: Question, names: list[str], categories: list[str]) -> di
     }
 
 
-def _answer(cell: Cell) -> dict[str, Any]:
+def _answer(cell: ComparedAnswer) -> dict[str, Any]:
     return {
         "text": cell.text,
         "outcome": cell.outcome,

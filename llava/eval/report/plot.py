@@ -1,7 +1,7 @@
-"""Plots of a report, as SVG inside the page: they take the page's colours and fonts, and any width.
+"""Draws the plots of a report as SVG that takes the page's colours and fonts and fits any width.
 
-Positions along the scale are percentages of the drawing's width and everything else is in pixels, so that the same
-drawing is readable on a desk and on a phone. That, and dark mode, is why no plotting library draws them.
+Positions along the scale are percentages of the drawing's width, and everything else is in pixels, so that the same
+drawing is readable on a desktop and on a phone. This and dark mode are why no plotting library is used.
 """
 
 from __future__ import annotations
@@ -19,37 +19,41 @@ _SHAPES: Final = (
     "M0-6l5.5 10h-11z",
     "M0 6l5.5-10h-11z",
 )
-"""A run has a shape and a colour: either alone tells it."""
+"""Shapes of the points. A run has a shape and a colour, either of which identifies it."""
 _LINE: Final = 18
-"""Height of a line of writing or of a mark, in pixels."""
+"""Height of a line of text or of a mark, in pixels."""
 _GAP: Final = 10
 _MARGIN: Final = 3.0
-"""To the left and right of the scale, in percent of the width."""
+"""Space on either side of the scale, in percent of the width."""
 
 
 @dataclass(frozen=True)
 class Point:
+    """One figure with its interval."""
+
     value: float | None
     low: float | None
     high: float | None
     series: int
-    """Chooses colour and shape."""
+    """Number of the run, which determines colour and shape."""
     label: str
-    """What a pointer that rests on it is told."""
+    """Text that appears when the pointer rests on the point."""
 
 
 @dataclass(frozen=True)
 class Row:
+    """A named group of points."""
+
     name: str
     points: Sequence[Point]
 
 
 def intervals(rows: Sequence[Row], *, title: str, zero: bool = False) -> str:
-    """Points with bars over their intervals, a group of lines a row.
+    """Draws points with bars over their intervals, one group of lines per row.
 
     Args:
-        title: what a screen reader says; the figures themselves stand in a table beside the plot.
-        zero: mark the zero of the scale, and keep it in sight.
+        title: what a screen reader reads out. The figures are in a table beside the plot.
+        zero: whether the scale includes zero and marks it.
     """
     ticks = _ticks(rows, zero=zero)
     low, high = ticks[0], ticks[-1]
@@ -74,10 +78,11 @@ def intervals(rows: Sequence[Row], *, title: str, zero: bool = False) -> str:
 
 
 def shares(rows: Sequence[tuple[str, Sequence[tuple[str, int, str]]]], *, title: str) -> str:
-    """One bar a row, cut into parts.
+    """Draws one bar per row, divided into parts.
 
     Args:
-        rows: a name, then the parts: what it is, how many, and its class of colour.
+        rows: the name of each row and its parts: label, count and CSS class.
+        title: what a screen reader reads out.
     """
     svg = _drawing(len(rows) * (2 * _LINE + _GAP), title)
     for number, (name, parts) in enumerate(rows):
@@ -95,7 +100,7 @@ def shares(rows: Sequence[tuple[str, Sequence[tuple[str, int, str]]]], *, title:
 
 
 def legend_mark(series: int) -> str:
-    """The mark of a run, for a line of text."""
+    """Returns the mark of a run for use in a line of text."""
     svg = Element("svg", {"class": "key", "width": "16", "height": "14", "aria-hidden": "true"})
     SubElement(svg, "path", {"class": _series(series), "d": _shape(series), "transform": "translate(8 7)"})
     return tostring(svg, encoding="unicode")
@@ -127,7 +132,7 @@ def _shape(number: int) -> str:
 
 
 def _ticks(rows: Sequence[Row], *, zero: bool) -> list[float]:
-    """Round numbers, about five, that hold all points and intervals."""
+    """Returns about five round numbers that span all points and intervals."""
     known = [v for row in rows for p in row.points for v in (p.value, p.low, p.high) if v is not None]
     known += [0.0] if zero or not known else []
     low, high = min(known), max(known)

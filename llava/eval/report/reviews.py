@@ -1,6 +1,6 @@
-"""A judge's reviews of pairs of answers, as two runs: what each of the two sides was given.
+"""Turns a judge's reviews of pairs of answers into two runs with the scores of each side.
 
-The reviews do not hold the answers. Files of answers that are given beside them lend their texts and their names.
+Reviews do not contain the answers. Files of answers that are given with them lend their texts and their names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llava.errors import DataError
 from llava.eval.data.records import some
-from llava.eval.report.run import POINTS, Run
+from llava.eval.report.run import POINTS, EvaluatedRun
 from llava.eval.reviews.reader import Review, Reviews, read_reviews
 from llava.eval.scoring.marks import MarkedAnswer
 from llava.files.json_files import Line
@@ -20,15 +20,15 @@ SIDES = (1, 2)
 
 
 def holds_reviews(lines: Sequence[Line]) -> bool:
-    """Whether records are reviews."""
+    """Returns whether records are reviews."""
     return bool(lines) and "answer2_id" in lines[0].record
 
 
-def review_runs(path: Path, name: str | None) -> list[Run]:
-    """The two sides of a file of reviews; a question that was asked in both orders has the mean of its scores.
+def review_runs(path: Path, name: str | None) -> list[EvaluatedRun]:
+    """Returns the two sides of a file of reviews. A question judged in both orders gets the mean of its scores.
 
     Raises:
-        DataError: a record that is no review, or scores beyond 10; names file, line and question.
+        DataError: a record is not a review, or a score is above 10. The message names file, line and question.
     """
     reviews = read_reviews(path)
     by_question: dict[str, list[Review]] = {}
@@ -41,13 +41,13 @@ def review_runs(path: Path, name: str | None) -> list[Run]:
     return [_side(side, reviews, by_question, name) for side in SIDES]
 
 
-def lend_answers(runs: Sequence[Run]) -> list[Run]:
-    """Gives the sides of reviews the texts of those answers that they are about; such files are then no runs any more.
+def lend_answers(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Gives the sides of reviews the texts of the answers that they are about, and removes the runs of those answers.
 
     Raises:
-        DataError: an answer that a review is about is not in the file that has the others.
+        DataError: an answer that a review is about is missing from the file that has the others.
     """
-    lent: dict[int, Run] = {}
+    lent: dict[int, EvaluatedRun] = {}
     for answers in (run for run in runs if not run.is_marked):
         for side in (run for run in runs if run.side and id(run) not in lent):
             if _is_about(side, answers) and answers not in [lent.get(id(other)) for other in _other_sides(side, runs)]:
@@ -56,15 +56,15 @@ def lend_answers(runs: Sequence[Run]) -> list[Run]:
     return [_with_texts(run, lent.get(id(run))) if run.side else run for run in runs if id(run) not in lenders]
 
 
-def _other_sides(side: Run, runs: Sequence[Run]) -> list[Run]:
-    """Those of the same file: a file of answers is one side of it, or none."""
+def _other_sides(side: EvaluatedRun, runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Returns the other side of the same file, since a file of answers can be one side only."""
     return [run for run in runs if run.side and run.path == side.path and run is not side]
 
 
-def _side(side: int, reviews: Reviews, by_question: dict[str, list[Review]], name: str | None) -> Run:
+def _side(side: int, reviews: Reviews, by_question: dict[str, list[Review]], name: str | None) -> EvaluatedRun:
     marks = {identity: _mark(identity, of_question, side) for identity, of_question in by_question.items()}
     benchmark = f"reviews by {' and '.join(reviews.judges)}" if reviews.judges else "reviews"
-    return Run(
+    return EvaluatedRun(
         f"{name}, answer {side}" if name else "",
         reviews.path,
         f"{benchmark}, answer {side}",
@@ -97,7 +97,7 @@ def _mark(identity: str, reviews: Sequence[Review], side: int) -> MarkedAnswer:
 
 
 def _words(review: Review) -> str:
-    """The judge's, in the order that it saw the answers."""
+    """Returns what the judge wrote, preceded by the order in which it saw the answers if that was swapped."""
     heading = ["The judge saw the second answer first."] if review.order == "swapped" else []
     reason = [f"No scores: {review.reason}."] if review.reason else []
     return "\n".join([*heading, *reason, review.content])
@@ -109,29 +109,31 @@ def _remarks(reviews: Reviews) -> tuple[str, ...]:
     if unscored:
         remarks.append(f"reviews without scores, which count in no figure: {len(unscored):,} ({some(unscored)})")
     if reviews.repeated:
-        remarks.append(f"reviewed again, the last review counts: {len(reviews.repeated):,} ({some(reviews.repeated)})")
+        remarks.append(
+            f"reviewed more than once, the last review counts: {len(reviews.repeated):,} ({some(reviews.repeated)})"
+        )
     return tuple(remarks)
 
 
-def _is_about(side: Run, answers: Run) -> bool:
-    """By the ids of the answers; reviews name an answer without id, such as a reference, by its question."""
+def _is_about(side: EvaluatedRun, answers: EvaluatedRun) -> bool:
+    """Compares the ids of the answers. Reviews name an answer without an id, such as a reference, by its question."""
     return any(
         identity in answers.marks and wanted == answers.answer_ids.get(identity, identity)
         for identity, wanted in side.answer_ids.items()
     )
 
 
-def _with_texts(side: Run, answers: Run | None) -> Run:
+def _with_texts(side: EvaluatedRun, answers: EvaluatedRun | None) -> EvaluatedRun:
     if answers is None:
-        told = "the texts of these answers were not given: name the file of answers too"
-        return replace(side, remarks=(*side.remarks, told))
+        remark = "the texts of these answers are missing; give the file of answers too"
+        return replace(side, remarks=(*side.remarks, remark))
     marks = {}
     for identity, mark in side.marks.items():
         found = answers.marks.get(identity)
         if found is None or answers.answer_ids.get(identity, identity) != side.answer_ids[identity]:
             raise DataError(
                 f"{side.places[identity]} is about the answer {side.answer_ids[identity]}, which {answers.path} "
-                "does not hold, though it holds others. Give the answers that were reviewed."
+                "does not contain, although it contains others. Give the answers that were reviewed."
             )
         marks[identity] = replace(mark, text=found.text, question=found.question, image=mark.image or found.image)
     return replace(

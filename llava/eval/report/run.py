@@ -1,4 +1,4 @@
-"""What a report is made of: runs, each the marked answers of one model."""
+"""Defines a run of a report: the marked answers of one model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from llava.eval.reviews.reader import Reviews
 from llava.eval.scoring.marks import MarkedAnswer
 
 PERCENT, POINTS = 100.0, 10.0
-"""What the largest score is shown as: of right and wrong answers, of a judge's scores."""
+"""What the highest score is shown as: PERCENT for right and wrong answers, POINTS for a judge's scores."""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A benchmark's own headline figure, as its scorer computed it."""
+class FigureWithInterval:
+    """A figure that a scorer or a summary of reviews computed, with its 95 % interval if it has one."""
 
     value: float
     low: float | None = None
@@ -23,31 +23,35 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluatedRun:
     """The answers of one model."""
 
     name: str
     path: Path
     content: str
-    """What was read, in a few words for the reader."""
+    """What was read, in a few words."""
     marks: dict[str, MarkedAnswer]
+    """The marked answers, by id of the question."""
     places: dict[str, str]
-    """By question: file, line and id, as an error message begins."""
+    """Where each answer is (file, line and id), by id of the question. Error messages begin with it."""
     is_marked: bool
+    """Whether the answers have marks, so that there is something to count."""
     benchmark: str | None = None
     model: str | None = None
-    figures: Mapping[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, FigureWithInterval] = field(default_factory=dict)
+    """The benchmark's own headline figures, by name."""
     scale: float = PERCENT
+    """What the highest score is shown as: PERCENT or POINTS."""
     answer_ids: Mapping[str, str] = field(default_factory=dict)
-    """By question, the id of the answer, which reviews refer to."""
+    """Ids of the answers, to which reviews refer, by id of the question."""
     remarks: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
-    """Their customary order, where there is one."""
+    """The customary order of the categories, if there is one."""
     side: int | None = None
-    """Of reviews: 1 or 2, which of the two answers."""
+    """Which of the two answers in a file of reviews, 1 or 2; None for other runs."""
     reviews: Reviews | None = None
 
     @property
     def short(self) -> str:
-        """What the run is called where nothing better is known: its file, and its side of a file of reviews."""
+        """Name of the run if nothing better is known: its file, and its side of a file of reviews."""
         return f"{self.path.stem}, answer {self.side}" if self.side else self.path.stem

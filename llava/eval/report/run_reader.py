@@ -1,7 +1,7 @@
-"""Reads what evaluators and scorers write, as runs that can be laid side by side.
+"""Reads the files of evaluators and scorers as runs that can be compared.
 
-A run is a file of answers (`model_vqa` and its kin), of answers with marks (a scorer's `--output`, the `--output-file`
-of `eval_science_qa`), or one side of a file of reviews (`llava.eval.report.reviews`).
+A run is a file of answers (from `model_vqa` or a similar command), a file of marked answers (a scorer's `--output`, the
+`--output-file` of `eval_science_qa`), or one side of a file of reviews (`llava.eval.report.reviews`).
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from typing import Any
 from llava.errors import DataError, InvalidRequest
 from llava.eval.data.records import joined, locate, some
 from llava.eval.report.reviews import holds_reviews, review_runs
-from llava.eval.report.run import Figure, Run
+from llava.eval.report.run import EvaluatedRun, FigureWithInterval
 from llava.eval.report.science_qa import ScienceQATest, marks_of_analysis
 from llava.eval.scoring.marks import MarkedAnswer, holds_marks, parse_marks
 from llava.files.json_files import Line, json_type, read_json, read_jsonl, read_text
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file that a user gave, maybe with a name for its run."""
+class RunSource:
+    """A file that the user gave, and the name of its run if the user gave one."""
 
     path: Path
     name: str | None
 
 
-def source_of(word: str) -> Source:
-    """`FILE` or `NAME=FILE`.
+def source_of(word: str) -> RunSource:
+    """Parses `FILE` or `NAME=FILE`.
 
     Raises:
-        DataError: there is no such file.
+        DataError: the file does not exist.
     """
     name, equals, rest = word.partition("=")
     if equals and name and not Path(word).exists():
-        return Source(locate(rest, remedy=_REMEDY), name)
-    return Source(locate(word, remedy=_REMEDY), None)
+        return RunSource(locate(rest, remedy=_REMEDY), name)
+    return RunSource(locate(word, remedy=_REMEDY), None)
 
 
-_REMEDY = "A run is a file that an evaluator or a scorer wrote, or NAME=FILE."
+_REMEDY = "Give a file that an evaluator or a scorer wrote, or NAME=FILE."
 
 
-def read_runs(source: Source, science_qa: ScienceQATest | None) -> list[Run]:
+def read_runs(source: RunSource, science_qa: ScienceQATest | None) -> list[EvaluatedRun]:
     """Reads a file of any kind: one run, or the two sides of reviews.
 
     Args:
-        science_qa: with which plain answers are marked; None leaves them without marks.
+        science_qa: marks plain answers; None leaves them without marks.
 
     Raises:
-        DataError: the file is of no known kind, or not what it should be; names file, line and id.
-        InvalidRequest: the file can be shown only with something that is not given.
+        DataError: the file is of an unknown kind or malformed. The message names file, line and id.
+        InvalidRequest: the file can be shown only together with a flag that is not given.
     """
     if source.path.is_dir():
         raise DataError(f"{source.path}: is a folder, not a file. {_REMEDY}")
@@ -70,17 +70,15 @@ def read_runs(source: Source, science_qa: ScienceQATest | None) -> list[Run]:
     if isinstance(content.get("outputs"), dict):
         if science_qa is None:
             raise InvalidRequest(
-                f"{source.path}: a result file of ScienceQA does not say what was asked. Give --base-dir, the folder "
-                "of ScienceQA, or the file of eval_science_qa --output-file."
+                f"{source.path}: a result file of ScienceQA does not contain the questions. Give --base-dir, the "
+                "folder of ScienceQA, or give the file of eval_science_qa --output-file instead."
             )
         return [science_qa.marked(_from_result(source, content))]
-    raise DataError(
-        f"{source.path}: neither answers (JSON Lines), nor reviews, nor the output of a scorer; "
-        f"it has the fields {', '.join(map(repr, list(content)[:6])) or 'of an empty object'}."
-    )
+    fields = f"it has the fields {', '.join(map(repr, list(content)[:6]))}" if content else "it has no fields"
+    raise DataError(f"{source.path}: neither answers (JSON Lines), nor reviews, nor the output of a scorer; {fields}.")
 
 
-def _from_answers(source: Source, lines: Sequence[Line]) -> Run:
+def _from_answers(source: RunSource, lines: Sequence[Line]) -> EvaluatedRun:
     found = joined(told_apart(lines, key="question_id", text="prompt"), source.path, key="question_id")
     marks, ids = {}, {}
     for identity, line in found.lines.items():
@@ -95,9 +93,9 @@ def _from_answers(source: Source, lines: Sequence[Line]) -> Run:
         )
         if isinstance(answer_id, str):
             ids[identity] = answer_id
-    twice = f"answered twice: {len(found.duplicates):,} ({some(found.duplicates)}); the last answer counts"
+    twice = f"answered more than once: {len(found.duplicates):,} ({some(found.duplicates)}); the last answer counts"
     models = {name for line in found.lines.values() if isinstance(name := line.record.get("model_id"), str) and name}
-    return Run(
+    return EvaluatedRun(
         source.name or "",
         source.path,
         "answers",
@@ -111,9 +109,9 @@ def _from_answers(source: Source, lines: Sequence[Line]) -> Run:
 
 
 def told_apart(lines: Sequence[Line], *, key: str, text: str) -> list[Line]:
-    """Gives questions that share an id, but not what is asked, ids of their own: `id | round` or `id | text`.
+    """Gives different questions that share an id their own ids: `id | round` or `id | text`.
 
-    Some benchmarks ask several questions under the id of an image, and some ask one question in several rounds.
+    Some benchmarks use the id of an image for several questions, and some ask one question in several rounds.
     """
     rounds: dict[Any, set[Any]] = {}
     texts: dict[Any, set[Any]] = {}
@@ -132,16 +130,16 @@ def told_apart(lines: Sequence[Line], *, key: str, text: str) -> list[Line]:
     return renamed
 
 
-def named(runs: Sequence[Run]) -> list[Run]:
-    """Gives every run a name of its own: the user's, else the model's, else the file's; where two agree, with more.
+def named(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Gives every run a unique name: the user's, else the model's, else the file's, extended if two are equal.
 
     Raises:
-        InvalidRequest: the user gave one name twice.
+        InvalidRequest: the user gave a name or a file twice.
     """
     given = [run.name for run in runs if run.name]
     if twice := next((name for name in given if given.count(name) > 1), None):
-        raise InvalidRequest(f"two runs are called {twice!r}. Give each a name of its own: NAME=FILE.")
-    wishes: list[Callable[[Run], str]] = [
+        raise InvalidRequest(f"two runs are called {twice!r}. Give each its own name: NAME=FILE.")
+    wishes: list[Callable[[EvaluatedRun], str]] = [
         lambda run: run.name or (Path(run.model).name if run.model else run.short),
         lambda run: run.name or (f"{Path(run.model).name} ({run.short})" if run.model else run.short),
         lambda run: run.name or f"{run.path.parent.name}/{run.short}",
@@ -157,17 +155,17 @@ def named(runs: Sequence[Run]) -> list[Run]:
 
 
 def _one_value(path: Path) -> dict[str, Any] | None:
-    """The object that a JSON file holds; None of a JSON Lines file."""
+    """Returns the object in a JSON file; None for a JSON Lines file."""
     start = read_text(path).lstrip()
     if not start:
         raise DataError(f"{path}: the file is empty.")
     if start.startswith("["):
-        raise DataError(f"{path}: a JSON list, which no evaluator writes. Questions are given by --question-file.")
+        raise DataError(f"{path}: a JSON list, which no evaluator writes. Give questions with --question-file.")
     if _is_lines(start):
         return None
     content = read_json(path)
     if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a JSON {json_type(content)}, expected an object. {_REMEDY}")
+        raise DataError(f"{path}: contains a JSON {json_type(content)}, expected an object. {_REMEDY}")
     return content
 
 
@@ -175,17 +173,17 @@ def _is_lines(text: str) -> bool:
     first, _, rest = text.partition("\n")
     try:
         record = json.loads(first)
-    except json.JSONDecodeError:  # a line that was cut off, or the beginning of an object over many lines
+    except json.JSONDecodeError:  # a line that was cut off, or the first line of an object over many lines
         return '"question_id"' in first and '"marks"' not in first
     return isinstance(record, dict) and (bool(rest.strip()) or "question_id" in record)
 
 
-def _from_scorer(source: Source, content: dict[str, Any]) -> Run:
+def _from_scorer(source: RunSource, content: dict[str, Any]) -> EvaluatedRun:
     sheet = parse_marks(content, source.path)
     marks = {mark.question_id: mark for mark in sheet.marks}
     estimates = content.get("estimates")
     intervals = estimates if isinstance(estimates, dict) else {}
-    return Run(
+    return EvaluatedRun(
         source.name or "",
         source.path,
         f"marks of {sheet.benchmark}",
@@ -194,21 +192,23 @@ def _from_scorer(source: Source, content: dict[str, Any]) -> Run:
         is_marked=True,
         benchmark=sheet.benchmark,
         model=sheet.model,
-        figures={name: Figure(value, *_interval(intervals.get(name))) for name, value in sheet.figures.items()},
+        figures={
+            name: FigureWithInterval(value, *_interval(intervals.get(name))) for name, value in sheet.figures.items()
+        },
     )
 
 
 def _interval(estimate: Any) -> tuple[float | None, float | None]:
-    """What a scorer says beside a figure, where it says it."""
+    """Returns the interval that a scorer gives with a figure, if it gives one."""
     ends = estimate.get("interval_95") if isinstance(estimate, dict) else None
     if isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends):
         return float(ends[0]), float(ends[1])
     return None, None
 
 
-def _from_analysis(source: Source, content: dict[str, Any]) -> Run:
+def _from_analysis(source: RunSource, content: dict[str, Any]) -> EvaluatedRun:
     marks = marks_of_analysis(content, source.path)
-    return Run(
+    return EvaluatedRun(
         source.name or "",
         source.path,
         "marks of ScienceQA",
@@ -219,14 +219,14 @@ def _from_analysis(source: Source, content: dict[str, Any]) -> Run:
     )
 
 
-def _from_result(source: Source, content: dict[str, Any]) -> Run:
+def _from_result(source: RunSource, content: dict[str, Any]) -> EvaluatedRun:
     marks = {}
     for identity, text in content["outputs"].items():
         if not isinstance(text, str):
             raise DataError(f"{source.path}: output of {identity} is a JSON {json_type(text)}, expected a string.")
         marks[identity] = MarkedAnswer(identity, text, None)
     places = {identity: f"{source.path}: output of {identity}" for identity in marks}
-    return Run(source.name or "", source.path, "answers", marks, places, is_marked=False)
+    return EvaluatedRun(source.name or "", source.path, "answers", marks, places, is_marked=False)
 
 
 def _first_name(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""ScienceQA for the report: answers marked by the scorer's own rule, and the scorer's list of right and wrong ones."""
+"""Reads ScienceQA for the report: marks answers by the scorer's own rule, and reads the scorer's list of answers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from llava.errors import DataError
 from llava.eval.data.records import normal_id, some
-from llava.eval.report.run import Run
+from llava.eval.report.run import EvaluatedRun
 from llava.eval.science_qa.columns import COLUMNS
 from llava.eval.science_qa.dataset import OPTIONS, Problem, ScienceQA, open_science_qa
-from llava.eval.science_qa.marks import FAILED, Answers, Mark, mark
+from llava.eval.science_qa.marks import FAILED, Mark, ScienceQaAnswers, mark
 from llava.eval.scoring.marks import MarkedAnswer
 from llava.files.json_files import json_type
 
 
 @dataclass(frozen=True)
 class ScienceQATest:
-    """The problems of a split, and the answers to them."""
+    """The problems of a split, by which answers are marked."""
 
     base_dir: str
     split: str
@@ -35,22 +35,22 @@ class ScienceQATest:
 
     @property
     def images(self) -> Path:
-        """Where the authors' archive has the images of the split."""
+        """Folder of the split's images in the authors' archive."""
         return self.data.folder / "images" / self.split
 
-    def marked(self, run: Run) -> Run:
-        """The run with marks, by the rule of `eval_science_qa`: an answer that is missing or names no choice is wrong.
+    def marked(self, run: EvaluatedRun) -> EvaluatedRun:
+        """Marks a run by the rule of `eval_science_qa`: an answer that is missing or names no choice is wrong.
 
         Raises:
-            DataError: the data set is not what it should be, or an answer is to no problem of the split.
+            DataError: the data set is malformed, or an answer belongs to no problem of the split.
         """
         prompts = {identity: one.question for identity, one in run.marks.items() if one.question is not None}
         texts = {identity: one.text for identity, one in run.marks.items() if one.text is not None}
-        sheet = mark(self.data, self.problems, Answers(run.path, texts, prompts, []), OPTIONS)
+        sheet = mark(self.data, self.problems, ScienceQaAnswers(run.path, texts, prompts, []), tuple(OPTIONS))
         if sheet.unknown:
             raise DataError(
-                f"{run.places[sheet.unknown[0]]}: not a problem of split {self.split!r}, nor are "
-                f"{len(sheet.unknown) - 1} others of its answers. Give the --split that was asked."
+                f"{run.places[sheet.unknown[0]]}: not a problem of split {self.split!r}, and neither are "
+                f"{len(sheet.unknown) - 1} other answers. Give the --split that was asked."
             )
         marks = {one.problem.id: _as_mark(one, prompts) for one in sheet.marks}
         missing = [identity for identity, one in marks.items() if one.text is None]
@@ -88,20 +88,20 @@ def _asked(problem: Problem) -> str:
 
 
 def marks_of_analysis(content: dict[str, Any], path: Path) -> dict[str, MarkedAnswer]:
-    """What `eval_science_qa --output-file` wrote, in the order of the ids.
+    """Reads what `eval_science_qa --output-file` wrote, in the order of the ids.
 
     Raises:
-        DataError: an entry that is not the scorer's; names file, list and place in it.
+        DataError: an entry is not what the scorer writes. The message names the file, the list and the place in it.
     """
     marks = {}
     for name, score in (("correct", 1.0), ("incorrect", 0.0)):
         for number, entry in enumerate(content[name], start=1):
             one = _analysed(entry, score, f"{path}: {name} {number}")
             if one.question_id in marks:
-                raise DataError(f"{path}: {name} {number}: question {one.question_id} is there twice.")
+                raise DataError(f"{path}: {name} {number}: question {one.question_id} occurs twice.")
             marks[one.question_id] = one
     if not marks:
-        raise DataError(f"{path}: holds no answers.")
+        raise DataError(f"{path}: contains no answers.")
     ids = sorted(marks, key=lambda identity: (not identity.isdecimal(), int(identity) if identity.isdecimal() else 0))
     return {identity: marks[identity] for identity in ids}
 
@@ -112,7 +112,7 @@ def _analysed(entry: Any, score: float, place: str) -> MarkedAnswer:
     identity = normal_id(entry.get("question_id"), f"{place}: 'question_id'")
     for field in ("parsed_ans", "ground_truth", "question", "pred"):
         if not isinstance(entry.get(field), str):
-            raise DataError(f"{place} (question {identity}): {field!r} is missing, or no string.")
+            raise DataError(f"{place} (question {identity}): {field!r} is missing or not a string.")
     parsed, text, question = entry["parsed_ans"], entry["pred"], entry["question"]
     return MarkedAnswer(
         question_id=identity,

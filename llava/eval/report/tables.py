@@ -1,105 +1,141 @@
-"""The tables of a report, as cells of text: what the page and the Markdown file both show."""
+"""Lays the figures of a report out as sections with tables, which both the page and the Markdown file show."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import urlencode
 
 from llava.eval.report.comparison import OUTCOMES, Comparison, has_few_images
-from llava.eval.report.figures import ALL, CategoryFigures, Difference, Figures
-from llava.eval.report.run import PERCENT, Figure, Run
+from llava.eval.report.figures import ALL, CategoryFigures, ReportFigures, RunDifference
+from llava.eval.report.run import PERCENT, EvaluatedRun, FigureWithInterval
 from llava.eval.scoring.estimates import Estimate
+from llava.reports.document import Column, Section, Table, number
 
-NONE = "–"
+RESULTS: Final = "Results"
+DIFFERENCES: Final = "Differences"
+CATEGORIES: Final = "Categories"
+_NONE: Final = "–"
 
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-    explanation: str = ""
-    views: dict[tuple[int, int], str] = field(default_factory=dict)
-    """By row and column, the view of the page's answers that a number counts, as its address has it."""
+AnyFigure = Estimate | FigureWithInterval
 
 
-def tables_of(comparison: Comparison, figures: Figures) -> list[Table]:
-    """All that have something to say, the most telling first."""
-    every = [
+def interval(figure: AnyFigure) -> str:
+    """Returns `76.1 to 80.5`."""
+    return _interval(figure, ".2f")
+
+
+def value(figure: AnyFigure) -> str:
+    """Returns `78.4`."""
+    return _number(figure.value, ".2f")
+
+
+def with_interval(figure: AnyFigure | None) -> str:
+    """Returns `78.4 (76.1 to 80.5)`, or a dash for None."""
+    return _with_interval(figure, ".2f")
+
+
+def _signed_interval(figure: AnyFigure) -> str:
+    return _interval(figure, "+.2f")
+
+
+def _signed_value(figure: AnyFigure) -> str:
+    return _number(figure.value, "+.2f")
+
+
+def _signed_with_interval(figure: AnyFigure | None) -> str:
+    return _with_interval(figure, "+.2f")
+
+
+def _with_interval(figure: AnyFigure | None, spec: str) -> str:
+    if figure is None:
+        return _NONE
+    shown = _number(figure.value, spec)
+    return shown if figure.value is None or figure.low is None else f"{shown} ({_interval(figure, spec)})"
+
+
+def _interval(figure: AnyFigure, spec: str) -> str:
+    if figure.low is None or figure.high is None:
+        return _NONE
+    return f"{_number(figure.low, spec)} to {_number(figure.high, spec)}"
+
+
+def _number(value: float | None, spec: str) -> str:
+    return _NONE if value is None else format(value, spec).replace("-", "−")
+
+
+_COUNT: Final = number(",")
+
+
+def sections_of(comparison: Comparison, figures: ReportFigures) -> list[Section]:
+    """Returns the sections that have something to show, the most important first. Each one has a single table."""
+    sections = [
         _results(comparison, figures),
         _differences(comparison, figures),
         _categories(comparison, figures),
         _order(comparison, figures),
         _headlines(comparison.runs),
     ]
-    return [table for table in every if table.rows]
+    return [section for section in sections if section.tables[0].rows]
 
 
 def measure(comparison: Comparison) -> str:
-    """What the score of a run is called."""
+    """Returns what the score of a run is called."""
     if comparison.scale == PERCENT:
         return "score, %" if _has_partial_marks(comparison) else "accuracy, %"
     return f"mean score, of {comparison.scale:g}"
 
 
-def interval(estimate: Estimate | Figure, *, signed: bool = False) -> str:
-    """`76.1 to 80.5`."""
-    if estimate.low is None or estimate.high is None:
-        return NONE
-    return f"{_number(estimate.low, signed)} to {_number(estimate.high, signed)}"
-
-
-def value(estimate: Estimate | Figure, *, signed: bool = False) -> str:
-    return NONE if estimate.value is None else _number(estimate.value, signed)
-
-
-def with_interval(estimate: Estimate | Figure, *, signed: bool = False) -> str:
-    """`78.4 (76.1 to 80.5)`."""
-    if estimate.value is None or estimate.low is None:
-        return value(estimate, signed=signed)
-    return f"{value(estimate, signed=signed)} ({interval(estimate, signed=signed)})"
-
-
-def _results(comparison: Comparison, figures: Figures) -> Table:
+def _results(comparison: Comparison, figures: ReportFigures) -> Section:
     outcomes = [outcome for outcome in OUTCOMES if any(run.counts[outcome] for run in figures.runs)]
     marked = comparison.is_marked
-    head = ["run", *([measure(comparison), "95 % interval", "counted"] if marked else []), *outcomes, "words an answer"]
-    rows, views = [], {}
-    for number, run in enumerate(figures.runs):
-        scores = [value(run.score), interval(run.score), f"{int(run.score.possible):,}"] if marked else []
-        words = NONE if run.num_words is None else f"{run.num_words:.1f}"
-        rows.append([run.name, *scores, *(f"{run.counts[outcome]:,}" for outcome in outcomes), words])
-        for column, outcome in enumerate(outcomes, start=1 + len(scores)):
-            views[number, column] = urlencode({"show": outcome, "of": number})
-    return Table("Results", head, rows, _CLUSTERED if marked and _shares_images(comparison) else "", views)
+    scores = [
+        Column(measure(comparison), format=value),
+        Column("95 % interval", format=interval),
+        Column("counted", format=_COUNT),
+    ]
+    columns = [
+        Column("run", "left"),
+        *(scores if marked else []),
+        *(Column(outcome, format=_COUNT) for outcome in outcomes),
+        Column("words per answer", format=number(".1f", missing=_NONE)),
+    ]
+    rows, links = [], {}
+    for place, run in enumerate(figures.runs):
+        score = [run.score, run.score, int(run.score.possible)] if marked else []
+        rows.append([run.name, *score, *(run.counts[outcome] for outcome in outcomes), run.num_words])
+        for column, outcome in enumerate(outcomes, start=1 + len(score)):
+            links[place, column] = urlencode({"show": outcome, "of": place})
+    together = "Questions about one image are not independent, so the intervals treat them as one observation."
+    paragraph = together if marked and _shares_images(comparison) else ""
+    return Section(RESULTS, paragraph=paragraph, tables=[Table(columns, rows, links)])
 
 
-_CLUSTERED = "Questions about one image are not independent; the intervals take them together."
-
-
-def _differences(comparison: Comparison, figures: Figures) -> Table:
+def _differences(comparison: Comparison, figures: ReportFigures) -> Section:
     relative = {(one.first, one.second): one.by_category.get(ALL) for one in figures.relative}
-    head = ["runs", "difference", "95 % interval", "verdict", "first better", "second better", "same"]
-    rows, views = [], {}
-    for number, one in enumerate(figures.differences):
+    columns = [
+        Column("runs", "left"),
+        Column("difference", format=_signed_value),
+        Column("95 % interval", format=_signed_interval),
+        Column("verdict"),
+        Column("first better", format=_COUNT),
+        Column("second better", format=_COUNT),
+        Column("same", format=_COUNT),
+        *([Column("second in % of first", format=with_interval)] if relative else []),
+    ]
+    rows, links = [], {}
+    for place, one in enumerate(figures.differences):
         names = f"{comparison.runs[one.second].name} – {comparison.runs[one.first].name}"
-        cells = [value(one.value, signed=True), interval(one.value, signed=True), _verdict(one, comparison)]
-        counts = [f"{count:,}" for count in (one.first_better, one.second_better, one.same)]
-        views[number, 4] = urlencode({"ahead": f"{one.first}>{one.second}"})
-        views[number, 5] = urlencode({"ahead": f"{one.second}>{one.first}"})
-        ratio = relative.get((one.first, one.second))
-        rows.append([names, *cells, *counts, *([with_interval(ratio) if ratio else NONE] if relative else [])])
-    return Table(
-        "Differences",
-        [*head, *(["second in % of first"] if relative else [])],
-        rows,
-        "Of the second run to the first, on the questions that both have a mark for, question by question.",
-        views,
-    )
+        counts = [one.first_better, one.second_better, one.same]
+        ratio = [relative.get((one.first, one.second))] if relative else []
+        rows.append([names, one.value, one.value, _verdict(one, comparison), *counts, *ratio])
+        links[place, 4] = urlencode({"ahead": f"{one.first}>{one.second}"})
+        links[place, 5] = urlencode({"ahead": f"{one.second}>{one.first}"})
+    paragraph = "The score of the second run less that of the first, on the questions that have a mark in both."
+    return Section(DIFFERENCES, paragraph=paragraph, tables=[Table(columns, rows, links)])
 
 
-def _verdict(one: Difference, comparison: Comparison) -> str:
+def _verdict(one: RunDifference, comparison: Comparison) -> str:
     if one.value.value is None:
         return "nothing in common"
     if has_few_images(comparison.questions):
@@ -107,56 +143,58 @@ def _verdict(one: Difference, comparison: Comparison) -> str:
     return "clear" if one.is_clear else "within chance"
 
 
-def _categories(comparison: Comparison, figures: Figures) -> Table:
-    names = [run.name for run in comparison.runs if run.is_marked]
-    every = [run.name for run in comparison.runs]
-    beside = [f"{every[one.second]} in % of {every[one.first]}" for one in figures.relative]
-    beside = beside or [f"{name} – {names[0]}" for name in names[1:]]
-    head = ["category", "questions", *names, *beside]
-    rows = [
-        [
-            one.name,
-            f"{one.num_questions:,}",
-            *(with_interval(score) for score in one.scores),
-            *_beside(one, figures),
-        ]
-        for one in (figures.categories if names else [])
-    ]
-    title = f"Categories: {measure(comparison)}"
-    return Table(title, head, rows, "With 95 % intervals. A question may belong to several categories.")
-
-
-def _beside(category: CategoryFigures, figures: Figures) -> list[str]:
-    if figures.relative:
-        found = [one.by_category.get(category.name) for one in figures.relative]
-        return [NONE if figure is None else with_interval(figure) for figure in found]
-    return [with_interval(difference, signed=True) for difference in category.differences]
-
-
-def _order(comparison: Comparison, figures: Figures) -> Table:
+def _categories(comparison: Comparison, figures: ReportFigures) -> Section:
+    marked = [run.name for run in comparison.runs if run.is_marked]
     names = [run.name for run in comparison.runs]
-    rows = [
-        [f"{names[one.second]} in % of {names[one.first]}", value(gap, signed=True), interval(gap, signed=True)]
-        for one in figures.relative
-        if (gap := one.order_gap) is not None
+    beside = [
+        Column(f"{names[one.second]} in % of {names[one.first]}", format=with_interval) for one in figures.relative
     ]
-    told = "How much the judge prefers what it sees first: the figure swapped less the figure as given."
-    return Table("Order of the answers", ["figure", "gap", "95 % interval"], rows, told)
+    columns = [
+        Column("category", "left"),
+        Column("questions", format=_COUNT),
+        *(Column(name, format=with_interval) for name in marked),
+        *(beside or [Column(f"{name} – {marked[0]}", format=_signed_with_interval) for name in marked[1:]]),
+    ]
+    rows = [
+        [one.name, one.num_questions, *one.scores, *_beside(one, figures)]
+        for one in (figures.categories if marked else [])
+    ]
+    paragraph = "Scores with 95 % intervals. A question may belong to several categories."
+    return Section(f"{CATEGORIES}: {measure(comparison)}", paragraph=paragraph, tables=[Table(columns, rows)])
 
 
-def _headlines(runs: Sequence[Run]) -> Table:
-    names = list(dict.fromkeys(name for run in runs for name in run.figures))
-    with_figures = [run for run in runs if run.figures]
-    rows = []
-    for name in names:
-        found = [run.figures.get(name) for run in with_figures]
-        rows.append([name, *(NONE if figure is None else with_interval(figure) for figure in found)])
-    return Table(
-        "The benchmark's own figures",
-        ["figure", *(run.name for run in with_figures)],
-        rows,
-        "As its scorer computed them, with its intervals where it gives some.",
+def _beside(category: CategoryFigures, figures: ReportFigures) -> Sequence[AnyFigure | None]:
+    if figures.relative:
+        return [one.by_category.get(category.name) for one in figures.relative]
+    return category.differences
+
+
+def _order(comparison: Comparison, figures: ReportFigures) -> Section:
+    names = [run.name for run in comparison.runs]
+    columns = [
+        Column("figure", "left"),
+        Column("gap", format=_signed_value),
+        Column("95 % interval", format=_signed_interval),
+    ]
+    rows = [
+        [f"{names[one.second]} in % of {names[one.first]}", one.order_gap, one.order_gap]
+        for one in figures.relative
+        if one.order_gap is not None
+    ]
+    paragraph = (
+        "How much the judge prefers the answer that it sees first: the figure with the answers swapped less the figure "
+        "with the answers as given."
     )
+    return Section("Order of the answers", paragraph=paragraph, tables=[Table(columns, rows)])
+
+
+def _headlines(runs: Sequence[EvaluatedRun]) -> Section:
+    with_figures = [run for run in runs if run.figures]
+    names = dict.fromkeys(name for run in runs for name in run.figures)
+    columns = [Column("figure", "left"), *(Column(run.name, format=with_interval) for run in with_figures)]
+    rows = [[name, *(run.figures.get(name) for run in with_figures)] for name in names]
+    paragraph = "The figures that the benchmark's scorer computed, with its intervals if it gives any."
+    return Section("The benchmark's own figures", paragraph=paragraph, tables=[Table(columns, rows)])
 
 
 def _has_partial_marks(comparison: Comparison) -> bool:
@@ -166,8 +204,3 @@ def _has_partial_marks(comparison: Comparison) -> bool:
 def _shares_images(comparison: Comparison) -> bool:
     names = [question.image for question in comparison.questions if question.image]
     return len(set(names)) < len(names)
-
-
-def _number(number: float, signed: bool) -> str:
-    text = f"{number:+.2f}" if signed else f"{number:.2f}"
-    return text.replace("-", "−")

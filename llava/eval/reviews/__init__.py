@@ -1,1 +1,1 @@
-"""A judge's reviews of answers: asked for, logged, read, summarised."""
+"""Asks a judge for reviews of answers, and logs, reads and summarizes them."""

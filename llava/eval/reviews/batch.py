@@ -1,4 +1,4 @@
-"""Reviews by way of a service's batch queue."""
+"""Makes reviews through a service's batch queue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llava.eval.data.records import some
 from llava.eval.judge.batch import BatchFile, Call, collect, submit
 from llava.eval.judge.costs import Spending, estimated_usage
 from llava.eval.judge.model import ChatModel, Reply
-from llava.eval.judge.run import Job, Outcome, Unusable
+from llava.eval.judge.run import Job, JudgeOutcome, Unusable
 from llava.eval.reviews.log import Existing, tidy
 from llava.eval.reviews.prompts import ReviewPrompt
 from llava.eval.reviews.run import ReviewRun
@@ -23,18 +23,18 @@ from llava.files.jsonl_log import JsonlLog
 
 
 def batch_file(output: Path) -> BatchFile:
-    """What remembers the batches of a file of reviews."""
+    """Returns the file that records the batches of a file of reviews."""
     return BatchFile(output.with_name(f"{output.name}.batch.json"))
 
 
 def run_batch(run: ReviewRun, log: JsonlLog) -> int:
-    """Hands in what is to ask, or fetches the reviews; returns the exit code."""
+    """Submits the calls or collects the reviews, and returns the exit code."""
     file = batch_file(run.output)
     existing = run.existing()
 
     async def act() -> int:
         async with run.model() as model:
-            if run.args.batch == "submit":
+            if run.settings.batch == "submit":
                 return await _submit(run, model, file, existing)
             return await _collect(run, model, file, existing, log)
 
@@ -44,13 +44,13 @@ def run_batch(run: ReviewRun, log: JsonlLog) -> int:
 async def _submit(run: ReviewRun, model: ChatModel, file: BatchFile, existing: Existing) -> int:
     calls = [Call(_custom_id(prompt), run.messages(prompt)) for prompt in run.to_ask(existing)]
     if not calls:
-        run.say_end()
+        run.print_end()
         return DONE
-    spending = Spending(run.settings, existing.usage)
+    spending = Spending(run.judge, existing.usage)
     if any(spending.reserve(call.messages) is None for call in calls):
         raise InvalidRequest(
-            f"{len(calls)} calls could cost more than --max-cost {run.settings.max_cost:g}, if every reply were "
-            "as long as --max-tokens. --dry-run tells the likely cost; raise the one or lower the other."
+            f"{len(calls)} calls could cost more than --max-cost {run.judge.max_cost:g} if every reply were as long as "
+            "--max-tokens. Raise --max-cost or lower --max-tokens; --dry-run prints the likely cost."
         )
     ids = await submit(model, file, calls)
     print(f"submitted {len(calls)} calls: batch {', '.join(ids)}\nnext: the same command with --batch collect")
@@ -64,7 +64,7 @@ async def _collect(run: ReviewRun, model: ChatModel, file: BatchFile, existing: 
     for one in collected:
         prompt = prompts.get(one.custom_id)
         if prompt is None:
-            failed[one.custom_id] = f"the files have changed since; its reply is kept in {run.output.parent}"
+            failed[one.custom_id] = f"the files have changed since; the reply is kept in {run.output.parent}"
         elif one.reply is None:
             failed[prompt.name] = one.reason or "no reply"
         elif prompt.key not in existing.usable:
@@ -73,30 +73,30 @@ async def _collect(run: ReviewRun, model: ChatModel, file: BatchFile, existing: 
     if failed:
         reason = next(iter(failed.values()))
         print(
-            f"error: no review from {len(failed)} of {len(collected)} calls ({some(failed)}); the first: {reason}. "
-            "Submit again, or ask without --batch, for what is missing.",
+            f"error: no review from {len(failed)} of {len(collected)} calls ({some(failed)}). First error: {reason}. "
+            "Submit the missing calls again, or make them without --batch.",
             file=sys.stderr,
         )
         return FAILED
     if waiting:
-        print(f"collected {len(collected)}; {len(waiting)} batches have not ended. Collect again later.")
+        print(f"collected {len(collected)} reviews; {len(waiting)} batches have not ended. Collect again later.")
         return FAILED
     tidy(run.output, existing)
-    run.say_end()
+    run.print_end()
     return DONE
 
 
-def _outcome(run: ReviewRun, prompt: ReviewPrompt, reply: Reply) -> Outcome[Scores]:
+def _outcome(run: ReviewRun, prompt: ReviewPrompt, reply: Reply) -> JudgeOutcome[Scores]:
     job = Job(prompt.name, run.messages(prompt), prompt)
     usage = reply.usage or estimated_usage(job.messages, reply.text)
     try:
-        return Outcome(job, run.accept(reply), None, reply, 1, usage)
+        return JudgeOutcome(job, run.accept(reply), None, reply, 1, usage)
     except Unusable as error:
-        return Outcome(job, None, str(error), reply, 1, usage)
+        return JudgeOutcome(job, None, str(error), reply, 1, usage)
 
 
 def _custom_id(prompt: ReviewPrompt) -> str:
-    """Of a prompt in a batch: 64 characters at most, and never that of another question, order or prompt."""
+    """Returns the id of a prompt in a batch: at most 64 characters, unique to the question, order and prompt."""
     digest = hashlib.sha256(f"{prompt.identity}\n{prompt.sha256}".encode()).hexdigest()[:24]
     readable = re.sub(r"[^\w.-]", "_", prompt.identity, flags=re.ASCII)[:24]
     return f"{readable}-{prompt.order}-{digest}"

@@ -1,4 +1,4 @@
-"""What tells a judge, who sees no image, what it shows: captions and boxes, or one caption."""
+"""Reads what a judge, who sees no images, is told about them: captions and boxes, or one caption."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from llava.files.json_files import Line
 ContextForm = Literal["none", "boxes", "caption"]
 
 _COCO_PREFIX: Final = re.compile(r"COCO_(?:train|val|test)20\d\d_")
-_REMEDY: Final = "scripts/get_data.sh fetches the original's; docs/gpt-review.md tells its form."
+_REMEDY: Final = "scripts/get_data.sh fetches the original's file; docs/gpt-review.md describes the format."
 
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """A context file, by image."""
+    """A context file."""
 
     path: Path
     form: ContextForm
     lines: Mapping[str, Line]
-    """By `image_name`."""
+    """The records, by `image_name`."""
 
     def text(self, questions: Joined, identity: str) -> str:
-        """What the judge reads about the image of a question.
+        """Returns what the judge reads about the image of a question.
 
         Raises:
-            DataError: the question names no image, or one that is not in the file, or its record is not of the form.
+            DataError: the question names no image, or the file lacks the image or has a malformed record of it.
         """
         name = image_name(questions.text(identity, "image"))
         if name not in self.lines:
@@ -45,22 +45,22 @@ class Contexts:
 
 
 def read_contexts(form: ContextForm, path: str | None) -> Contexts | None:
-    """Reads a context file; None where the judge is told nothing.
+    """Reads a context file, or returns None if the judge is told nothing about images.
 
     Raises:
-        InvalidRequest: there is none, but the judge needs it.
-        DataError: it cannot be read; names file and line.
+        InvalidRequest: the file is required but not given.
+        DataError: the file cannot be read. The message names file and line.
     """
     if form == "none":
         return None
     if path is None:
-        raise InvalidRequest("--context is missing: the file that tells the judge what the images show.")
+        raise InvalidRequest("--context is missing. Give the file that tells the judge what the images show.")
     by_image = read_answers(locate(path, remedy=_REMEDY), key="image")
     return Contexts(by_image.path, form, {image_name(name): line for name, line in by_image.lines.items()})
 
 
 def image_name(name: str) -> str:
-    """An image's file name, the same for COCO's two spellings (`COCO_val2014_000000000042.jpg` and without)."""
+    """Returns an image's file name, without the prefix that COCO's names may have (`COCO_val2014_`)."""
     return _COCO_PREFIX.sub("", name.replace("\\", "/").rpartition("/")[2])
 
 
@@ -70,7 +70,7 @@ def _captions(record: Mapping[str, Any], field: str, place: str) -> str:
         return value
     if isinstance(value, list) and all(isinstance(caption, str) for caption in value):
         return "\n".join(value)
-    raise DataError(f"{place}: {field!r} is missing, or neither a text nor a list of texts.")
+    raise DataError(f"{place}: {field!r} is missing, or neither a string nor a list of strings.")
 
 
 def _boxes(record: Mapping[str, Any], place: str) -> str:

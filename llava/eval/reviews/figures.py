@@ -1,8 +1,8 @@
-"""Figures of reviews: relative scores as the original has them, with intervals, and differences between models.
+"""Computes the figures of reviews: relative scores as in the original, intervals, and differences between models.
 
-A relative score is the mean score of the second file's answers in percent of that of the first's. Where both orders
-were asked, a question's scores are the means of the two. Intervals are percentiles of a bootstrap that draws images,
-with all their questions, because answers about one image succeed and fail together.
+A relative score is the mean score of the second file's answers in percent of that of the first file's. If both orders
+of the answers were judged, a question's scores are the means of the two. Intervals are percentiles of a bootstrap that
+draws images with all their questions, because answers about one image succeed and fail together.
 """
 
 from __future__ import annotations
@@ -20,87 +20,88 @@ Floats = NDArray[np.float64]
 
 ALL: Final = "all"
 INTERVAL: Final = (2.5, 97.5)
-"""Percentiles of the resampled figures: 95 % lie between."""
+"""Percentiles of the resampled figures that enclose 95 % of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One category of one model."""
+class ReviewFigure:
+    """The scores of one model in one category."""
 
     category: str
     num_questions: int
     mean1: float
-    """Of the first file's answers, rounded to 3 decimals as the original does before it divides."""
+    """Mean score of the first file's answers, rounded to 3 decimals as in the original, which divides rounded means."""
     mean2: float
+    """Mean score of the second file's answers, rounded likewise."""
     relative: float | None
-    """mean2 / mean1, percent, 1 decimal; None where mean1 is 0."""
+    """mean2 / mean1 in percent, rounded to 1 decimal; None if mean1 is 0."""
     low: float | None
-    """The 95 % interval begins here; None without resamples or with fewer than two images."""
+    """Lower end of the 95 % interval. Both ends are None without resamples or with fewer than two images."""
     high: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class OrderGap:
-    """What it changes which answer the judge sees first."""
+    """How much the scores depend on which answer the judge sees first."""
 
     num_questions: int
-    """Asked in both orders, with scores in both."""
+    """Questions with scores in both orders."""
     forward: float
-    """Relative score where the first file's answer is seen first."""
+    """Relative score if the judge sees the first file's answer first."""
     swapped: float
-    """Relative score where it is seen second."""
+    """Relative score if the judge sees the first file's answer second."""
     gap: float
-    """swapped - forward: positive where the judge prefers what it sees first."""
+    """swapped - forward, which is positive if the judge prefers the answer it sees first."""
     low: float | None
     high: float | None
     num_flipped: int
-    """Questions whose winner is another one in the other order."""
+    """Questions whose winner changes with the order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ReviewedModel:
     """All figures of one file."""
 
     name: str
     file: str
     judges: tuple[str, ...]
-    figures: tuple[Figure, ...]
-    """By category, `all` first, as sorted names have it."""
+    figures: tuple[ReviewFigure, ...]
+    """The figures by category, sorted by name."""
     order_gap: OrderGap | None
     num_reviews: int
     unparsable: tuple[str, ...]
-    """Ids of questions with a review that has no scores; that review counts in no figure."""
+    """Ids of questions with a review without scores. Such a review counts in no figure."""
     one_order_only: tuple[str, ...]
-    """Ids of questions with scores in one order, in a file that has both."""
+    """Ids of questions with scores in only one order, if the file contains both orders."""
     num_images: int
-    """Groups that were resampled."""
+    """Number of groups that are resampled."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Two models on the questions that both have."""
+class ReviewDifference:
+    """The difference of two models on the questions that both answered."""
 
     first: str
     second: str
     category: str
     num_questions: int
     difference: float
-    """Relative score of the second minus that of the first, points."""
+    """Relative score of the second model minus that of the first, in points."""
     low: float | None
     high: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The questions of a file that have scores."""
+    """The questions of a file that have scores, as lists in one common order."""
 
     ids: list[str]
     categories: list[str | None]
     groups: list[str]
-    """What is resampled together: the image, or the question itself."""
+    """What each question is resampled with: its image, or only itself."""
     scores: Floats
-    """[questions, 2], means over the orders."""
+    """Scores of the two answers, averaged over the orders; [questions, 2]."""
 
     def rows(self, category: str) -> list[int]:
         return [row for row, own in enumerate(self.categories) if category in (ALL, own)]
@@ -108,32 +109,32 @@ class Scored:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How to resample."""
+    """How figures are resampled."""
 
     num_resamples: int = 2000
     seed: int = 0
     images: Mapping[str, str] = field(default_factory=dict)
-    """The image of a question, by id, where reviews do not say it."""
+    """The image of each question, by id, for reviews that do not name it."""
 
     def group(self, review: Review) -> str:
         image = review.image or self.images.get(review.question_id)
         return f"image {image}" if image else f"question {review.question_id}"
 
     def weights(self, num_groups: int) -> Floats:
-        """How often each group is drawn, [resamples, groups]; the same for the same number of groups."""
+        """Returns how often each group is drawn, [resamples, groups]. Equal numbers of groups get equal draws."""
         generator = np.random.default_rng(self.seed)
         shares = np.full(num_groups, 1.0 / num_groups)
         return generator.multinomial(num_groups, shares, size=self.num_resamples).astype(np.float64)
 
 
-def model_figures(reviews: Reviews, name: str, bootstrap: Bootstrap) -> Model:
-    """All figures of a file."""
+def model_figures(reviews: Reviews, name: str, bootstrap: Bootstrap) -> ReviewedModel:
+    """Computes all figures of a file."""
     usable = [review for review in reviews.reviews if review.scores is not None]
     scored = score(usable, bootstrap)
     orders = {review.order for review in reviews.reviews}
     both = {identity for identity in scored.ids if _has_both(usable, identity)} if len(orders) > 1 else set()
     categories = sorted({ALL, *(category for category in scored.categories if category is not None)})
-    return Model(
+    return ReviewedModel(
         name=name,
         file=str(reviews.path),
         judges=tuple(reviews.judges),
@@ -147,7 +148,7 @@ def model_figures(reviews: Reviews, name: str, bootstrap: Bootstrap) -> Model:
 
 
 def score(reviews: Sequence[Review], bootstrap: Bootstrap) -> Scored:
-    """Puts reviews that have scores together by question."""
+    """Groups reviews with scores by question."""
     by_question: dict[str, list[Review]] = {}
     for review in reviews:
         by_question.setdefault(review.question_id, []).append(review)
@@ -161,8 +162,8 @@ def score(reviews: Sequence[Review], bootstrap: Bootstrap) -> Scored:
     )
 
 
-def differences(models: Sequence[tuple[str, Scored]], bootstrap: Bootstrap) -> list[Difference]:
-    """Every pair of models, in the categories that both have, on the questions that both have."""
+def differences(models: Sequence[tuple[str, Scored]], bootstrap: Bootstrap) -> list[ReviewDifference]:
+    """Compares every pair of models, in the categories and on the questions that both have."""
     found = []
     for index, (first, one) in enumerate(models):
         for second, other in models[index + 1 :]:
@@ -175,18 +176,18 @@ def differences(models: Sequence[tuple[str, Scored]], bootstrap: Bootstrap) -> l
     return found
 
 
-def _figure(scored: Scored, category: str, bootstrap: Bootstrap) -> Figure:
+def _figure(scored: Scored, category: str, bootstrap: Bootstrap) -> ReviewFigure:
     rows = scored.rows(category)
     scores = scored.scores[rows]
     mean1, mean2 = (round(mean, 3) for mean in scores.mean(0).tolist())
     relative = round(mean2 / mean1 * 100, 1) if mean1 else None
     low, high = _interval(_resampled(scores, [scored.groups[row] for row in rows], bootstrap))
-    return Figure(category, len(rows), mean1, mean2, relative, low, high)
+    return ReviewFigure(category, len(rows), mean1, mean2, relative, low, high)
 
 
 def _difference(
     first: str, one: Scored, second: str, other: Scored, category: str, bootstrap: Bootstrap
-) -> Difference | None:
+) -> ReviewDifference | None:
     places = {other.ids[row]: row for row in other.rows(category)}
     pairs = [(row, places[one.ids[row]]) for row in one.rows(category) if one.ids[row] in places]
     if not pairs:
@@ -196,7 +197,7 @@ def _difference(
     if not own[:, 0].sum() or not others[:, 0].sum():
         return None
     apart = _resampled(others, groups, bootstrap) - _resampled(own, groups, bootstrap)
-    return Difference(first, second, category, len(pairs), _relative(others) - _relative(own), *_interval(apart))
+    return ReviewDifference(first, second, category, len(pairs), _relative(others) - _relative(own), *_interval(apart))
 
 
 def _order_gap(reviews: list[Review], bootstrap: Bootstrap) -> OrderGap | None:
@@ -223,7 +224,7 @@ def _relative(scores: Floats) -> float:
 
 
 def _resampled(scores: Floats, groups: Sequence[str], bootstrap: Bootstrap) -> Floats:
-    """Relative scores of resampled images, [resamples]; empty with fewer than two images."""
+    """Returns the relative score of each resample, [resamples]; empty with fewer than two images."""
     names = list(dict.fromkeys(groups))
     if len(names) < 2 or not bootstrap.num_resamples:
         return np.empty(0)

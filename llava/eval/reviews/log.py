@@ -1,8 +1,8 @@
-"""A file of reviews while it is being made: what is in it already, what is still to ask, and one record a review.
+"""Reads and writes a file of reviews while it grows: what it contains, what is still to be asked, and its records.
 
 The records are those of the original (`id`, `question_id`, `answer1_id`, `answer2_id`, `category`, `content`,
-`tuple`), with fields of our own beside them. `tuple` is in the order of the answer files whichever answer the judge
-saw first; `content` is what the judge wrote, in the order that it saw. Where no scores could be read, `tuple` is the
+`tuple`) with additional fields. `tuple` is in the order of the answer files, whichever answer the judge saw first.
+`content` is what the judge wrote, in the order it saw the answers. If no scores could be read, `tuple` is the
 original's [-1, -1], and `unparsable` says why.
 """
 
@@ -19,6 +19,7 @@ from llava import __version__
 from llava.errors import DataError
 from llava.eval.data.records import normal_id, some
 from llava.eval.judge.model import Reply, Usage
+from llava.eval.judge.run import JudgeOutcome
 from llava.eval.judge.settings import JudgeSettings
 from llava.eval.reviews.prompts import ReviewPrompt, ReviewSet
 from llava.eval.reviews.scores import Scores
@@ -32,35 +33,36 @@ NO_SCORES = [-1, -1]
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """The reviews that a file holds already."""
+    """The reviews that a file already contains."""
 
     usable: dict[Key, dict[str, Any]]
-    """Of these prompts, by this judge; the last where there are several."""
+    """Reviews of this run's prompts by its judge. The last one counts if a prompt has several."""
     flagged: dict[Key, dict[str, Any]]
-    """The same, without scores."""
+    """Reviews of this run's prompts by its judge that have no scores."""
     other: list[Line]
-    """Of other answers, by another rule, by another judge, or made by another program."""
+    """Reviews of other answers, by another rule, by another judge or from another program."""
     usage: Usage
-    """What all records together have used."""
+    """Tokens that all records together have used."""
 
     def to_ask(self, prompts: Iterable[ReviewPrompt], *, redo_unparsable: bool) -> list[ReviewPrompt]:
+        """Returns the prompts that still have to be asked."""
         done = set(self.usable) if redo_unparsable else self.usable.keys() | self.flagged.keys()
         return [prompt for prompt in prompts if prompt.key not in done]
 
     def measured(self, prompts: Iterable[ReviewPrompt]) -> list[tuple[ReviewPrompt, Usage]]:
-        """Prompts whose reviews are there, with the tokens of one try."""
+        """Returns prompts that were answered in one call, with the tokens of that call."""
         pairs = [(prompt, self.usable[prompt.key]) for prompt in prompts if prompt.key in self.usable]
         return [(prompt, used) for prompt, record in pairs if record.get("tries") == 1 and (used := _usage(record))]
 
 
 def read_existing(path: Path, prompts: Sequence[ReviewPrompt], settings: JudgeSettings, *, replace: bool) -> Existing:
-    """Looks at a review file that may be there.
+    """Reads a review file, which need not exist.
 
     Args:
-        replace: reviews that are not of this run may be there; they are to be asked again.
+        replace: whether the file may contain reviews that are not of this run. They will be asked again.
 
     Raises:
-        DataError: it is no review file, or holds reviews that are not of this run; says which.
+        DataError: the file is not a review file, or contains reviews that are not of this run.
     """
     lines = read_jsonl(path) if path.exists() else []
     wanted: dict[Key, ReviewPrompt] = {prompt.key: prompt for prompt in prompts}
@@ -86,9 +88,9 @@ def read_existing(path: Path, prompts: Sequence[ReviewPrompt], settings: JudgeSe
 
 
 def tidy(path: Path, existing_before: Existing) -> None:
-    """Puts the reviews of a finished run in the order of the questions, one for each question and order.
+    """Sorts the reviews of a finished run by question and keeps one per question and order.
 
-    Reviews of questions that are not asked any more stay; those that were replaced go.
+    Reviews of questions that are no longer asked stay. Reviews that were replaced are removed.
     """
     replaced = {line.number for line in existing_before.other}
     latest: dict[Key, dict[str, Any]] = {}
@@ -104,24 +106,20 @@ def tidy(path: Path, existing_before: Existing) -> None:
 
 
 def review_record(
-    prompt: ReviewPrompt,
-    scores: Scores | None,
-    reason: str | None,
-    reply: Reply,
-    *,
-    reviews: ReviewSet,
-    settings: JudgeSettings,
-    endpoint: str,
-    tries: int,
-    usage: Usage,
+    outcome: JudgeOutcome[Scores], *, reviews: ReviewSet, settings: JudgeSettings, endpoint: str
 ) -> dict[str, Any]:
-    """One line of the file."""
-    import openai
+    """Returns one line of the file.
 
+    Args:
+        outcome: the result of a job whose subject is a ReviewPrompt.
+        endpoint: address of the service.
+    """
+    prompt: ReviewPrompt = outcome.job.subject
+    scores, reply, usage = outcome.value, outcome.reply, outcome.usage
     first, second = (scores.first, scores.second) if scores else NO_SCORES
     if prompt.order == "swapped":
         first, second = second, first
-    record: dict[str, Any] = {
+    return {
         "id": prompt.number,
         "question_id": prompt.question_id,
         "answer1_id": prompt.answers[0].answer_id,
@@ -134,29 +132,42 @@ def review_record(
         "answer1_model": prompt.answers[0].model,
         "answer2_model": prompt.answers[1].model,
         "parsed": scores.parsed if scores else None,
-        "unparsable": reason,
+        "unparsable": outcome.reason,
+        **_judge_fields(reply, settings, endpoint),
+        "prompt_sha256": prompt.sha256,
+        "rule_sha256": reviews.rules.sha256,
+        "tries": outcome.tries,
+        "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+        **_software_fields(),
+    }
+
+
+def _judge_fields(reply: Reply, settings: JudgeSettings, endpoint: str) -> dict[str, Any]:
+    return {
         "judge_model": settings.judge_model,
         "judge_snapshot": reply.snapshot,
         "system_fingerprint": reply.fingerprint,
         "endpoint": endpoint,
         "temperature": settings.temperature,
         "finish_reason": reply.finish_reason,
-        "prompt_sha256": prompt.sha256,
-        "rule_sha256": reviews.rules.sha256,
-        "tries": tries,
-        "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+    }
+
+
+def _software_fields() -> dict[str, str]:
+    import openai
+
+    return {
         "client": f"openai {openai.__version__}",
         "llava": __version__,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    return record
 
 
 def key_of(line: Line, path: Path) -> Key:
-    """Of a record of the file.
+    """Returns the key of a record.
 
     Raises:
-        DataError: it has no question id.
+        DataError: the record has no question id.
     """
     place = f"{path}: line {line.number}"
     if "question_id" not in line.record:
@@ -165,16 +176,20 @@ def key_of(line: Line, path: Path) -> Key:
 
 
 def is_flagged(record: dict[str, Any]) -> bool:
-    """Whether a review has no scores: ours say so, the original's have negative ones."""
+    """Returns whether a review has no scores: ours say so, the original's have negative ones."""
     scores = record.get("tuple", record.get("score"))
     return bool(record.get("unparsable")) or (isinstance(scores, list) and any(_is_negative(s) for s in scores))
 
 
 def print_existing(path: Path, existing: Existing) -> None:
+    """Reports on standard error what a file already contains."""
     if existing.usable:
-        print(f"note: {path}: {len(existing.usable)} reviews are there already", file=sys.stderr)
+        print(f"note: {path}: already contains {len(existing.usable)} reviews", file=sys.stderr)
     if existing.other:
-        print(f"note: {path}: {len(existing.other)} reviews there are not of this run; asked again", file=sys.stderr)
+        print(
+            f"note: {path}: {len(existing.other)} reviews do not belong to this run and are asked again",
+            file=sys.stderr,
+        )
 
 
 def _is_negative(score: Any) -> bool:
@@ -197,7 +212,9 @@ def _not_of_this_run(path: Path, other: list[Line], total: int, settings: JudgeS
     judges = {str(line.record.get("judge_model")) for line in other} - {settings.judge_model, "None"}
     foreign = [line for line in other if "prompt_sha256" not in line.record]
     if foreign:
-        what = f"lines made by another program: {len(foreign)} of {total} (line {foreign[0].number} is the first)"
+        what = (
+            f"{len(foreign)} of {total} lines were made by another program, the first one in line {foreign[0].number}"
+        )
     elif judges:
         what = f"{len(other)} of {total} reviews are by another judge, {', '.join(sorted(judges))}"
     else:

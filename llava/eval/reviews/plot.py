@@ -1,4 +1,4 @@
-"""An image of relative scores: a panel a category, a line a model, a bar over each interval."""
+"""Plots relative scores: one panel per category, one row per model, and a bar over each interval."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from llava.reports.plots import FRAME_INCHES, ROW_INCHES, draw_bar, draw_rows, p
 
 
 def draw(summary: Summary, kind: str) -> bytes:
-    """The image as a file of `kind`, `svg` or `png`; the same bytes for the same figures.
+    """Returns the plot as a file of `kind`, `svg` or `png`: the same bytes for the same figures.
 
-    The panels share their scale; 100 is the reference.
+    The panels share their scale. A line at 100 marks the reference.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a judge is asked: question, two answers, and what the image shows, laid out as in the original's reviews.
+"""Lays out what a judge reads as in the original's reviews: question, two answers, and what the image shows.
 
 Questions, answers and contexts are joined by id and by image, never by the order of their lines.
 """
@@ -25,23 +25,23 @@ DEFAULT_CATEGORY: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What sets the three review commands apart."""
+class ReviewKind:
+    """What distinguishes the three review commands."""
 
     context: ContextForm
-    """What tells the judge about the image: nothing, captions and boxes, or one caption."""
+    """What the judge is told about the image: nothing, captions and boxes, or one caption."""
     prefix: str = ""
-    """Stands before a question's category in the rule file."""
+    """Prefix of a question's category in the rule file."""
     has_default: bool = False
-    """A category without a rule is judged by the rule `default`."""
+    """Whether a category without a rule is judged by the rule `default`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How answers to one category of questions are judged."""
+    """The rule by which answers to one category of questions are judged."""
 
     role: str
-    """What an answer is called in the prompt, such as `Assistant`."""
+    """Name of an answerer in the prompt, such as `Assistant`."""
     prompt: str
 
 
@@ -52,7 +52,7 @@ class Rules:
     path: Path
     by_category: Mapping[str, Rule]
     sha256: str
-    """Of the file's bytes."""
+    """Hash of the file's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,47 +69,48 @@ class ReviewPrompt:
     """One request to the judge."""
 
     number: int
-    """From 1: the question's place in its file; swapped ones go on after all others."""
+    """Place of the question in its file, from 1. The numbers of swapped prompts follow those of all others."""
     identity: str
     question_id: Any
-    """As the question file has it."""
+    """Id as it is in the question file."""
     category: str
     image: str | None
     order: Order
     answers: tuple[Side, Side] = field(repr=False)
-    """In the order of the answer files, whatever the judge sees first."""
+    """The answers in the order of their files, whichever one the judge sees first."""
     text: str = field(repr=False)
     """The user's message."""
     sha256: str
-    """Of the system's and the user's message."""
+    """Hash of the system's and the user's message."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name in messages."""
         return f"question {self.identity}" + (" with the answers exchanged" if self.order == "swapped" else "")
 
     @property
     def key(self) -> tuple[str, Order]:
+        """Question id and order, which identify a prompt."""
         return self.identity, self.order
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewSet:
-    """Everything that one review run is about."""
+    """The prompts of one review run, and the rules behind them."""
 
     prompts: tuple[ReviewPrompt, ...]
-    """Forward and swapped ones, by number."""
+    """Forward and swapped prompts, in the order of their numbers."""
     system: str
     rules: Rules
     notes: tuple[str, ...]
-    """What whoever reads the figures has to know about the files."""
+    """What readers of the figures must know about the files."""
 
 
 def read_rules(path: Path) -> Rules:
     """Reads a rule file.
 
     Raises:
-        DataError: it is not one; names file and category.
+        DataError: the file is not a rule file. The message names file and category.
     """
     value = read_json(path)
     if not isinstance(value, dict) or not value:
@@ -120,13 +121,13 @@ def read_rules(path: Path) -> Rules:
     for category, rule in value.items():
         for name in ("role", "prompt"):
             if not isinstance(rule, dict) or not isinstance(rule.get(name), str) or not rule[name].strip():
-                raise DataError(f"{path}: category {category!r}: {name!r} is missing, or not a text.")
+                raise DataError(f"{path}: category {category!r}: {name!r} is missing or not a string.")
         rules[category] = Rule(rule["role"], rule["prompt"])
     return Rules(path, rules, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def read_review_set(
-    kind: Kind,
+    kind: ReviewKind,
     *,
     question: str,
     answers: tuple[str, str],
@@ -138,14 +139,15 @@ def read_review_set(
     """Reads and joins the files, and lays out every prompt in both orders.
 
     Raises:
-        DataError: a file that cannot be read, a question without answer, context or rule; names ids and files.
+        DataError: a file cannot be read, or a question lacks an answer, a context or a rule. The message names ids and
+            files.
     """
     questions = read_questions(locate(question))
     sides = [read_answers(locate(path, remedy="Make it with model_vqa.")) for path in answers]
     rules = read_rules(locate(rule))
     contexts = read_contexts(kind.context, context)
     if questions.duplicates:
-        raise DataError(f"{questions.path}: asks {some(questions.duplicates)} more than once. Remove the repetitions.")
+        raise DataError(f"{questions.path}: asks {some(questions.duplicates)} more than once. Remove the duplicates.")
     notes = [note for side in sides for note in _odd_answers(side, questions)]
     asked = _answered(questions, sides, skip_missing, notes)
     prompts = [
@@ -164,14 +166,14 @@ def prompt_sha256(system: str, text: str) -> str:
 
 
 def _answered(questions: Joined, sides: list[Joined], skip: bool, notes: list[str]) -> list[tuple[int, str]]:
-    """The questions that both files answer, with their place in the question file."""
+    """Returns the questions that both files answer, with their place in the question file."""
     for side in sides:
         missing = [identity for identity in questions.lines if identity not in side.lines]
         if not missing:
             continue
         what = f"{side.path}: no answer to {len(missing)} of {len(questions.lines)} questions ({some(missing)})"
         if not skip:
-            raise DataError(f"{what}. Answer them first, or leave them out of the review with --skip-missing.")
+            raise DataError(f"{what}. Answer them first, or leave them out with --skip-missing.")
         notes.append(f"{what}; left out.")
     asked = [
         (number, identity)
@@ -179,7 +181,9 @@ def _answered(questions: Joined, sides: list[Joined], skip: bool, notes: list[st
         if all(identity in side.lines for side in sides)
     ]
     if not asked:
-        raise DataError(f"{questions.path}: none of its questions is answered in both files. Are they of one set?")
+        raise DataError(
+            f"{questions.path}: none of its questions is answered in both files. Do the files belong together?"
+        )
     return asked
 
 
@@ -189,7 +193,7 @@ def _odd_answers(side: Joined, questions: Joined) -> list[str]:
     found = {
         "ids that no question has": unknown,
         "questions answered more than once (the last answer counts)": side.duplicates,
-        "empty answers, judged as they are": empty,
+        "empty answers, which are judged as they are": empty,
     }
     return [f"{side.path}: {what}: {len(ids)} ({some(ids)})." for what, ids in found.items() if ids]
 
@@ -198,7 +202,7 @@ def _odd_answers(side: Joined, questions: Joined) -> list[str]:
 
 
 def _prompt(
-    kind: Kind,
+    kind: ReviewKind,
     order: Order,
     questions: Joined,
     identity: str,
@@ -240,8 +244,8 @@ def _side(file: Joined, identity: str) -> Side:
     return Side(file.text(identity, "text"), answer_id, model if isinstance(model, str) else None)
 
 
-def _rule(kind: Kind, questions: Joined, identity: str, rules: Rules) -> tuple[str, Rule]:
-    """The category's name in the rule file, and its rule."""
+def _rule(kind: ReviewKind, questions: Joined, identity: str, rules: Rules) -> tuple[str, Rule]:
+    """Returns the category's name in the rule file, and its rule."""
     has_category = "category" in questions.lines[identity].record
     name = kind.prefix + questions.text(identity, "category") if has_category or not kind.has_default else ""
     if name in rules.by_category:
@@ -250,7 +254,7 @@ def _rule(kind: Kind, questions: Joined, identity: str, rules: Rules) -> tuple[s
         return name or DEFAULT_CATEGORY, rules.by_category[DEFAULT_CATEGORY]
     raise DataError(
         f"{questions.place(identity)}: category {name!r} has no rule in {rules.path} "
-        f"(it has {', '.join(rules.by_category)}). Correct the category, or give another --rule."
+        f"(which has {', '.join(rules.by_category)}). Correct the category, or give another --rule."
     )
 
 

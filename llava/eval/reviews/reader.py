@@ -1,13 +1,13 @@
 """Reads files of reviews: ours, and those of every release of the original.
 
-The original writes the two scores as `tuple`, FastChat as `score`; the judge's words are `content` or `text`. Where no
-scores could be read, the original writes negative ones, and ours says why in `unparsable`.
+The original writes the two scores as `tuple`, FastChat as `score`. The judge's words are `content` or `text`. If no
+scores could be read, the original writes negative ones, and our files say why in `unparsable`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,42 +17,42 @@ from llava.eval.data.records import normal_id
 from llava.files.json_files import Line, json_type, read_jsonl
 
 PREFIX = "gpt4_text_"
-"""Of file names, in the original's folders."""
+"""Beginning of file names in the original's folders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a judge said about two answers to a question."""
+    """A judge's review of two answers to a question."""
 
     question_id: str
     category: str | None
     order: str
     """`forward`, or `swapped`: the judge saw the second file's answer first."""
     scores: tuple[float, float] | None
-    """Of the first and of the second file's answer, whatever the order; None where none could be read."""
+    """Scores of the first and of the second file's answer, in either order; None if there are none."""
     reason: str | None
-    """Why there are no scores."""
+    """Why there are no scores; None if there are."""
     content: str
     """The judge's words."""
     image: str | None
     judge: str | None
-    """The snapshot if it is known, else the name that was asked for."""
+    """The judge's snapshot if it is known, else the name that was requested."""
     answer_models: tuple[str | None, str | None]
     answer_ids: tuple[str, str]
-    """As the files of answers have them; the id of the question where an answer has none of its own."""
+    """Ids of the two answers. An answer without an id has that of its question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reviews:
-    """One file."""
+    """The reviews of one file."""
 
     path: Path
     name: str
-    """What figures of it are called: the file's name without the original's prefix and the ending."""
+    """Name of the file's figures: the file's name without the original's prefix and the ending."""
     reviews: tuple[Review, ...]
-    """One for each question, order and judge: the last in the file."""
+    """One review per question, order and judge: the last one in the file."""
     repeated: tuple[str, ...]
-    """Ids of questions whose earlier reviews do not count."""
+    """Ids of questions with earlier reviews, which do not count."""
 
     @property
     def judges(self) -> list[str]:
@@ -60,10 +60,10 @@ class Reviews:
 
 
 def read_reviews(path: Path) -> Reviews:
-    """Reads a file of reviews, JSON Lines whatever its ending says.
+    """Reads a file of reviews, which is JSON Lines whatever the ending of its name.
 
     Raises:
-        DataError: it cannot be read, or a line is no review; names file, line and question.
+        DataError: the file cannot be read, or a line is not a review. The message names file, line and question.
     """
     by_key: dict[tuple[str, str, str | None], Review] = {}
     repeated: dict[str, None] = {}
@@ -74,12 +74,12 @@ def read_reviews(path: Path) -> Reviews:
             repeated[review.question_id] = None
         by_key[key] = review
     if not by_key:
-        raise DataError(f"{path}: holds no reviews.")
+        raise DataError(f"{path}: contains no reviews.")
     return Reviews(path, config_name(path), tuple(by_key.values()), tuple(repeated))
 
 
 def config_name(path: Path) -> str:
-    """What the original calls the figures of a file."""
+    """Returns what the original calls the figures of a file."""
     name = path.name.replace(PREFIX, "")
     for ending in (".jsonl", ".json"):
         name = name.removesuffix(ending)
@@ -130,11 +130,7 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
 
 
 def is_judged_by(reviews: Reviews, version: str) -> bool:
-    """Whether a file is of a judge: by what its records say; else by its name, as in the original's folders."""
+    """Returns whether a judge wrote a file, as its records say, or else its name, as in the original's folders."""
     if reviews.judges:
         return any(version in judge for judge in reviews.judges)
     return version == ("0613" if "0613" in reviews.name else "0314")
-
-
-def ids_of(reviews: Collection[Review]) -> list[str]:
-    return list(dict.fromkeys(review.question_id for review in reviews))

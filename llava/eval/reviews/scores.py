@@ -1,6 +1,6 @@
-"""Two scores out of what a judge wrote: a JSON object of the agreed form, or a line that holds two numbers.
+"""Reads two scores from a judge's reply: from a JSON object of the requested form, or from a line of two numbers.
 
-A reply that gives no pair of scores, or more than one, gives none: nothing is guessed.
+Nothing is guessed: a reply with no pair of scores, or with different pairs, has no scores.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _PAIR: Final = re.compile(rf"[\s*_`([]*{_NUMBER}(?:\s*[,;]\s*|\s+){_NUMBER}[\s*_
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a judge gave the two answers that it saw."""
+    """The scores of the two answers, in the order the judge saw them."""
 
     first: float
     second: float
     content: str
-    """A line with both scores, then the judge's reasons: the form of the original's reviews."""
+    """A line with both scores and then the judge's reasons, as in the original's reviews."""
     parsed: str
-    """How: `schema`, or `line N` of the reply."""
+    """Where the scores were found: `schema`, or `line N` of the reply."""
 
 
 class NoScores(ValueError):
-    """A reply without scores that count; the message says why, in a few words."""
+    """A reply has no valid scores. The message says why in a few words."""
 
 
 class _Review(BaseModel):
@@ -40,7 +40,7 @@ class _Review(BaseModel):
 
 
 def schema(low: float, high: float) -> dict[str, Any]:
-    """The `response_format` of chat completions that asks for two scores between `low` and `high`, and reasons."""
+    """Returns the `response_format` that requests two scores between `low` and `high` and an explanation."""
     score = {"type": "number", "minimum": low, "maximum": high}
     fields = {"score_1": score, "score_2": score, "explanation": {"type": "string"}}
     body = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
@@ -48,13 +48,13 @@ def schema(low: float, high: float) -> dict[str, Any]:
 
 
 def parse_scores(text: str, low: float, high: float) -> Scores:
-    """Reads a reply.
+    """Reads the scores of a reply.
 
-    A line of scores is the first line that is not empty; else it may be any line that holds two numbers and nothing
-    else, if all such lines say the same.
+    Scores on a line are on the first line that is not empty, or else on any line of two numbers and nothing else,
+    provided that all such lines agree.
 
     Raises:
-        NoScores: there is no such object or line, there are several, or a score is not from `low` to `high`.
+        NoScores: the reply has no such object or line, the lines disagree, or a score is not from `low` to `high`.
     """
     if not text.strip():
         raise NoScores("the reply is empty")
@@ -66,7 +66,7 @@ def parse_scores(text: str, low: float, high: float) -> Scores:
 
 
 def starts_with_scores(text: str) -> bool:
-    """Whether the first line of a review is two numbers."""
+    """Returns whether the first line of a review is two numbers."""
     return _PAIR.fullmatch(text.strip().partition("\n")[0]) is not None
 
 

@@ -1,79 +1,99 @@
-"""Figures of reviews as text, Markdown, CSV, JSON, and as the lines that the original prints."""
+"""Lays the figures of reviews out as a document, and as the lines that the original prints."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from llava.eval.data.records import some
-from llava.eval.reviews.figures import ALL, Difference, Figure, Model
-from llava.reports.tables import aligned, as_csv, escaped, markdown
+from llava.eval.reviews.figures import ALL, ReviewDifference, ReviewedModel, ReviewFigure
+from llava.reports.document import Column, Document, Section, Table, number
 
-_HEAD = ("model", "category", "relative", "95 % interval", "reference", "model's", "questions")
-_DIFFERENCE_HEAD = ("second", "minus first", "category", "difference", "95 % interval", "questions")
-_ORDER_HEAD = ("model", "reference first", "second", "gap", "95 % interval", "flipped", "questions")
+_KNOWN_CATEGORIES: Final = ("conv", "detail", "complex")
+
+
+def _interval(figure: Any, spec: str = ".1f") -> str:
+    """Returns `80.2 to 90.3` for anything with `low` and `high`, or a dash if there is no interval."""
+    if figure.low is None or figure.high is None:
+        return "-"
+    return f"{figure.low:{spec}} to {figure.high:{spec}}"
+
+
+def _signed_interval(figure: Any) -> str:
+    return _interval(figure, "+.1f")
+
+
+_RELATIVE: Final = number(".1f")
+_FIGURE_COLUMNS: Final = (
+    Column("model", "left"),
+    Column("category", "left"),
+    Column("relative", format=_RELATIVE),
+    Column("95 % interval", format=_interval),
+    Column("reference", format=number(".3f")),
+    Column("model's", format=number(".3f")),
+    Column("questions"),
+)
+_DIFFERENCE_COLUMNS: Final = (
+    Column("second", "left"),
+    Column("minus first", "left"),
+    Column("category", "left"),
+    Column("difference", format=number("+.1f")),
+    Column("95 % interval", format=_signed_interval),
+    Column("questions"),
+)
+_ORDER_COLUMNS: Final = (
+    Column("model", "left"),
+    Column("reference first", format=number(".1f")),
+    Column("second", format=number(".1f")),
+    Column("gap", format=number("+.1f")),
+    Column("95 % interval", format=_signed_interval),
+    Column("flipped"),
+    Column("questions"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything that a summary says."""
+    """The content of a summary."""
 
-    models: tuple[Model, ...]
-    differences: tuple[Difference, ...]
+    models: tuple[ReviewedModel, ...]
+    differences: tuple[ReviewDifference, ...]
     num_resamples: int
     seed: int
     notes: tuple[str, ...]
-    """Sentences that whoever reads the figures has to know."""
+    """What readers of the figures must know, a sentence each."""
 
 
-def as_text(summary: Summary) -> str:
-    """For a terminal."""
-    parts = [_explanation(summary), aligned(*_overview(summary), {0}), aligned(_HEAD, _rows(summary), {0, 1})]
-    if summary.differences:
-        parts.append(aligned(_DIFFERENCE_HEAD, _difference_rows(summary), {0, 1, 2}))
-    if orders := _order_rows(summary):
-        parts.append(aligned(_ORDER_HEAD, orders, {0}))
-    if summary.notes:
-        parts.append("\n".join(["What to know", *(f"  {note}" for note in summary.notes)]))
-    return "\n\n".join(parts)
-
-
-def as_markdown(summary: Summary, plot: str | None = None) -> str:
-    """A page with the same content; `plot` is the name of an image beside it."""
-    parts = ["# GPT review", _explanation(summary)]
-    parts += [f"![Relative scores with their intervals]({plot})"] if plot else []
-    parts += ["## Relative scores", markdown(*_overview(summary), {0})]
-    parts += ["## Every category", markdown(_HEAD, _rows(summary), {0, 1})]
-    if summary.differences:
-        parts += ["## Differences between models", markdown(_DIFFERENCE_HEAD, _difference_rows(summary), {0, 1, 2})]
-    if orders := _order_rows(summary):
-        parts += ["## Order of the answers", markdown(_ORDER_HEAD, orders, {0})]
-    if summary.notes:
-        parts += ["## What to know", "\n".join(f"- {escaped(note)}" for note in summary.notes)]
-    return "\n\n".join(parts)
-
-
-def as_json(summary: Summary) -> str:
-    return json.dumps(asdict(summary), indent=2)
-
-
-def figures_csv(summary: Summary) -> str:
-    """A line a model and category."""
-    return as_csv(
-        ["model", "file", *Figure.__dataclass_fields__],
-        [{"model": m.name, "file": m.file} | asdict(figure) for m in summary.models for figure in m.figures],
+def document_of(summary: Summary) -> Document:
+    """Returns the report on a summary. Its JSON and CSV contain every field, unrounded."""
+    models = summary.models
+    figures = [{"model": model.name, "file": model.file} | asdict(one) for model in models for one in model.figures]
+    sections = [
+        Section("Relative scores", tables=[_overview(models)]),
+        Section("Every category", tables=[_figures(models)]),
+        Section("Differences between models", tables=[_differences(summary.differences)]),
+        Section("Order of the answers", tables=[_orders(models)]),
+        Section("What to know", notes=summary.notes),
+    ]
+    return Document(
+        title="GPT review",
+        introduction=_explanation(summary),
+        sections=[one for one in sections if one.notes or any(table.rows for table in one.tables)],
+        data=asdict(summary),
+        csv={
+            "": Table.of_records(["model", "file", *ReviewFigure.__dataclass_fields__], figures),
+            "-differences": Table.of_records(
+                list(ReviewDifference.__dataclass_fields__), map(asdict, summary.differences)
+            ),
+        },
+        plot_caption="Relative scores with their intervals",
+        titles_in_text=False,
     )
 
 
-def differences_csv(summary: Summary) -> str:
-    """A line a pair of models and category."""
-    return as_csv([*Difference.__dataclass_fields__], [asdict(difference) for difference in summary.differences])
-
-
 def as_original(summary: Summary) -> str:
-    """Category, relative score, ten times the two means; a line of equal signs ends a file."""
+    """Returns each category with its relative score and ten times the two means; a line of equal signs ends a file."""
     lines = []
     for model in summary.models:
         lines.append(model.name)
@@ -82,105 +102,84 @@ def as_original(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def notes(models: Sequence[ReviewedModel], repeated: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Returns what readers must know about the files.
+
+    Args:
+        repeated: ids of questions that were reviewed more than once, by file.
+    """
+    found = [note for model in models for note in _notes_on(model, repeated.get(model.file, ()))]
+    judges = {judge for model in models for judge in model.judges}
+    if len(judges) > 1:
+        found.append(f"Several judges ({', '.join(sorted(judges))}): their scores are not comparable.")
+    return found
+
+
+def _notes_on(model: ReviewedModel, repeated: tuple[str, ...]) -> Iterator[str]:
+    if model.unparsable:
+        ids = f"{len(model.unparsable)} questions ({some(model.unparsable)})"
+        yield f"{model.name}: reviews without scores, in no figure: {ids}."
+    if model.one_order_only:
+        ids = f"{len(model.one_order_only)} questions ({some(model.one_order_only)})"
+        yield f"{model.name}: scored in one order only, so only that order counts: {ids}."
+    if not model.figures:
+        yield f"{model.name}: no review has scores."
+    if repeated:
+        yield f"{model.name}: reviewed more than once, the last review counts: {some(repeated)}."
+
+
 def _explanation(summary: Summary) -> str:
     intervals = (
-        f"Intervals hold 95 % of {summary.num_resamples:,} resamples of the images (seed {summary.seed})."
+        f"Intervals cover 95 % of {summary.num_resamples:,} resamples of the images (seed {summary.seed})."
         if summary.num_resamples
         else "No intervals (--bootstrap 0)."
     )
     return f"Relative score: the mean score of a model's answers in percent of the reference's. {intervals}"
 
 
-def _overview(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """A line a model, a column a category."""
-    names = {figure.category for model in summary.models for figure in model.figures} - {ALL}
+def _overview(models: Sequence[ReviewedModel]) -> Table:
+    """One row per model and one column per category."""
+    names = {figure.category for model in models for figure in model.figures} - {ALL}
     categories = [*sorted(names, key=_category_place), ALL]
     rows = []
-    for model in summary.models:
+    for model in models:
         by_category = {figure.category: figure for figure in model.figures}
-        rows.append([model.name, *(_cell(by_category.get(category)) for category in categories)])
-    return ["model", *categories], rows
+        rows.append([model.name, *(by_category.get(category) for category in categories)])
+    return Table([Column("model", "left"), *(Column(name, format=_score_with_interval) for name in categories)], rows)
 
 
 def _category_place(name: str) -> tuple[int, str]:
-    """Those of the original's set in the order of its tables."""
-    known = ("conv", "detail", "complex")
+    """Sorts the categories of the original's set in the order of its tables."""
     kind = name.removeprefix("llava_bench_")
-    return (known.index(kind) if kind in known else len(known), name)
+    return (_KNOWN_CATEGORIES.index(kind) if kind in _KNOWN_CATEGORIES else len(_KNOWN_CATEGORIES), name)
 
 
-def _rows(summary: Summary) -> list[list[str]]:
-    return [
-        [
-            model.name,
-            figure.category,
-            _number(figure.relative),
-            _interval(figure),
-            f"{figure.mean1:.3f}",
-            f"{figure.mean2:.3f}",
-            str(figure.num_questions),
-        ]
-        for model in summary.models
-        for figure in model.figures
-    ]
-
-
-def _difference_rows(summary: Summary) -> list[list[str]]:
-    return [
-        [d.second, d.first, d.category, f"{d.difference:+.1f}", _interval(d, signed=True), str(d.num_questions)]
-        for d in summary.differences
-    ]
-
-
-def _order_rows(summary: Summary) -> list[list[str]]:
-    gaps = [(model.name, model.order_gap) for model in summary.models if model.order_gap]
-    return [
-        [
-            name,
-            f"{gap.forward:.1f}",
-            f"{gap.swapped:.1f}",
-            f"{gap.gap:+.1f}",
-            _interval(gap, signed=True),
-            str(gap.num_flipped),
-            str(gap.num_questions),
-        ]
-        for name, gap in gaps
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _interval(figure: Any, *, signed: bool = False) -> str:
-    if figure.low is None or figure.high is None:
-        return "-"
-    form = "+.1f" if signed else ".1f"
-    return f"{figure.low:{form}} to {figure.high:{form}}"
-
-
-def _cell(figure: Figure | None) -> str:
-    """`85.1 (80.2 to 90.3)`"""
+def _score_with_interval(figure: ReviewFigure | None) -> str:
+    """Returns `85.1 (80.2 to 90.3)`."""
     if figure is None:
         return "-"
-    return _number(figure.relative) if figure.low is None else f"{_number(figure.relative)} ({_interval(figure)})"
+    score = _RELATIVE(figure.relative)
+    return score if figure.low is None else f"{score} ({_interval(figure)})"
 
 
-def notes(models: Sequence[Model], repeated: dict[str, tuple[str, ...]]) -> list[str]:
-    """What a reader has to know about the files."""
-    found = []
-    for model in models:
-        if model.unparsable:
-            ids = f"{len(model.unparsable)} questions ({some(model.unparsable)})"
-            found.append(f"{model.name}: reviews without scores, in no figure: {ids}.")
-        if model.one_order_only:
-            ids = f"{len(model.one_order_only)} questions ({some(model.one_order_only)})"
-            found.append(f"{model.name}: with scores in one order only, which count by themselves: {ids}.")
-        if not model.figures:
-            found.append(f"{model.name}: no review has scores.")
-        if repeated.get(model.file):
-            found.append(f"{model.name}: reviewed more than once, the last counts: {some(repeated[model.file])}.")
-    judges = {judge for model in models for judge in model.judges}
-    if len(judges) > 1:
-        found.append(f"Several judges ({', '.join(sorted(judges))}): what one says does not compare with another.")
-    return found
+def _figures(models: Sequence[ReviewedModel]) -> Table:
+    rows = [
+        (model.name, one.category, one.relative, one, one.mean1, one.mean2, one.num_questions)
+        for model in models
+        for one in model.figures
+    ]
+    return Table(_FIGURE_COLUMNS, rows)
+
+
+def _differences(differences: Sequence[ReviewDifference]) -> Table:
+    rows = [(one.second, one.first, one.category, one.difference, one, one.num_questions) for one in differences]
+    return Table(_DIFFERENCE_COLUMNS, rows)
+
+
+def _orders(models: Sequence[ReviewedModel]) -> Table:
+    rows = [
+        (model.name, gap.forward, gap.swapped, gap.gap, gap, gap.num_flipped, gap.num_questions)
+        for model in models
+        if (gap := model.order_gap)
+    ]
+    return Table(_ORDER_COLUMNS, rows)

@@ -1,1 +1,1 @@
-"""ScienceQA: its dataset, its prompts, its marks and its nine columns."""
+"""Reads, asks and marks ScienceQA: its data set, its prompts, its marks and its nine columns."""

@@ -1,4 +1,4 @@
-"""The nine columns of the published ScienceQA tables, each with its standard error."""
+"""Computes the nine columns of the published ScienceQA tables, each with its standard error."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava.eval.science_qa.dataset import Problem
+from llava.reports.document import Column, Table, number
+from llava.reports.rendering import table_as_text
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One column of the published tables."""
+class ScienceQaColumn:
+    """The result of one column of the published tables."""
 
     name: str
     num_questions: int
@@ -20,12 +22,12 @@ class Column:
 
     @property
     def accuracy(self) -> float | None:
-        """In percent; None where there is no question."""
+        """Accuracy in percent; None without questions."""
         return self.num_correct / self.num_questions * 100 if self.num_questions else None
 
     @property
     def standard_error(self) -> float | None:
-        """Of the accuracy, in percent: that of a share among independent questions."""
+        """Standard error of the accuracy in percent, for independent questions; None without questions."""
         if not self.num_questions:
             return None
         share = self.num_correct / self.num_questions
@@ -45,30 +47,34 @@ COLUMNS: dict[str, Callable[[Problem], bool]] = {
 }
 
 
-def columns(outcomes: Iterable[tuple[Problem, bool]]) -> list[Column]:
-    """The nine columns, from each problem and whether it was answered right."""
+def columns(outcomes: Iterable[tuple[Problem, bool]]) -> list[ScienceQaColumn]:
+    """Computes the nine columns from problems and whether each was answered correctly."""
     outcomes = list(outcomes)
     scores = []
     for name, belongs in COLUMNS.items():
         chosen = [is_correct for problem, is_correct in outcomes if belongs(problem)]
-        scores.append(Column(name, len(chosen), sum(chosen)))
+        scores.append(ScienceQaColumn(name, len(chosen), sum(chosen)))
     return scores
 
 
-def table(scores: Sequence[Column]) -> str:
-    """The columns as text, four rows: accuracy, standard error, right answers, questions."""
-    rows = [
-        ("", [score.name for score in scores]),
-        ("accuracy %", [_figure(score.accuracy) for score in scores]),
-        ("std. error", [_figure(score.standard_error) for score in scores]),
-        ("correct", [str(score.num_correct) for score in scores]),
-        ("questions", [str(score.num_questions) for score in scores]),
-    ]
-    return "\n".join(f"{head:<10}" + "".join(f"{cell:>8}" for cell in cells) for head, cells in rows)
+def table(scores: Sequence[ScienceQaColumn]) -> str:
+    """Returns the columns as text in four rows: accuracy, standard error, correct answers and questions."""
+    figure, width = number(".2f"), 6
+    return table_as_text(
+        Table(
+            [Column("", "left"), *(Column(score.name, min_width=width) for score in scores)],
+            [
+                ["accuracy %", *(figure(score.accuracy) for score in scores)],
+                ["std. error", *(figure(score.standard_error) for score in scores)],
+                ["correct", *(score.num_correct for score in scores)],
+                ["questions", *(score.num_questions for score in scores)],
+            ],
+        )
+    )
 
 
-def as_json(scores: Sequence[Column]) -> dict[str, dict[str, Any]]:
-    """The columns as a result file holds them, accuracies and errors in percent and unrounded."""
+def as_json(scores: Sequence[ScienceQaColumn]) -> dict[str, dict[str, Any]]:
+    """Returns the columns as a result file contains them. Accuracies and errors are in percent and unrounded."""
     return {
         score.name: {
             "accuracy": score.accuracy,
@@ -81,9 +87,5 @@ def as_json(scores: Sequence[Column]) -> dict[str, dict[str, Any]]:
 
 
 def share(label: str, count: int, total: int, *, measure: str = "Accuracy") -> str:
-    """A line of the original's: `Total: 12, Correct: 9, Accuracy: 75.00%`."""
+    """Returns a line as the original prints it: `Total: 12, Correct: 9, Accuracy: 75.00%`."""
     return f"Total: {total}, {label}: {count}, {measure}: {count / total * 100:.2f}%"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""ScienceQA as its authors publish it: `problems.json` and `pid_splits.json` in one folder."""
+"""Reads ScienceQA as its authors publish it: `problems.json` and `pid_splits.json` in one folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBLEMS, SPLITS = "problems.json", "pid_splits.json"
 OPTIONS = "ABCDE"
 SUBJECTS = ("natural science", "social science", "language science")
 _GRADE = re.compile(r"grade(\d{1,2})")
-_REMEDY = f"--base-dir takes the folder of ScienceQA that holds {PROBLEMS} and {SPLITS}."
+_REMEDY = f"--base-dir must be the folder of ScienceQA, which contains {PROBLEMS} and {SPLITS}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,60 +28,61 @@ class Problem:
     question: str
     choices: tuple[str, ...]
     answer: int
-    """Index of the right choice."""
+    """Index of the correct choice."""
     hint: str
-    """Text that belongs to the question; often empty."""
+    """Text that goes with the question; often empty."""
     lecture: str
     solution: str
     image: str | None
-    """File name of its image, which lies in a folder named by the id."""
+    """File name of the image, which is in a folder named by the id; None without an image."""
     subject: str | None
-    """One of SUBJECTS."""
+    """One of SUBJECTS, or None."""
     grade: int | None
-    """School year, 1 to 12."""
+    """School year, 1 to 12, or None."""
 
     @property
     def image_path(self) -> str | None:
-        """Its image, relative to the folder of the split's images."""
+        """Path of the image, relative to the folder of the split's images."""
         return None if self.image is None else f"{self.id}/{self.image}"
 
 
 @dataclass(frozen=True)
 class ScienceQA:
-    """The whole data set; problems are checked when their split is asked for."""
+    """The whole data set. Problems are checked when their split is requested."""
 
     folder: Path
     splits: dict[str, Any]
     problems: dict[str, Any]
 
     def split(self, name: str, *, num_options: int = len(OPTIONS)) -> list[Problem]:
-        """The problems of a split, in its order.
+        """Returns the problems of a split, in its order.
 
         Raises:
-            DataError: no such split, an empty one, or a malformed problem; names file and problem.
+            DataError: the split does not exist or is empty, or a problem is malformed. The message names file and
+                problem.
         """
         file = str(self.folder / PROBLEMS)
         return [self._problem(identity, file, name, num_options) for identity in self.ids(name)]
 
     def ids(self, name: str) -> list[str]:
-        """The ids of a split, each once.
+        """Returns the ids of a split, each once.
 
         Raises:
-            DataError: no such split, or one that is no list of ids.
+            DataError: the split does not exist, is not a list of ids or is empty.
         """
         file = self.folder / SPLITS
         if name not in self.splits:
             close = difflib.get_close_matches(name, self.splits, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise DataError(f"{file}: has no split {name!r}; there are {', '.join(self.splits)}.{hint}")
+            raise DataError(f"{file}: has no split {name!r}. The splits are {', '.join(self.splits)}.{hint}")
         ids = self.splits[name]
         if not isinstance(ids, list) or not ids:
-            raise DataError(f"{file}: split {name!r} is no list of ids, or an empty one.")
+            raise DataError(f"{file}: split {name!r} is not a list of ids, or is empty.")
         place = f"{file}: in split {name!r} an id"
         return list(dict.fromkeys(normal_id(value, place) for value in ids))
 
     def splits_of(self, ids: set[str]) -> list[str]:
-        """The splits that have exactly these ids; where there is none, those that have them all."""
+        """Returns the splits that have exactly these ids, or else those that include them."""
         known = {name: set(map(str, members)) for name, members in self.splits.items() if isinstance(members, list)}
         exact = [name for name, members in known.items() if members == ids]
         return exact or [name for name, members in known.items() if members >= ids]
@@ -89,57 +90,80 @@ class ScienceQA:
     def _problem(self, identity: str, file: str, split: str, num_options: int) -> Problem:
         if identity not in self.problems:
             raise DataError(
-                f"{file}: has no problem {identity!r}, which split {split!r} in {SPLITS} names. "
-                "The two files belong to different versions of the data."
+                f"{file}: has no problem {identity!r}, which {SPLITS} lists in split {split!r}. "
+                "The two files are from different versions of the data."
             )
         return parse_problem(identity, self.problems[identity], f"{file}: problem {identity}", num_options)
 
 
+@dataclass(frozen=True, slots=True)
+class ScienceQaSelection:
+    """The problems that a scorer is about."""
+
+    base_dir: str
+    """Folder of ScienceQA."""
+    split: str
+    options: tuple[str, ...]
+    """Letters of the choices, in their order."""
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> ScienceQaSelection:
+        """Reads the flags of `add_arguments`.
+
+        Raises:
+            InvalidRequest: the letters of --options are not different capital letters.
+        """
+        letters = args.options
+        if len(set(letters)) != len(letters) or not all("A" <= letter <= "Z" for letter in letters):
+            raise InvalidRequest(f"--options {letters}: give different capital letters, such as {OPTIONS}.")
+        return cls(args.base_dir, args.split, tuple(letters))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say which problems a scorer is about."""
+    """Adds the flags of `ScienceQaSelection`."""
     parser.add_argument(
-        "--base-dir", required=True, metavar="DIR", help=f"folder of ScienceQA with {PROBLEMS} and {SPLITS}"
+        "--base-dir", required=True, metavar="DIR", help=f"Folder of ScienceQA, which contains {PROBLEMS} and {SPLITS}."
     )
-    parser.add_argument("--split", default="test", help="a split that pid_splits.json names (default: test)")
+    parser.add_argument("--split", default="test", metavar="NAME", help=f"Split named in {SPLITS} (default: test).")
     parser.add_argument(
-        "--options", type=list, default=list(OPTIONS), metavar="LETTERS", help=f"the choices (default: {OPTIONS})"
+        "--options",
+        default=OPTIONS,
+        metavar="LETTERS",
+        help=f"Letters of the choices, in their order (default: {OPTIONS}).",
     )
 
 
-def problems_of(args: argparse.Namespace) -> tuple[ScienceQA, list[Problem]]:
-    """The data set and the problems that the arguments name.
+def problems_of(selection: ScienceQaSelection) -> tuple[ScienceQA, list[Problem]]:
+    """Returns the data set and the selected problems.
 
     Raises:
-        DataError: as `open_science_qa` and `ScienceQA.split`.
-        InvalidRequest: --options are not different capital letters.
+        DataError: as in `open_science_qa` and `ScienceQA.split`.
     """
-    if len(set(args.options)) != len(args.options) or not all("A" <= letter <= "Z" for letter in args.options):
-        raise InvalidRequest(f"--options {''.join(args.options)}: give different capital letters, such as {OPTIONS}.")
-    data = open_science_qa(args.base_dir)
-    return data, data.split(args.split, num_options=len(args.options))
+    data = open_science_qa(selection.base_dir)
+    return data, data.split(selection.split, num_options=len(selection.options))
 
 
 def open_science_qa(base_dir: str | Path) -> ScienceQA:
     """Reads the two files.
 
     Raises:
-        DataError: the folder or a file is missing, or holds something else.
+        DataError: the folder or a file is missing, or a file contains something else.
     """
     folder = locate(base_dir, remedy=_REMEDY)
     contents = []
     for name in (SPLITS, PROBLEMS):
         content = read_json(folder / name, remedy=_REMEDY)
         if not isinstance(content, dict):
-            raise DataError(f"{folder / name}: holds a JSON {json_type(content)}, expected an object. {_REMEDY}")
+            raise DataError(f"{folder / name}: contains a JSON {json_type(content)}, expected an object. {_REMEDY}")
         contents.append(content)
     return ScienceQA(folder, *contents)
 
 
 def parse_problem(identity: str, raw: Any, place: str, num_options: int = len(OPTIONS)) -> Problem:
-    """Turns one value of `problems.json` into a `Problem`; `place` begins every error message.
+    """Turns one value of `problems.json` into a `Problem`. Every error message begins with `place`.
 
     Raises:
-        DataError: a field is missing, of the wrong kind, or out of its bounds.
+        DataError: a field is missing, has the wrong type or is out of bounds.
     """
     if not isinstance(raw, dict):
         raise DataError(f"{place}: is a JSON {json_type(raw)}, expected an object.")
@@ -147,10 +171,10 @@ def parse_problem(identity: str, raw: Any, place: str, num_options: int = len(OP
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
         raise DataError(f"{place}: 'choices' must be a list of strings, found {choices!r}.")
     if len(choices) > num_options:
-        raise DataError(f"{place}: has {len(choices)} choices, the letters are for {num_options}. Give more --options.")
+        raise DataError(f"{place}: has {len(choices)} choices, but only {num_options} letters. Give more --options.")
     answer = raw.get("answer")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise DataError(f"{place}: 'answer' must be the index of one of {len(choices)} choices, found {answer!r}.")
+        raise DataError(f"{place}: 'answer' must be the index of one of the {len(choices)} choices, found {answer!r}.")
     subject = raw.get("subject")
     if subject is not None and subject not in SUBJECTS:
         raise DataError(f"{place}: 'subject' is {subject!r}, expected one of {', '.join(SUBJECTS)}.")

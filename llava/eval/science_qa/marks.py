@@ -1,11 +1,10 @@
-"""Marks ScienceQA answers: from a text to a letter to a choice, right or wrong.
+"""Marks ScienceQA answers: finds the letter that an answer names, and the choice that the letter stands for.
 
-Nothing is guessed: the original drew a random choice where it found no letter, so its figures moved from run to run.
+Nothing is guessed. The original drew a random choice if it found no letter, so its figures changed from run to run.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -14,21 +13,21 @@ from pathlib import Path
 
 from llava.errors import DataError
 from llava.eval.data.records import Joined, locate, read_answers, some
-from llava.eval.science_qa.dataset import Problem, ScienceQA, problems_of
+from llava.eval.science_qa.dataset import Problem, ScienceQA, ScienceQaSelection, problems_of
 from llava.files.json_files import json_type, read_json, read_text, without_garbage_collection
 
 NO_CHOICE = -1
-"""In the place of an index where an answer names no choice."""
+"""Index of the choice for an answer that names none."""
 FAILED = "FAILED"
-"""What result files hold in the place of a letter, or of an answer that is missing."""
+"""What result files contain instead of a letter or an answer that is missing."""
 _SENTENCE = re.compile(r"The answer is ([A-Z]).")
 
 
 def parse_letter(text: str, options: Sequence[str]) -> str | None:
-    """The letter that an answer names, or None.
+    """Returns the letter that an answer names, or None.
 
-    By the rule of the published figures: the text is one letter; or begins with one, a full stop and a space; or says
-    `The answer is X.` exactly once.
+    This is the rule of the published figures: the text is a letter, or it begins with a letter, a full stop and a
+    space, or it says `The answer is X.` exactly once.
     """
     if text in options:
         return text
@@ -39,27 +38,29 @@ def parse_letter(text: str, options: Sequence[str]) -> str | None:
 
 
 def choice_of(letter: str | None, options: Sequence[str], num_choices: int) -> int:
-    """Index of the choice that a letter names, or NO_CHOICE."""
+    """Returns the index of the choice that a letter names, or NO_CHOICE."""
     return options.index(letter) if letter is not None and letter in options[:num_choices] else NO_CHOICE
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers of a file, by problem."""
+class ScienceQaAnswers:
+    """The answers in one file."""
 
     path: Path
     texts: dict[str, str]
+    """The answer to each problem, by id."""
     prompts: dict[str, str]
-    """What was asked, as far as the file says so."""
+    """What was asked, by id, as far as the file says."""
     duplicates: list[str]
-    """Problems that are answered more than once; the last answer counts."""
+    """Ids of problems that are answered more than once. The last answer counts."""
 
 
-def load_answers(path: str | Path) -> Answers:
-    """Reads answers: JSON Lines from `model_vqa_science`, or a result file, whose `outputs` are answers too.
+def load_answers(path: str | Path) -> ScienceQaAnswers:
+    """Reads answers: JSON Lines from `model_vqa_science`, or the `outputs` of a result file.
 
     Raises:
-        DataError: neither of them, no answers, or an answer without id or text; names file, line and id.
+        DataError: the file is neither, contains no answers, or has an answer without id or text. The message names
+            file, line and id.
     """
     path = locate(path, remedy="Give the answers that model_vqa_science wrote.")
     if _is_result_file(path):
@@ -68,45 +69,45 @@ def load_answers(path: str | Path) -> Answers:
 
 
 def _is_result_file(path: Path) -> bool:
-    # A line of answers is a whole object; a result file is one object over many lines, or holds no question_id.
+    # A line of answers is a whole object. A result file is one object over many lines, or has no question_id.
     first, _, _ = read_text(path).lstrip().partition("\n")
     return first.rstrip() == "{" or (first.startswith("{") and '"outputs"' in first and '"question_id"' not in first)
 
 
-def _from_lines(lines: Joined) -> Answers:
+def _from_lines(lines: Joined) -> ScienceQaAnswers:
     texts = {identity: lines.text(identity, "text") for identity in lines.lines}
     prompts = {
         identity: line.record["prompt"]
         for identity, line in lines.lines.items()
         if isinstance(line.record.get("prompt"), str)
     }
-    return Answers(lines.path, texts, prompts, lines.duplicates)
+    return ScienceQaAnswers(lines.path, texts, prompts, lines.duplicates)
 
 
-def _from_result_file(path: Path) -> Answers:
+def _from_result_file(path: Path) -> ScienceQaAnswers:
     content = read_json(path)
     outputs = content.get("outputs") if isinstance(content, dict) else None
     if not isinstance(outputs, dict):
-        raise DataError(f"{path}: neither JSON Lines nor a result file (it has no object 'outputs').")
+        raise DataError(f"{path}: neither JSON Lines nor a result file, which has an object 'outputs'.")
     if not outputs:
-        raise DataError(f"{path}: its 'outputs' are empty, so there are no answers in it.")
+        raise DataError(f"{path}: its 'outputs' are empty, so it contains no answers.")
     for identity, text in outputs.items():
         if not isinstance(text, str):
             raise DataError(f"{path}: output of {identity} is a JSON {json_type(text)}, expected a string.")
-    return Answers(path, outputs, {}, [])
+    return ScienceQaAnswers(path, outputs, {}, [])
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One problem and what an answer to it is worth."""
+    """The answer to one problem, and what it was understood as."""
 
     problem: Problem
     text: str | None
-    """The answer; None where there is none."""
+    """The answer; None if it is missing."""
     letter: str | None
-    """The letter that it names, which need not be one of the choices."""
+    """The letter that the answer names, which need not stand for a choice; None if it names none."""
     choice: int
-    """Index of the choice, or NO_CHOICE."""
+    """Index of the choice that the letter stands for, or NO_CHOICE."""
 
     @property
     def is_correct(self) -> bool:
@@ -115,16 +116,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class Marks:
-    """All problems of a split, marked, and what was odd about the answers."""
+    """The marked problems of a split, and what was odd about the answers."""
 
     marks: list[Mark]
-    answers: Answers
+    answers: ScienceQaAnswers
     unknown: list[str]
     """Ids of answers that belong to no problem of the split."""
 
     @property
     def oddities(self) -> dict[str, list[str]]:
-        """Ids by what is odd about them."""
+        """Ids of odd answers, by what is odd about them."""
         return {
             "missing": [m.problem.id for m in self.marks if m.text is None],
             "duplicate": self.answers.duplicates,
@@ -134,8 +135,12 @@ class Marks:
         }
 
     def report(self, without_letter: str = "counted as wrong") -> None:
-        """Says on standard error what was odd, and what becomes of answers that are missing or name no letter."""
-        said = {
+        """Reports odd answers on standard error.
+
+        Args:
+            without_letter: what becomes of answers that are missing or name no letter.
+        """
+        kinds = {
             "missing": ("problems without an answer", without_letter),
             "duplicate": ("problems answered more than once", "the last answer counts"),
             "unknown": ("answers to no problem of this split", "left out"),
@@ -144,33 +149,32 @@ class Marks:
         }
         for kind, ids in self.oddities.items():
             if ids:
-                what, consequence = said[kind]
+                what, consequence = kinds[kind]
                 print(f"warning: {self.answers.path}: {what}: {len(ids)} ({consequence}): {some(ids)}", file=sys.stderr)
 
 
-def marks_of(args: argparse.Namespace, *files: str) -> list[Marks]:
-    """The marks of each file of answers, on the problems that the arguments name (`science_qa.add_arguments`).
+def marks_of(selection: ScienceQaSelection, *files: str) -> list[Marks]:
+    """Marks each file of answers on the selected problems.
 
     Raises:
-        DataError: the data set or a file is not what it should be, or a file belongs to another split.
-        InvalidRequest: --options make no sense.
+        DataError: the data set or a file is malformed, or a file belongs to another split.
     """
     with without_garbage_collection():
-        data, problems = problems_of(args)
-        return [mark(data, problems, load_answers(file), args.options) for file in files]
+        data, problems = problems_of(selection)
+        return [mark(data, problems, load_answers(file), selection.options) for file in files]
 
 
-def mark(data: ScienceQA, problems: Sequence[Problem], answers: Answers, options: Sequence[str]) -> Marks:
+def mark(data: ScienceQA, problems: Sequence[Problem], answers: ScienceQaAnswers, options: Sequence[str]) -> Marks:
     """Marks the answers to the problems of a split.
 
     Raises:
-        DataError: not one answer belongs to them; names the splits to which they belong.
+        DataError: no answer belongs to a problem of the split. The message names the splits that the answers belong to.
     """
     ids = {problem.id for problem in problems}
     unknown = [identity for identity in answers.texts if identity not in ids]
     if len(unknown) == len(answers.texts):
         others = ", ".join(data.splits_of(set(unknown)))
-        hint = f"They belong to {others}: give --split." if others else "Do they belong to this data set?"
+        hint = f"They belong to {others}; choose it with --split." if others else "Do they belong to this data set?"
         raise DataError(f"{answers.path}: none of its {len(unknown)} answers is about a problem of this split. {hint}")
     marks = []
     for problem in problems:

@@ -1,12 +1,12 @@
-"""A ScienceQA problem as what is asked and what is answered, in the prompt formats of ScienceQA and LLaVA.
+"""Renders a ScienceQA problem as a question and an answer, in the prompt formats of ScienceQA and LLaVA.
 
-A format is two words with a dash between, a letter for each part, in the order of the parts:
+A format is two words joined by a dash. Each letter stands for a part, in the order of the parts:
 
-    what is asked     Q question, C context (the hint), M choices, L lecture, E explanation (the solution)
-    what is answered  A answer, L lecture, E explanation; a P before the A sets it apart in a section of its own
+    question  Q question, C context (the hint), M choices, L lecture, E explanation (the solution)
+    answer    A answer, L lecture, E explanation; a P before the A puts the answer in its own section
 
-`QCM-LEPA`, LLaVA's own, asks for lecture and explanation and then, after `###`, for the letter; `CQM-A` for the letter.
-Lecture and explanation in what is asked are for finding upper bounds.
+`QCM-LEPA`, LLaVA's own format, asks for lecture and explanation and then, after `###`, for the letter. `CQM-A` asks
+for the letter only. Lecture and explanation in the question serve to find upper bounds.
 """
 
 from __future__ import annotations
@@ -25,39 +25,40 @@ _PARTS = re.compile(r"[LE]+|[QCM]")
 
 @dataclass(frozen=True, slots=True)
 class PromptFormat:
-    """A format, taken apart."""
+    """The parts of a format."""
 
     asked: str
-    """Letters of what is asked."""
+    """Letters of the question."""
     before: str
-    """Letters of what is answered, before the answer."""
+    """Letters of the parts before the answer."""
     after: str
-    """Letters of what is answered, after the answer."""
+    """Letters of the parts after the answer."""
     in_sections: bool
-    """Each part of the answer has a heading of its own."""
+    """Whether each part of the answer has its own heading."""
 
 
 def parse_format(text: str) -> PromptFormat:
     """Reads a format such as `QCM-LEPA`.
 
     Raises:
-        InvalidRequest: it is none; tells what a format is.
+        InvalidRequest: the text is not a format. The message describes the format.
     """
     asked, _, answered = text.partition("-")
     output = _OUTPUT.fullmatch(answered)
     if not _INPUT.fullmatch(asked) or output is None:
         raise InvalidRequest(
-            f"prompt format {text!r}: expected what is asked (Q, M, maybe C, L, E), a dash, and what is answered "
-            "(A, maybe L, E, P before it, or L, E after it), each letter once; such as QCM-LEPA, QCM-ALE or CQM-A."
+            f"prompt format {text!r}: expected the letters of the question (Q and M, optionally C, L, E), a dash, and "
+            "those of the answer (A, optionally L, E, P before it or L, E after it), each at most once, "
+            "such as QCM-LEPA, QCM-ALE or CQM-A."
         )
     return PromptFormat(asked, output["before"] or "", output["after"] or "", bool(output["section"]))
 
 
 def render(problem: Problem, style: PromptFormat) -> tuple[str, str]:
-    """What is asked (without image marker) and what is answered, character for character as the original's."""
+    """Returns the question, without image marker, and the answer, character for character as in the original."""
     asked = _tidy(_asked(problem, style))
     answered = _tidy(_sections(problem, style) if style.in_sections else _sentence(problem, style))
-    # The conversation's roles say who asks and who answers.
+    # The conversation's roles replace these headings.
     return _without_heading(asked, "Question: "), _without_heading(answered, "Answer: ")
 
 
@@ -81,7 +82,7 @@ def _sections(problem: Problem, style: PromptFormat) -> str:
 def _sentence(problem: Problem, style: PromptFormat) -> str:
     answer = f"The answer is {OPTIONS[problem.answer]}."
     before = f"{_reasons(problem, style.before)} " if style.before else ""
-    # One reason alone after the answer is the other one: the original swapped them, and its data have it so.
+    # If only one reason follows the answer, it is the other one: the original swapped them, and so did its data.
     after = {"L": "E", "E": "L"}.get(style.after, style.after)
     return f"Answer: {before}{answer}" + (f" BECAUSE: {_reasons(problem, after)}" if after else "")
 
@@ -92,7 +93,7 @@ def _reasons(problem: Problem, letters: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """Some texts of ScienceQA spell their line ends."""
+    """Replaces the line ends that some texts of ScienceQA spell out as a backslash and an n."""
     return text.replace("\\n", "\n")
 
 

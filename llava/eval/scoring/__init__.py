@@ -1,1 +1,1 @@
-"""Marks answers and estimates what the marks are worth."""
+"""Scores answers and estimates the uncertainty of the figures."""

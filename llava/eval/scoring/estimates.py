@@ -1,7 +1,7 @@
-"""Figures with their uncertainty: shares and other ratios over questions, some of which belong together.
+"""Estimates the uncertainty of figures: of shares and other ratios over questions, some of which are related.
 
-Questions about one image succeed and fail together, so that fewer independent facts stand behind a figure than it has
-questions. Wherever a benchmark asks several questions an image, the image is the unit of the errors given here.
+Answers to questions about the same image tend to be right or wrong together, so a figure rests on fewer independent
+observations than it has questions. If a benchmark asks several questions per image, the errors are computed by image.
 """
 
 from __future__ import annotations
@@ -12,27 +12,30 @@ from dataclasses import dataclass
 from typing import Any
 
 _Z = 1.959963984540054
-"""Standard errors to either side that hold 95 % of a normal distribution."""
+"""Number of standard errors on either side of the mean that cover 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One figure."""
+    """One figure with its uncertainty."""
 
     name: str
+    """Name of the figure."""
     value: float | None
-    """None where there is nothing to take it from."""
+    """The figure; None if no question contributes to it."""
     standard_error: float | None
+    """Standard error, in the unit of the figure."""
     low: float | None
+    """Lower end of the 95 % confidence interval."""
     high: float | None
-    """The interval that holds the true figure in 95 of 100 such experiments."""
+    """Upper end of the 95 % confidence interval."""
     gained: float
-    """What the figure's numerator adds up to, such as the number of right answers."""
+    """Sum of the numerator, such as the number of correct answers."""
     possible: float
-    """What its denominator adds up to, such as the number of questions."""
+    """Sum of the denominator, such as the number of questions."""
 
     def as_json(self) -> dict[str, Any]:
-        """Unrounded; whole counts as integers."""
+        """Returns the figure unrounded; counts are integers if they are whole."""
         return {
             "value": self.value,
             "standard_error": self.standard_error,
@@ -44,20 +47,22 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one question adds to a figure."""
+    """The contribution of one question to a figure."""
 
     gained: float
+    """Added to the numerator."""
     possible: float = 1.0
+    """Added to the denominator."""
     group: Hashable = None
-    """Questions of one group are not independent of each other; None is a group of its own."""
+    """Questions of the same group are not independent, such as those about one image; None puts it in no group."""
 
 
 def ratio(name: str, parts: Iterable[Part], *, scale: float = 100.0) -> Estimate:
-    """The sum of what was gained over the sum of what was possible, times `scale`.
+    """Returns the sum of `gained` divided by the sum of `possible`, times `scale`.
 
     The standard error is that of a ratio of two sums over independent groups. A plain share of independent questions
-    gets Wilson's interval, which keeps its width where all are right or all are wrong; anything else the normal one,
-    cut off at 0 and `scale`.
+    gets Wilson's interval, which keeps its width even if all or none are correct; any other ratio gets the normal
+    interval, clipped to 0 and `scale`.
     """
     parts = list(parts)
     gained, possible = (math.fsum(getattr(part, one) for part in parts) for one in ("gained", "possible"))
@@ -70,7 +75,7 @@ def ratio(name: str, parts: Iterable[Part], *, scale: float = 100.0) -> Estimate
 
 
 def total(name: str, estimates: Sequence[Estimate]) -> Estimate:
-    """The sum of independent figures; those without a value add nothing."""
+    """Returns the sum of independent figures; figures without a value are skipped."""
     known = [one for one in estimates if one.value is not None and one.standard_error is not None]
     gained, possible = (math.fsum(getattr(one, field) for one in known) for field in ("gained", "possible"))
     if not known:
@@ -81,7 +86,7 @@ def total(name: str, estimates: Sequence[Estimate]) -> Estimate:
 
 
 def table(estimates: Sequence[Estimate]) -> str:
-    """The figures as text, one a line."""
+    """Returns the figures as a text table, one figure per line."""
     width = max([len("figure"), *(len(one.name) for one in estimates)])
     lines = [f"{'figure':<{width}}  {'value':>8}  {'std.err.':>8}  {'95 % interval':>18}  {'of':>7}"]
     for one in estimates:
@@ -92,7 +97,7 @@ def table(estimates: Sequence[Estimate]) -> str:
 
 
 def _residuals(parts: Sequence[Part], value: float) -> Iterable[float]:
-    """How far each group is from what the figure leads one to expect of it."""
+    """Returns the difference between what each group gained and what the figure predicts for it."""
     groups: dict[Hashable, float] = {}
     for number, part in enumerate(parts):
         group = (number,) if part.group is None else part.group
@@ -111,7 +116,7 @@ def _wilson(gained: float, possible: float) -> tuple[float, float]:
     share, extra = gained / possible, _Z * _Z / possible
     middle = (share + extra / 2) / (1 + extra)
     half = _Z / (1 + extra) * math.sqrt(share * (1 - share) / possible + extra / (4 * possible))
-    # Rounding must not take a figure out of its own interval.
+    # Rounding must not move the figure out of its own interval.
     return min(share, middle - half), max(share, middle + half)
 
 

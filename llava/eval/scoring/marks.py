@@ -1,6 +1,6 @@
-"""What each answer of a run is worth, question by question: one format that scorers write and reports read.
+"""Reads and writes marks: what each answer of a run is worth, in the format that scorers write and reports read.
 
-A scorer's JSON output is an object that holds, beside whatever else the scorer has to say:
+A scorer's JSON output is an object with at least these fields:
 
     {
       "benchmark": "POPE",
@@ -8,13 +8,13 @@ A scorer's JSON output is an object that holds, beside whatever else the scorer 
       "figures": {"accuracy": 85.1, "F1": 84.0},
       "marks": [
         {"question_id": "17", "score": 1, "text": "Yes, there is.", "parsed": "yes", "target": "yes",
-         "question": "Is there a dog in the picture?", "image": "COCO_val2014_000000000042.jpg",
+         "question": "Is there a dog in the image?", "image": "COCO_val2014_000000000042.jpg",
          "categories": ["adversarial"], "note": null}
       ]
     }
 
-Only `question_id`, `score` and `text` are required of a mark. The fields mean what `MarkedAnswer` says. Scorers put
-`marks_as_json` into what they write; `read_marks` reads it back.
+A mark must have `question_id`, `score` and `text`; `MarkedAnswer` documents all fields. Scorers write the object of
+`marks_as_json`, `read_marks` reads it.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from llava.errors import DataError
 from llava.eval.data.records import normal_id
 from llava.files.json_files import json_type, read_json
 
-Outcome = Literal["right", "partly right", "wrong", "unparsable", "missing", "not marked"]
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+MarkOutcome = Literal["right", "partly right", "wrong", "unparsable", "missing", "not marked"]
 
 
 @dataclass(frozen=True, slots=True)
 class MarkedAnswer:
-    """One question, the answer to it, and what that is worth."""
+    """One question, the answer to it and the mark of the answer."""
 
     question_id: str
-    """Unique in its file; where a benchmark asks several questions under one id, with what tells them apart."""
+    """Unique in its file. If a benchmark asks several questions under one id, it includes what tells them apart."""
     text: str | None
-    """The answer as the model wrote it; None where there is none."""
+    """The answer as the model wrote it; None if it is missing."""
     score: float | None
-    """From 0, wrong, to 1, right; None where the answer has no mark and counts in no figure."""
+    """From 0 (wrong) to 1 (right); None if the answer is not marked and counts in no figure."""
     parsed: str | None = None
-    """What the scorer understood: a letter, `yes`, the normalised words; None where it understood nothing."""
+    """How the scorer interpreted the answer: a letter, `yes`, normalised words; None if it could not interpret it."""
     target: str | None = None
-    """What would have been right, as a reader should see it."""
+    """The correct answer, as a reader should see it."""
     question: str | None = None
+    """Text of the question."""
     image: str | None = None
-    """Its image, relative to the benchmark's folder of images; questions of one image are resampled together."""
+    """The image, relative to the benchmark's image folder; questions about one image are resampled together."""
     categories: tuple[str, ...] = ()
-    """Parts of the benchmark that get figures of their own; a question may belong to several."""
+    """Categories that the question belongs to; the scorer reports a figure for each."""
     note: str | None = None
-    """Anything that explains the mark, such as what a judge wrote."""
+    """An explanation of the mark, such as a judge's comment."""
 
     @property
-    def outcome(self) -> Outcome:
-        """In one word; an answer that was not understood is `unparsable` whether or not it counts as wrong."""
+    def outcome(self) -> MarkOutcome:
+        """The mark in words. An answer without an interpretation is `unparsable` even if it counts as correct."""
         if self.text is None:
             return "missing"
         if self.parsed is None:
@@ -73,14 +73,17 @@ class MarkSheet:
     """All marks of one run of one benchmark."""
 
     benchmark: str
+    """Name of the benchmark."""
     marks: list[MarkedAnswer]
+    """One mark for each question."""
     model: str | None = None
+    """Name of the model, if it is known."""
     figures: dict[str, float] = field(default_factory=dict)
-    """The benchmark's own headline figures, by name, as its scorer computes and rounds them."""
+    """The benchmark's figures by name, as its scorer computes and rounds them."""
 
 
 def marks_as_json(sheet: MarkSheet) -> dict[str, Any]:
-    """The object that `read_marks` reads; fields that say nothing are left out."""
+    """Returns the object that `read_marks` reads; empty fields are left out."""
     head: dict[str, Any] = {"benchmark": sheet.benchmark}
     if sheet.model is not None:
         head["model"] = sheet.model
@@ -90,26 +93,26 @@ def marks_as_json(sheet: MarkSheet) -> dict[str, Any]:
 
 
 def holds_marks(content: Any) -> bool:
-    """Whether a JSON value is, or means to be, a sheet of marks."""
+    """Returns whether a JSON value is meant to be a mark sheet."""
     return isinstance(content, dict) and "marks" in content
 
 
 def read_marks(path: str | Path) -> MarkSheet:
-    """Reads what a scorer wrote.
+    """Reads the output file of a scorer.
 
     Raises:
-        DataError: no sheet of marks, an empty one, or a mark with a field that is missing, of the wrong kind or out of
-            its bounds, or an id that is there twice; names file, mark and id.
+        DataError: the file is not a mark sheet or has no marks, a field is missing, of the wrong type or out of range,
+            or an id appears twice; names file, mark and id.
     """
     return parse_marks(read_json(path), path)
 
 
 def parse_marks(content: Any, path: str | Path) -> MarkSheet:
-    """As `read_marks`, from the JSON value that the file holds."""
+    """Reads marks as `read_marks` does, from the JSON value in the file."""
     if not holds_marks(content) or not isinstance(content["marks"], list):
-        raise DataError(f"{path}: has no list 'marks'. Give the file that a scorer wrote with --output.")
+        raise DataError(f"{path}: has no list 'marks'. Pass the file that a scorer wrote with --output.")
     if not content["marks"]:
-        raise DataError(f"{path}: its 'marks' are empty.")
+        raise DataError(f"{path}: 'marks' is empty.")
     marks: dict[str, MarkedAnswer] = {}
     for number, record in enumerate(content["marks"], start=1):
         mark = _parsed(record, f"{path}: mark {number}")
@@ -123,8 +126,8 @@ def parse_marks(content: Any, path: str | Path) -> MarkSheet:
 def _as_json(mark: MarkedAnswer) -> dict[str, Any]:
     required = {"question_id": mark.question_id, "score": mark.score, "text": mark.text}
     others = {one.name: getattr(mark, one.name) for one in fields(mark) if one.name not in required}
-    said = {name: value for name, value in others.items() if value not in (None, ())}
-    return required | {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
+    given = {name: value for name, value in others.items() if value not in (None, ())}
+    return required | {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def _parsed(record: Any, place: str) -> MarkedAnswer:

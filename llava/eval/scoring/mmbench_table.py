@@ -1,13 +1,12 @@
-"""MMBench's questions: a table of tab-separated values, of which the images (base64) are not read here.
+"""Reads the questions of MMBench: a table of tab-separated values.
 
-Two ways of asking one question several times, with its options in rotation, are in use: the table holds the rotated
-questions, whose index is larger by a multiple of a million; or the generator rotates (`--all-rounds`), and its answers
-say the round and which option stood behind which letter.
+There are two ways to ask a question several times with its options rotated. Either the table contains the rotated
+questions, whose index is larger by a multiple of a million; or `model_vqa_mmbench --all-rounds` rotates the options,
+and its answers record the round and which option each letter stood for.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import sys
@@ -17,68 +16,71 @@ from pathlib import Path
 
 from llava.errors import DataError
 from llava.eval.data.records import locate, normal_id
+from llava.eval.scoring.scorer import FileFlag
 from llava.files.json_files import read_text
 
 LETTERS = "ABCDEFGHIJ"
 ROTATION = 1_000_000
-"""Between the indices of a question and of the same question with its options rotated."""
+"""Difference between the index of a question and that of the same question with its options rotated."""
+_PUNCTUATION = ".()[],:;!*#{}"
 
 
 @dataclass(frozen=True)
-class Table:
-    """The rows of a benchmark file, as they stand in it."""
+class MMBenchTable:
+    """The rows of a benchmark file."""
 
     path: Path
+    """The file."""
     columns: list[str]
+    """Names of the columns, in order."""
     rows: list[dict[str, str]]
+    """Values of each row by column."""
 
     @property
     def has_answers(self) -> bool:
+        """Whether the table has the correct answers; a test split has not."""
         return "answer" in self.columns
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One row."""
+class MMBenchQuestion:
+    """One row of the table."""
 
     index: str
+    """The id."""
     text: str
+    """Text of the question."""
     options: dict[str, str]
-    """By letter."""
+    """The options by letter."""
     answer: str
-    """A letter."""
+    """Letter of the correct option."""
     category: str
+    """Category of the question; empty if the table has none."""
     group: str
-    """The larger category that `category` belongs to."""
+    """The larger category that `category` belongs to; empty if the table has none."""
 
     @property
     def base(self) -> str:
-        """Index of the question of which this is a rotation."""
+        """Index of the question that this is a rotation of."""
         return str(int(self.index) % ROTATION) if self.index.isdigit() else self.index
 
 
-def add_table(parser: argparse.ArgumentParser) -> None:
-    """The flag that says where a benchmark file is."""
-    parser.add_argument(
-        "--annotation-file",
-        required=True,
-        metavar="FILE",
-        help="the benchmark's table, such as mmbench_dev_20230712.tsv",
-    )
+TABLE_FILE = FileFlag(("--annotation-file",), "Table of the benchmark, such as mmbench_dev_20230712.tsv.")
 
 
-def read_table(path: str | Path) -> Table:
+def read_table(path: str | Path) -> MMBenchTable:
     """Reads a benchmark file.
 
     Raises:
-        DataError: not tab-separated values with an `index`, no rows, a row of another length, or an index twice.
+        DataError: the file is not a table of tab-separated values with a column `index` or has no rows, a row has the
+            wrong number of fields, or an index appears twice; names file and line.
     """
-    path = locate(path, remedy="Give the benchmark's table, such as mmbench_dev_20230712.tsv.")
-    csv.field_size_limit(sys.maxsize)  # an image is one field
+    path = locate(path, remedy="Pass the table of the benchmark, such as mmbench_dev_20230712.tsv.")
+    csv.field_size_limit(sys.maxsize)  # a field may hold an image
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t")
     columns = next(reader, [])
     if "index" not in columns:
-        raise DataError(f"{path}: has no column 'index'. Is it the benchmark's table of tab-separated values?")
+        raise DataError(f"{path}: has no column 'index'. Is it the table of MMBench (tab-separated values)?")
     rows: list[dict[str, str]] = []
     seen: set[str] = set()
     for values in reader:
@@ -86,31 +88,33 @@ def read_table(path: str | Path) -> Table:
             continue
         place = f"{path}: line {reader.line_num}"
         if len(values) != len(columns):
-            raise DataError(f"{place}: has {len(values)} fields, the header {len(columns)}.")
+            raise DataError(f"{place}: has {len(values)} fields, but the header has {len(columns)}.")
         row = dict(zip(columns, values, strict=True))
         row["index"] = normal_id(row["index"], f"{place}: 'index'")
         if row["index"] in seen:
-            raise DataError(f"{place}: index {row['index']} is there twice.")
+            raise DataError(f"{place}: index {row['index']} appears twice.")
         seen.add(row["index"])
         rows.append(row)
     if not rows:
         raise DataError(f"{path}: holds no questions.")
-    return Table(path, columns, rows)
+    return MMBenchTable(path, columns, rows)
 
 
-def questions(table: Table) -> list[Question]:
-    """The rows as questions with answers.
+def questions(table: MMBenchTable) -> list[MMBenchQuestion]:
+    """Returns the rows as questions with answers.
 
     Raises:
-        DataError: the table has no answers, a row no options, or an answer that is none of them.
+        DataError: the table has no answers, a row has no options, or an answer is not one of the options.
     """
     if not table.has_answers:
-        raise DataError(f"{table.path}: has no column 'answer' (a test split). Convert the answers and submit them.")
+        raise DataError(
+            f"{table.path}: has no column 'answer', so it is a test split. Convert the answers and submit them."
+        )
     return [_question(row, f"{table.path}: index {row['index']}") for row in table.rows]
 
 
 def options_of(row: dict[str, str]) -> dict[str, str]:
-    """A row's options by letter; they end at the first that is empty."""
+    """Returns the options of a row by letter, up to the first empty one."""
     options = {}
     for letter in LETTERS:
         if is_empty(row.get(letter)):
@@ -120,28 +124,28 @@ def options_of(row: dict[str, str]) -> dict[str, str]:
 
 
 def is_empty(value: str | None) -> bool:
-    """Whether a field says nothing: tables are written by programs that spell this in several ways."""
+    """Returns whether a field is empty; the programs that write such tables spell this in several ways."""
     return value is None or value.strip().lower() in ("", "nan", "none")
 
 
-def _question(row: dict[str, str], place: str) -> Question:
+def _question(row: dict[str, str], place: str) -> MMBenchQuestion:
     options = options_of(row)
     answer = row["answer"].strip()
     if not options or answer not in options:
-        raise DataError(f"{place}: the answer {answer!r} is none of the options {', '.join(options) or '(none)'}.")
+        raise DataError(f"{place}: the answer {answer!r} is not one of the options {', '.join(options) or '(none)'}.")
     group = row.get("l2-category", row.get("L2-category", ""))
-    return Question(row["index"], row.get("question", ""), options, answer, row.get("category", ""), group)
+    return MMBenchQuestion(row["index"], row.get("question", ""), options, answer, row.get("category", ""), group)
 
 
 def named_option(text: str, options: Iterable[str] | dict[str, str]) -> str | None:
-    """The letter of the option that an answer names, or None.
+    """Returns the letter of the option that an answer names, or None.
 
-    The benchmark's matching without its language model: exactly one letter stands alone in the text, marks of
-    punctuation aside (an `A` in more than three words is taken for the article); otherwise exactly one option's words
-    are in it.
+    This is the benchmark's matching without its language model. The answer names an option if exactly one letter stands
+    alone in it, punctuation aside (`A` among more than three words is taken for the article); otherwise if it contains
+    the words of exactly one option.
     """
     letters = list(options)
-    words = "".join(" " if mark in _MARKS else mark for mark in text).split()
+    words = "".join(" " if mark in _PUNCTUATION else mark for mark in text).split()
     found = [letter for letter in letters if letter in words]
     if len(found) == 1 and not (found == ["A"] and len(words) > 3):
         return found[0]
@@ -149,6 +153,3 @@ def named_option(text: str, options: Iterable[str] | dict[str, str]) -> str | No
         return None
     spelled = [letter for letter, option in options.items() if option.lower() in text.lower()]
     return spelled[0] if len(spelled) == 1 else None
-
-
-_MARKS = ".()[],:;!*#{}"

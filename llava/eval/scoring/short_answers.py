@@ -1,8 +1,8 @@
-"""Short answers to visual questions: brought to one form, and scored against the answers of ten people.
+"""Normalises short answers to visual questions and scores them against the answers of ten people.
 
-Two forms are in use, and published figures depend on which: that of the VQA evaluation (`vqa_form`; also VizWiz's), and
-that of the evaluation server and of TextVQA (`server_form`). Both are given here to the letter, with what is odd about
-them, since a tidier one would move the figures.
+There are two normal forms, and published figures depend on the choice: that of the VQA evaluation, which VizWiz shares
+(`vqa_form`), and that of the evaluation server and of TextVQA (`server_form`). Both are reproduced exactly, including
+their oddities, because a cleaner rule would change the figures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import lru_cache
 from llava.eval.scoring.marks import MarkedAnswer
 
 NUM_PEOPLE = 10
-"""Answers that each question has in VQA, VizWiz and TextVQA."""
+"""Number of people's answers to each question in VQA, VizWiz and TextVQA."""
 
 ARTICLES = ("a", "an", "the")
 NUMBERS = {
@@ -26,7 +26,7 @@ NUMBERS = {
 } | {"none": "0"}
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-"""In the order in which the rule looks at them."""
+"""Punctuation, in the order in which the rule processes it."""
 
 _SHORTENED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
@@ -46,37 +46,37 @@ def _without_one_apostrophe(word: str) -> list[str]:
 CONTRACTIONS = {broken: whole for whole in _SHORTENED.split() for broken in _without_one_apostrophe(whole)} | {
     "somebody'd": "somebodyd"
 }
-"""What people type where they mean a contraction, one apostrophe missing. The last goes the other way: as published."""
+"""Contractions by their misspellings with one apostrophe missing. The last pair is reversed, as published."""
 
 _REMEMBERED = 65_536
-"""Answers whose form is kept: of two million short ones, few are different."""
+"""Number of normalised answers to cache: among two million short answers, few are different."""
 _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32
-"""The published code hands a flag of value 32 to the place of the largest number of replacements."""
+"""The published code passes a flag of value 32 as the maximum number of replacements."""
 _COMMA_BETWEEN_DIGITS = re.compile(r"\d,\d")
 _COMMAS_BETWEEN_DIGITS = re.compile(r"(?<=\d),+(?=\d)")
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def vqa_form(answer: str) -> str:
-    """An answer in the form of the VQA evaluation."""
+    """Returns an answer in the form of the VQA evaluation."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     return _plain_words(_without_punctuation(answer, _COMMA_BETWEEN_DIGITS))
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def server_form(answer: str) -> str:
-    """An answer in the form of the evaluation server: without capitals, commas and question marks from the start."""
+    """Returns an answer in the form of the evaluation server, which first drops case, commas and question marks."""
     answer = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     return _plain_words(_without_punctuation(answer, _COMMAS_BETWEEN_DIGITS))
 
 
 def soft_accuracy(answer: str, people: Sequence[str]) -> float:
-    """From 0 to 1, how far people agree with an answer: three who say the same make it right.
+    """Returns from 0 to 1 how far people agree with an answer; three people who give the same answer make it correct.
 
-    Averaged over leaving out each of the people once, so that it can be compared with how people agree with each other.
-    All texts are compared as they stand: bring them to one form before.
+    The score is the average over leaving out each person once, so it is comparable with the agreement among people.
+    Texts are compared as they are: normalise them first.
     """
     same = Counter(people)[answer]
     others = len(people) - same
@@ -84,14 +84,14 @@ def soft_accuracy(answer: str, people: Sequence[str]) -> float:
 
 
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
-    """`soft_accuracy` as the VQA evaluation has it: where all people said the same, nothing is brought to its form."""
+    """Returns the `soft_accuracy` of the VQA evaluation, which normalises nothing if all people agree."""
     people = [_one_line(one) for one in people]
     form: Callable[[str], str] = vqa_form if len(set(people)) > 1 else _one_line
     return soft_accuracy(form(answer), [form(one) for one in people])
 
 
 def server_accuracy(answer: str, people: Sequence[str]) -> float:
-    """`soft_accuracy` as TextVQA has it."""
+    """Returns the `soft_accuracy` of TextVQA."""
     return soft_accuracy(server_form(answer), [server_form(one) for one in people])
 
 
@@ -106,11 +106,17 @@ def mark_by_people(
     image: str | None,
     categories: tuple[str, ...] = (),
 ) -> MarkedAnswer:
-    """What an answer is worth by the answers of people; a missing one, None, is worth nothing.
+    """Marks an answer by its agreement with people's answers; a missing answer (None) scores 0.
 
     Args:
-        accuracy, form: of the benchmark: `vqa_accuracy` and `vqa_form`, or `server_accuracy` and `server_form`.
-        question, image, categories: as in `MarkedAnswer`.
+        question_id: id of the question.
+        text: the answer.
+        people: the answers of people.
+        accuracy: the score of the benchmark: `vqa_accuracy` or `server_accuracy`.
+        form: its normal form: `vqa_form` or `server_form`.
+        question: text of the question, if it is known.
+        image: name of its image, if it is known.
+        categories: categories that the question belongs to.
     """
     return MarkedAnswer(
         question_id=question_id,
@@ -129,7 +135,7 @@ def _one_line(answer: str) -> str:
 
 
 def _without_punctuation(text: str, comma_in_number: re.Pattern[str]) -> str:
-    """A mark goes where it touches a space, or where the text has a number with a comma; elsewhere it parts words."""
+    """Removes punctuation next to a space or in a text that has a number with a comma; elsewhere it becomes a space."""
     bare = text
     has_number = comma_in_number.search(text) is not None
     for mark in PUNCTUATION:

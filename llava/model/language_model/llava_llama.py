@@ -7,8 +7,9 @@ FSDP wrap names work as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,10 @@ from llava.errors import InvalidRequest
 from llava.model.language_model.loss import supervised_loss
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.weights.reader import OWN_TOWER
-from llava.template_choice import era_of
+from llava.template_choice import release_of
+
+_CACHE: Final = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
+"""What transformers calls the keys and values of earlier tokens: `past_key_values` up to 5.23, `cache` from 5.24 on."""
 
 
 class LlavaConfig(LlamaConfig):
@@ -64,7 +68,7 @@ class LlavaConfig(LlamaConfig):
     @property
     def uses_patch_runs(self) -> bool:
         """v0 prompts hold a run of `<im_patch>` for each image, later ones a single marker."""
-        return era_of(self) == "v0"
+        return release_of(self) == "v0"
 
 
 class LlavaLlamaModel(LlavaMetaModel, LlamaModel):
@@ -102,6 +106,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         image_sizes: Sequence[tuple[int, int]] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Runs the model on text and images.
@@ -113,6 +118,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
             image_sizes: (width, height) of each original image, for models that cut images into tiles.
             num_items_in_batch: supervised tokens of the whole optimizer step; the loss is divided by it, so that
                 gradient accumulation equals one large batch.
+            cache: the paged cache of the batching manager; from transformers 5.24 on also what `past_key_values` was.
 
         Returns:
             `loss` (float32) where labels are given. While training, `logits` is None: only supervised positions pass
@@ -121,9 +127,7 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         Raises:
             ImageTokenMismatch: markers and images do not match, row by row.
         """
-        # With a paged cache, the batching manager's, images are ids of their own already, checked by the engine.
-        goes_on = kwargs.get("cache") is not None or _is_decoding(past_key_values)
-        if input_ids is not None and inputs_embeds is None and not goes_on:
+        if input_ids is not None and inputs_embeds is None and not _holds_prompt(cache, past_key_values):
             if images is not None and len(images):
                 spliced = self.splice_images(input_ids, attention_mask, labels, images, image_sizes)
                 inputs_embeds, input_ids = spliced.inputs_embeds, None
@@ -137,9 +141,10 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **({} if past_key_values is None else {_CACHE: past_key_values}),
+            **({} if cache is None else {"cache": cache}),
             **kwargs,
         )
         hidden = outputs.last_hidden_state
@@ -154,9 +159,9 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{_CACHE: getattr(outputs, _CACHE)},
         )
 
     def _embed_without_images(self, input_ids: Tensor) -> Tensor:
@@ -226,9 +231,12 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         super().save_pretrained(save_directory, is_main_process, state_dict=state_dict, **kwargs)
 
 
-def _is_decoding(past_key_values: Cache | None) -> bool:
-    """Whether a cache holds the prompt already; generated ids are never image markers."""
-    return past_key_values is not None and past_key_values.get_seq_length() > 0
+def _holds_prompt(*caches: Any) -> bool:
+    """Whether a cache says that no image markers come any more.
+
+    Generated ids are never markers, and with a paged cache the engine has put virtual ids in their place.
+    """
+    return any(not isinstance(cache, Cache) or cache.get_seq_length() > 0 for cache in caches if cache is not None)
 
 
 AutoConfig.register(LlavaConfig.model_type, LlavaConfig)

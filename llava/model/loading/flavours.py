@@ -173,7 +173,7 @@ def _nested(folder: Path, settings: dict[str, Any]) -> Flavour:
             # transformers writes (height, width), LLaVA (width, height).
             image_grid_pinpoints=[[width, height] for height, width in theirs.image_grid_pinpoints],
         )
-    # An export of ours says what transformers' config has no place for: the template, the era, the projector.
+    # An export of ours says what transformers' config has no place for: the template, the release, the projector.
     ours.update(
         {key: value for key, value in source.get("config", {}).items() if key not in ours or key in _SAID_BY_SOURCE}
     )

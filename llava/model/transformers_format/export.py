@@ -35,7 +35,7 @@ def export(
     """
     from llava.model.transformers_format import layout
     from llava.model.weights.folder import open_target
-    from llava.template_choice import era_of
+    from llava.template_choice import release_of
 
     checkpoint, sources, tower = open_parts(folder, flavour, vision_tower)
     config = flavour.config
@@ -44,7 +44,7 @@ def export(
         raise InvalidRequest(
             f"{folder}: has a projector of type {kind!r}; transformers' format holds linear and mlp2x_gelu."
         )
-    tokenizer = _exported_tokenizer(folder, era_of(config), config)
+    tokenizer = _exported_tokenizer(folder, release_of(config), config)
     plan = Plan(checkpoint, options.dtype)
     form = None
     if kind == "linear":
@@ -90,7 +90,7 @@ def _tokenizer_settings(folder: Path) -> dict[str, Any]:
     return {name: read_json(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _exported_tokenizer(folder: Path, era: str, config: Any) -> Any:
+def _exported_tokenizer(folder: Path, release: str, config: Any) -> Any:
     """The checkpoint's tokenizer, with a token for an image."""
     from tokenizers import AddedToken
 
@@ -98,7 +98,7 @@ def _exported_tokenizer(folder: Path, era: str, config: Any) -> Any:
     from llava.model.loading.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    if era != "v0":
+    if release != "v0":
         # Later releases tokenise the text on either side of an image by itself, whitespace included.
         token = AddedToken(IMAGE_TOKEN, lstrip=False, rstrip=False, normalized=False, special=True)
         tokenizer.add_tokens([token], special_tokens=True)
@@ -177,9 +177,9 @@ _KEPT = ("vocab_size", "architectures", "model_type", "tie_word_embeddings")
 def _chat_template(folder: Path, config: Any, tokenizer: Any, conv_mode: str | None) -> str:
     from llava.conversation import template
     from llava.model.transformers_format.chat_template import chat_template
-    from llava.template_choice import default_template_for, era_of
+    from llava.template_choice import default_template_for, release_of
 
-    conversation = template(conv_mode or default_template_for(config, name=folder.name), era=era_of(config))
+    conversation = template(conv_mode or default_template_for(config, name=folder.name), release=release_of(config))
     bos = tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else ""
     return chat_template(conversation, image=_image_tokens(config, tokenizer)[1], bos=bos)
 

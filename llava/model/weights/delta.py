@@ -136,7 +136,7 @@ def check_base(delta: Source, base: Source) -> str:
     """
     stated = read_json(delta.folder / BASE_FILE) if (delta.folder / BASE_FILE).is_file() else None
     if stated is not None:
-        found = fingerprint(base)
+        found = weights_fingerprint(base)
         if stated.get("fingerprint") != found:
             raise BaseMismatch(
                 f"{base.folder}: is not the base that this delta was made from ({stated.get('name')!r}): its "
@@ -168,7 +168,7 @@ def _num_pieces(folder: Path) -> int | None:
     return SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).vocab_size()
 
 
-def fingerprint(source: Source) -> str:
+def weights_fingerprint(source: Source) -> str:
     """SHA-256 over the names, shapes and first values (as float16) of all tensors; the same for any file format."""
     import torch
 
@@ -187,7 +187,10 @@ def fingerprint(source: Source) -> str:
 
 def base_statement(base: Source) -> dict[str, Any]:
     """What a delta says of its base."""
-    return {"name": base.config.get("_name_or_path") or Path(base.folder).name, "fingerprint": fingerprint(base)}
+    return {
+        "name": base.config.get("_name_or_path") or Path(base.folder).name,
+        "fingerprint": weights_fingerprint(base),
+    }
 
 
 def _width_and_depth(source: Source) -> tuple[int, int]:

@@ -7,7 +7,6 @@ file's name.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import BrokenShard, CheckpointError, MissingShard, WeightsNotFound
+from llava.files.json_files import read_json_object
 
 if TYPE_CHECKING:
     import torch
@@ -44,21 +44,12 @@ SAFE_DTYPES = {
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Reads a JSON object; a broken file is an error that names it.
+    """Reads a JSON object of a model folder.
 
     Raises:
-        CheckpointError: no such file, not JSON, or not an object.
+        CheckpointError: the file is missing, cannot be read as JSON, or holds another JSON value.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file. Is this a model folder?") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}). Fetch the file again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found a {type(content).__name__}.")
-    return content
+    return read_json_object(path, remedy="Is this a model folder?", error=CheckpointError)
 
 
 def resolve_folder(path: str | Path, *, what: str = "model", revision: str | None = None) -> Path:

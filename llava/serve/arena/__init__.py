@@ -1,1 +1,1 @@
-"""The arena's votes: logged, read, rated, ranked."""
+"""Reads, selects, rates and ranks the votes of the arena."""

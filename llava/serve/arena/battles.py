@@ -1,4 +1,4 @@
-"""Which of the arena's battles count, and how many were left out for which reason."""
+"""Selects the battles that count, and counts the others by the reason why they do not."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from llava.serve.arena.vote_log import Battle
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a report is about. The defaults take every battle, but each conversation once."""
+    """Which battles count. The defaults select every battle, but only one per conversation."""
 
     names: str = "all"
-    """`all`; `anonymous` or `named`: only votes given while the models' names were hidden, or shown."""
+    """`all`, or only the votes given while the model names were hidden (`anonymous`) or shown (`named`)."""
     repeated: str = "first"
-    """`first`, `last`, `all`: which votes count where one conversation was voted on again."""
+    """Which votes count if a conversation was voted on more than once: `first`, `last` or `all`."""
     since_s: float | None = None
-    """The first moment that counts, in seconds since 1970."""
+    """Start of the period that counts, in seconds since 1970; None for no limit."""
     until_s: float | None = None
-    """The first moment that does not count any more."""
+    """End of the period that counts, exclusive, in seconds since 1970; None for no limit."""
     min_votes: int = 0
-    """Battles that a model must have in the report; battles with other models are left out."""
+    """Battles that a model needs to be included. Battles of models with fewer are left out."""
 
 
 def select(battles: Sequence[Battle], selection: Selection) -> tuple[list[Battle], dict[str, int]]:
-    """The battles that count, in their order, and how many were left out by reason; reasons without any are not named.
+    """Returns the battles that count, in their order, and the number of the others by reason.
 
-    Repeated votes are found before anything is chosen by date or by names. So the anonymous vote of a conversation
-    stays the one that counts, whatever was voted once its names were shown, and reports about single months add up to
-    the report about all of them.
+    Repeated votes are removed before battles are selected by date or names. So the anonymous vote of a conversation
+    stays the one that counts, whatever was voted after the names were shown, and the reports on single months add up
+    to the report on all of them.
     """
     excluded: Counter[str] = Counter()
 
@@ -61,7 +61,7 @@ def _once(battles: list[Battle], repeated: str) -> list[Battle]:
         return battles
     chosen: dict[object, Battle] = {}
     for index, battle in enumerate(battles):
-        key = battle.conversation or index  # without an id nobody can tell: each counts
+        key = battle.conversation or index  # without an id repetitions cannot be detected, so every vote counts
         if repeated == "last" or key not in chosen:
             chosen[key] = battle
     return sorted(chosen.values(), key=lambda battle: battle.tstamp)
@@ -73,7 +73,7 @@ def _in_time(battle: Battle, selection: Selection) -> bool:
 
 
 def _with_frequent_models(battles: list[Battle], min_votes: int) -> list[Battle]:
-    """Without a rare model its opponents have fewer battles, so they are counted again until all have enough."""
+    """Removes rare models. That leaves their opponents fewer battles, so it repeats until every model has enough."""
     while True:
         votes = Counter(model for battle in battles for model in (battle.left, battle.right))
         kept = [battle for battle in battles if min(votes[battle.left], votes[battle.right]) >= min_votes]

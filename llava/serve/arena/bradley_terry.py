@@ -1,4 +1,4 @@
-"""Bradley-Terry by maximum likelihood: strengths of players out of who beat whom how often.
+"""Estimates the strengths of players from who beat whom how often: Bradley-Terry by maximum likelihood.
 
 The odds that one player beats another are the exponential of the difference of their strengths.
 """
@@ -14,27 +14,28 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _BALANCED: Final = 1e-10
-"""Largest difference of a player's unexpected wins and unexpected losses, as a part of both."""
+"""Largest difference between a player's unexpected wins and losses at convergence, relative to their sum."""
 
 
 def bradley_terry(wins: Floats) -> Floats:
-    """The strengths that make the results most likely, with a mean of 0; several tables of results at once.
+    """Returns the strengths that make the results most likely, with a mean of 0. Solves several tables at once.
 
     Newton's method. A step that moves two players apart by r is shortened to log(1 + r) / r of itself: the curvature of
     this likelihood changes by at most a factor of e for each 1 that two players move apart, from which it follows that
     the likelihood rises with every such step.
 
     Args:
-        wins: [..., players, players], not negative, diagonal 0.
+        wins: [..., players, players], how often the row beat the column: not negative, diagonal 0.
 
     Returns:
-        [..., players].
+        Strengths, [..., players], in natural log odds.
 
     Raises:
-        ValueError: a table whose likelihood has no maximum.
+        ValueError: the likelihood of a table has no maximum.
+        ArithmeticError: the iteration does not converge.
     """
     if not has_maximum(wins).all():
-        raise ValueError("the likelihood has no maximum: somebody was never beaten, in a chain, by somebody else")
+        raise ValueError("the likelihood has no maximum: a player never lost to some other, even through others")
     players = wins.shape[-1]
     games = wins + wins.swapaxes(-1, -2)
     strengths = np.zeros(wins.shape[:-1])
@@ -42,11 +43,12 @@ def bradley_terry(wins: Floats) -> Floats:
         win = _win_probabilities(strengths)
         loss = win.swapaxes(-1, -2)
         won, lost = (wins * loss).sum(-1), (wins.swapaxes(-1, -2) * win).sum(-1)
-        # The wins that were not expected are as many as the losses that were not: here the gradient is zero.
+        # The gradient is zero where unexpected wins and unexpected losses are equal.
         if (np.abs(won - lost) <= _BALANCED * (won + lost)).all():
             return strengths - strengths.mean(-1, keepdims=True)
         information = games * win * loss
-        # The information says nothing about the sum of the strengths; 1 / players in each cell keeps it where it is.
+        # The information matrix is singular: it does not determine the sum of the strengths. Adding 1 / players keeps
+        # that sum as it is.
         hessian = _diagonal(information.sum(-1)) - information + 1.0 / players
         step = np.linalg.solve(hessian, (won - lost)[..., None])[..., 0]
         apart = np.maximum(np.ptp(step, axis=-1, keepdims=True), 1e-300)
@@ -55,12 +57,12 @@ def bradley_terry(wins: Floats) -> Floats:
 
 
 def has_maximum(wins: Floats) -> Bools:
-    """Whether the likelihood of results has a maximum; [..., players, players] to [...]."""
+    """Returns whether the likelihood of each table of results has a maximum; [..., players, players] to [...]."""
     return np.asarray(beats_in_a_chain(wins).all(axis=(-1, -2)))
 
 
 def beats_in_a_chain(wins: Floats) -> Bools:
-    """Whether each player (row) beat each other (column), or beat one who did, and so on; True for itself."""
+    """Returns whether the row's player beat the column's, directly or through others; True on the diagonal."""
     players = wins.shape[-1]
     reached = ((wins > 0) | np.eye(players, dtype=bool)).astype(np.float32)
     for _ in range(max(1, (players - 1).bit_length())):
@@ -69,7 +71,7 @@ def beats_in_a_chain(wins: Floats) -> Bools:
 
 
 def _win_probabilities(strengths: Floats) -> Floats:
-    """Of each (row) over each (column), the smallest ones exact too; [..., players] to [..., players, players]."""
+    """Returns each player's (row) chance against each other (column), exact even if tiny; [..., players, players]."""
     return np.exp(-np.logaddexp(0.0, strengths[..., None, :] - strengths[..., :, None]))
 
 

@@ -1,4 +1,4 @@
-"""An image of the arena's scores: a line a model, a point at its score, a bar over its interval."""
+"""Plots the arena's scores: one row per model, a point at its score and a bar over its interval."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _ARROW: Final = 0.06
-"""Length of an arrow, as a part of the width of the scores."""
+"""Length of an arrow, as a fraction of the range of the scores."""
 
 
 def draw(ranking: Ranking, kind: str) -> bytes:
-    """The image as a file of `kind`, `svg` or `png`; the same bytes for the same ranking.
+    """Returns the plot as a file of `kind`, `svg` or `png`: the same bytes for the same ranking.
 
-    Each group of models that is connected by battles has axes of its own, since scores of two groups do not compare.
-    A side of a score that the votes do not bound has an arrow in place of a bar.
+    Each group of models that battles connect has its own axes because scores of different groups are not comparable.
+    An arrow marks a side on which the votes do not bound the score.
     """
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ def draw(ranking: Ranking, kind: str) -> bytes:
 
 def _axis_label(ranking: Ranking) -> str:
     method = {"bradley-terry": "Bradley-Terry score", "elo": "Elo score"}[ranking.method]
-    return f"{method}, bars hold 95 % of the resamples" if ranking.num_resamples else method
+    return f"{method}, bars cover 95 % of the resamples" if ranking.num_resamples else method
 
 
 def _draw_group(panel: Axes, standings: Sequence[Standing]) -> None:

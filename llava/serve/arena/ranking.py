@@ -1,4 +1,4 @@
-"""The arena's ranking as plain data: standings, pairs, what was counted, and what a reader has to know."""
+"""Computes the arena's ranking as plain data: standings, pairs, counts, and notes for the reader."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _BAD_LINES_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One model's line of the ranking."""
+    """One model's row in the ranking."""
 
     rank: int
-    """By score, among the models of its group; equal scores share one."""
+    """Rank by score within the group. Equal scores share a rank."""
     group: int
-    """From 1. Models of different groups are not connected by battles, so their scores do not compare."""
+    """Number of the group, from 1. No battles connect different groups, so their scores are not comparable."""
     model: str
     score: float
     low: float | None
-    """The 95 % interval begins here; None, as `high`, where a side is not bounded, or without resamples."""
+    """Lower end of the 95 % interval. Both ends are None without resamples, or if a side is not bounded."""
     high: float | None
     bounded_below: bool
-    """False: there are models that this one never beat, so the votes do not say how weak it may be."""
+    """False if this model never beat some other, so the votes do not say how weak it may be."""
     bounded_above: bool
-    """False: there are models that never beat this one, so the votes do not say how strong it may be."""
+    """False if some model never beat this one, so the votes do not say how strong it may be."""
     battles: int
     wins: int
     ties: int
     both_bad: int
     losses: int
     win_share: float
-    """0 to 1; ties and both-bad votes as half a win."""
+    """Fraction of battles won, 0 to 1. Ties and both-bad votes are half a win."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What two models did against each other; the higher ranked first."""
+    """The battles between two models, the higher ranked one first."""
 
     group: int
     first: str
@@ -58,42 +58,43 @@ class Pair:
     both_bad: int
     second_wins: int
     first_share: float
-    """0 to 1; ties and both-bad votes as half a win."""
+    """Fraction of battles won, 0 to 1. Ties and both-bad votes are half a win."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Everything that a report says."""
+    """The content of a report."""
 
     method: Method
     num_resamples: int
     seed: int
     selection: Selection
-    """Which battles were to count."""
+    """Which battles were selected."""
     first_vote: str
-    """ISO 8601, UTC; of the votes that count."""
+    """Time of the first vote that counts, ISO 8601, UTC."""
     last_vote: str
+    """Time of the last vote that counts, ISO 8601, UTC."""
     num_battles: int
-    """That count."""
+    """Battles that count."""
     standings: tuple[Standing, ...]
-    """Group by group, the largest first; within a group by rank."""
+    """Group by group, the largest first, and by rank within a group."""
     pairs: tuple[Pair, ...]
-    """In the order of the standings."""
+    """All pairs that met, in the order of the standings."""
     files: tuple[str, ...]
     num_lines: int
-    """Read from the files; num_battles, excluded, other_lines and bad_lines together."""
+    """Lines read from the files: the sum of num_battles, excluded, other_lines and num_bad_lines."""
     excluded: dict[str, int]
-    """Battles that do not count, by reason."""
+    """Number of battles that do not count, by reason."""
     other_lines: dict[str, int]
-    """Lines of the logs that are no battles, by type."""
+    """Number of lines that are not battles, by type."""
     num_bad_lines: int
     bad_lines: tuple[str, ...]
-    """The first of them: where they stand and what is wrong."""
+    """The first bad lines: where each one is and what is wrong with it."""
     notes: tuple[str, ...]
-    """Sentences that whoever reads the scores has to know."""
+    """What readers of the scores must know, a sentence each."""
 
     def groups(self) -> list[tuple[tuple[Standing, ...], tuple[Pair, ...]]]:
-        """Standings and pairs, group by group."""
+        """Returns the standings and the pairs of each group."""
         numbers = sorted({standing.group for standing in self.standings})
         return [
             (
@@ -105,10 +106,10 @@ class Ranking:
 
 
 def make_ranking(log: VoteLog, selection: Selection, method: Method, *, num_resamples: int, seed: int) -> Ranking:
-    """Selects, rates and counts.
+    """Selects the battles, rates the models and counts what was left out.
 
     Raises:
-        DataError: no battle is in the log, or none is left of those in it; says why.
+        DataError: the log contains no battles, or none that count. The message says why.
     """
     battles, excluded = select(log.battles, selection)
     if not battles:
@@ -147,7 +148,7 @@ def _games(battles: Sequence[Battle]) -> Games:
 
 
 def _outcomes(battles: Sequence[Battle]) -> Counter[tuple[str, str, str]]:
-    """How often a model (first) had an outcome against another (second): `win`, `tie`, `both_bad` or `loss`."""
+    """Returns how often the first model had an outcome against the second, by (first, second, outcome)."""
     words = {
         Vote.LEFT: ("win", "loss"),
         Vote.RIGHT: ("loss", "win"),
@@ -174,12 +175,12 @@ def _standings(groups: Sequence[Group], battles: Sequence[Battle]) -> tuple[Stan
 
 
 def _rank(rating: Rating, group: Group) -> int:
-    """Equal scores share a rank; the computation of a score is exact to far less than a millionth of a point."""
+    """Returns a rank that equal scores share. Scores are exact to far less than a millionth of a point."""
     return 1 + sum(other.score > rating.score + 1e-6 for other in group.ratings)
 
 
 def _standing(rank: int, group: int, rating: Rating, counts: Sequence[int]) -> Standing:
-    """`counts` in the order of _OUTCOMES."""
+    """Makes a row from `counts`, which are in the order of _OUTCOMES."""
     return Standing(
         rank=rank,
         group=group,
@@ -223,14 +224,14 @@ def _notes(groups: Sequence[Group], battles: Sequence[Battle], num_resamples: in
     if len(groups) > 1:
         notes.append(
             f"The models fall into {len(groups)} groups without a battle between them. Scores and ranks of different "
-            "groups do not compare; votes between their models would join them."
+            "groups are not comparable. Votes between their models would join the groups."
         )
     for number, group in enumerate(groups, start=1):
         name = f" in group {number}" if len(groups) > 1 else ""
         notes += _group_notes(group, name, num_resamples)
     unknown = sum(battle.conversation is None for battle in battles)
     if unknown and selection.repeated != "all":
-        notes.append(f"Battles without a conversation id: {unknown}. Repeated votes among them are counted.")
+        notes.append(f"Battles without a conversation id: {unknown}. Repeated votes among them all count.")
     return notes
 
 
@@ -248,13 +249,13 @@ def _group_notes(group: Group, name: str, num_resamples: int) -> list[str]:
         )
     if group.uses_prior:
         notes.append(
-            f"Some scores{name} would be infinite by the votes alone. So one tie is added between two models that met, "
-            "where only one of them ever beat the other, directly or through others. More votes make this unnecessary."
+            f"Some scores{name} would be infinite by the votes alone. So one tie is added between two models that met "
+            "if only one of them ever beat the other, directly or through others. More votes make this unnecessary."
         )
     elif group.num_resamples_with_prior:
         notes.append(
-            f"In {group.num_resamples_with_prior} of {num_resamples} resamples{name} some scores would be infinite; "
-            "there one tie was added between models where only one beat the other. The intervals are rougher for it."
+            f"In {group.num_resamples_with_prior} of {num_resamples} resamples{name} some scores would be infinite, so "
+            "one tie was added between models of which only one beat the other. This makes the intervals less exact."
         )
     return notes
 
@@ -269,7 +270,7 @@ def _nothing_left(log: VoteLog, excluded: dict[str, int]) -> str:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in excluded.items())
         return (
             f"{where}: none of the {len(log.battles)} battles is left to count ({reasons}). "
-            "Leave out a filter, or collect more votes."
+            "Remove a filter, or collect more votes."
         )
     others = sum(log.others.values())
     broken = f", and {len(log.bad_lines)} that cannot be read (first: {log.bad_lines[0]})" if log.bad_lines else ""

@@ -1,14 +1,14 @@
-"""Strengths of players out of games between pairs of them: Bradley-Terry or Elo scores, with intervals.
+"""Rates players by their games against each other: Bradley-Terry or Elo scores, with intervals.
 
-Scores of both methods are on the scale of chess: 400 points are odds of 10 to 1, and 1000 is in the middle. A tie is
-half a win for each side.
+Scores of both methods are on the scale of chess: 400 points are odds of 10 to 1, and 1000 is the middle. A tie is half
+a win for each side.
 
-Scores compare only players that are connected by games, so each connected group is rated by itself, around a middle of
-its own. Within a group the likelihood of Bradley-Terry has a maximum only if everybody has beaten everybody else,
-directly or in a chain (a tie beats both ways); whoever has won everything would be infinitely strong. So where two
-players met and only one of them ever beat the other, even in a chain, one tie is added between them: for two players
-alone this is Jeffreys' prior. Resampled games get it by the same rule. `Rating.bounded_*` says on which side of a score
-the games set no limit.
+Scores are comparable only between players that games connect, so each connected group is rated separately, around its
+own middle. Within a group the Bradley-Terry likelihood has a maximum only if every player has beaten every other,
+directly or through others (a tie counts as a win both ways); a player who has won every game would be infinitely
+strong. So if two players met and only one of them ever beat the other, even through others, one tie is added between
+them. For two players alone this is Jeffreys' prior. Resampled games follow the same rule. `Rating.bounded_below` and
+`bounded_above` say on which side the games limit a score.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ BASE: Final = 10.0
 INITIAL: Final = 1000.0
 ELO_K: Final = 4.0
 POINTS: Final = SCALE / math.log(BASE)
-"""Points of score to one of natural log odds."""
+"""Score points per unit of natural log odds."""
 
 PRIOR_TIES: Final = 1.0
-"""Ties added between two who met and did not both beat each other, even in a chain."""
+"""Ties added between two players who met but did not both beat each other, even through others."""
 
 INTERVAL: Final = (2.5, 97.5)
-"""Percentiles of the resampled scores: 95 % lie between."""
+"""Percentiles of the resampled scores that enclose 95 % of them."""
 
+# Sizes of arrays of resampled games, which bound the memory.
 _BATCH_NUMBERS: Final = 1_000_000
 _BATCH_INDICES: Final = 32_000_000
-"""Of resampled games in one array, to bound the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ class Games:
 
     players: tuple[str, ...]
     first: Indices
-    """Index of a player, [games]."""
+    """Index of one player, [games]."""
     second: Indices
     """Index of the other player, [games]."""
     points: Floats
-    """1 where the first won, 0 where the second won, 0.5 for a tie; [games]."""
+    """1 if the first player won, 0 if the second won, 0.5 for a tie; [games]."""
 
     def wins(self) -> Floats:
-        """How often each (row) beat each (column), ties as half; [players, players]."""
+        """Returns how often the row's player beat the column's, with ties as half a win; [players, players]."""
         wins = np.zeros((len(self.players), len(self.players)))
         np.add.at(wins, (self.first, self.second), self.points)
         np.add.at(wins, (self.second, self.first), 1.0 - self.points)
@@ -66,37 +66,37 @@ class Games:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """One player's score, and the interval in which 95 % of the resampled ones lie."""
+    """One player's score and the interval that encloses 95 % of its resampled scores."""
 
     player: str
     score: float
     low: float | None
-    """None, as `high`, where a side is not bounded, which leaves nothing to resample, or without resamples."""
+    """Lower end of the interval. Both ends are None without resamples, or if a side is not bounded."""
     high: float | None
     bounded_below: bool
-    """False: there are players whom this one never beat, not even in a chain, so nothing says how weak it may be."""
+    """False if this player never beat some other, even through others, so nothing says how weak it may be."""
     bounded_above: bool
-    """False: there are players who never beat this one, not even in a chain, so nothing says how strong it may be."""
+    """False if some player never beat this one, even through others, so nothing says how strong it may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Players that are connected by games, rated together, the strongest first."""
+    """Players that games connect, rated together, the strongest first."""
 
     ratings: tuple[Rating, ...]
     uses_prior: bool
-    """The scores are not those of maximum likelihood, because there is no maximum; always False for Elo."""
+    """Whether ties were added because the likelihood has no maximum. Always False for Elo."""
     num_resamples_with_prior: int
-    """Of the resamples; not 0 only for Bradley-Terry."""
+    """Number of resamples to which ties were added. Always 0 for Elo."""
 
 
 def rate(games: Games, method: Method, *, num_resamples: int, seed: int) -> list[Group]:
-    """Rates each connected group of players; the group with the most games first.
+    """Rates each connected group of players. The group with the most games comes first.
 
     Args:
-        games: at least one, none of a player against itself.
+        games: at least one game, and none of a player against itself.
         num_resamples: bootstrap resamples of each group's games; 0 for scores without intervals.
-        seed: of the resampling.
+        seed: random seed of the resampling.
     """
     generator = np.random.default_rng(seed)
     parts = [_part(games, members) for members in _components(games.wins())]
@@ -108,13 +108,13 @@ def rate(games: Games, method: Method, *, num_resamples: int, seed: int) -> list
 
 
 def elo(games: Games, order: Indices) -> Floats:
-    """Scores after the games, one by one: K = 4, all begin at 1000.
+    """Returns the Elo scores after a sequence of games, with K = 4 and a start at 1000.
 
     Args:
-        order: indices of the games as they are played, [..., played].
+        order: indices of the games in the order they are played, [..., played].
 
     Returns:
-        [..., players].
+        Scores, [..., players].
     """
     rows = order.reshape(-1, order.shape[-1])
     scores = np.full((len(rows), len(games.players)), INITIAL)
@@ -132,7 +132,7 @@ def elo(games: Games, order: Indices) -> Floats:
 
 
 def _components(wins: Floats) -> list[Indices]:
-    """The players of each connected group."""
+    """Returns the indices of the players of each connected group."""
     together = beats_in_a_chain(wins + wins.T)
     return [np.flatnonzero(row) for index, row in enumerate(together) if not row[:index].any()]
 
@@ -164,7 +164,7 @@ def _rate_group(games: Games, method: Method, num_resamples: int, generator: np.
     else:
         estimate = _estimate_bradley_terry(games, middle, num_resamples, generator)
     lows, highs = _intervals(estimate.resampled)
-    # A row of the chain is whom a player beat, a column by whom it was beaten.
+    # A row of `chain` says whom a player beat, a column who beat it.
     below = [bool(chain[index, middle].all()) for index in range(len(wins))]
     above = [bool(chain[middle, index].all()) for index in range(len(wins))]
     ratings = [
@@ -183,7 +183,7 @@ def _rate_group(games: Games, method: Method, num_resamples: int, generator: np.
 
 
 def _intervals(resampled: Floats) -> tuple[list[float | None], list[float | None]]:
-    """Lower and upper ends, a number a player; None for all without resamples."""
+    """Returns the lower and the upper ends, one per player; all None without resamples."""
     if not len(resampled):
         nothing: list[float | None] = [None] * resampled.shape[-1]
         return nothing, nothing
@@ -214,22 +214,23 @@ def _stacked(batches: list[Floats], games: Games) -> Floats:
 
 
 def _with_prior(wins: Floats, met: Bools) -> Floats:
-    """Adds the prior's ties: nothing where the likelihood has a maximum; [..., players, players]."""
+    """Adds the prior's ties, of which there are none if the likelihood has a maximum; [..., players, players]."""
     chain = beats_in_a_chain(wins)
     mutual = chain & chain.swapaxes(-1, -2)
     return wins + 0.5 * PRIOR_TIES * (met & ~mutual)
 
 
 def _scores(wins: Floats, middle: Indices) -> Floats:
-    """Bradley-Terry scores around the mean of `middle`; [..., players, players] to [..., players]."""
+    """Returns Bradley-Terry scores whose mean over `middle` is 1000; [..., players, players] to [..., players]."""
     strengths = bradley_terry(wins)
     return INITIAL + POINTS * (strengths - strengths[..., middle].mean(-1, keepdims=True))
 
 
 def _reference(wins: Floats, chain: Bools) -> Indices:
-    """Whose mean is 1000: the players of the largest set in which everybody beat everybody in a chain, if there is one.
+    """Returns the players whose mean score is 1000: the largest set whose members all beat each other through others.
 
-    So a newcomer that has won its only game moves nobody else, and limits the scores of nobody else.
+    If there is no such set, all players are used. This way a newcomer that has won its only game neither moves nor
+    limits the score of anybody else.
     """
     mutual = chain & chain.T
     sets = [np.flatnonzero(row) for index, row in enumerate(mutual) if not row[:index].any()]
@@ -238,7 +239,7 @@ def _reference(wins: Floats, chain: Bools) -> Indices:
 
 
 def _orders(games: Games, num_resamples: int, generator: np.random.Generator) -> Iterator[Indices]:
-    """Games drawn with replacement, in order of time; batches of [resamples, games]."""
+    """Yields games drawn with replacement, in order of time, in batches of [resamples, games]."""
     total = len(games.points)
     for size in _batches(num_resamples, _BATCH_INDICES // total):
         order = generator.integers(total, size=(size, total), dtype=np.int32)
@@ -247,7 +248,7 @@ def _orders(games: Games, num_resamples: int, generator: np.random.Generator) ->
 
 
 def _tables(games: Games, num_resamples: int, generator: np.random.Generator) -> Iterator[Floats]:
-    """Wins in games drawn with replacement; batches of [resamples, players, players]."""
+    """Yields wins in games drawn with replacement, in batches of [resamples, players, players]."""
     players = len(games.players)
     results = np.stack([games.first, games.second, np.rint(2 * games.points).astype(np.intp)], axis=1)
     kinds, counts = np.unique(results, axis=0, return_counts=True)

@@ -1,13 +1,13 @@
-"""The arena's ranking as text, Markdown, CSV and JSON."""
+"""Lays the arena's ranking out as a document: standings and pairs of each group, what was counted, and notes."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
-from typing import Final
+from typing import Any, Final
 
-from llava.reports.tables import aligned, as_csv, escaped, markdown
+from llava.reports.document import Column, Document, Section, Table, number
 from llava.serve.arena.battles import Selection
 from llava.serve.arena.ranking import Pair, Ranking, Standing
 
@@ -15,57 +15,88 @@ _METHODS: Final = {
     "bradley-terry": "Bradley-Terry by maximum likelihood",
     "elo": "Elo in order of time (K = 4, all begin at 1000)",
 }
-_COUNTS: Final = ("battles", "wins", "ties", "both bad", "losses", "win share")
-_STANDING_HEAD: Final = ("rank", "model", "score", "95 % interval", *_COUNTS)
-_PAIR_HEAD: Final = ("model", "against", *_COUNTS)
+_NAMES: Final = {"all": "anonymous and named votes", "anonymous": "anonymous votes", "named": "named votes"}
+_REPEATED: Final = {
+    "first": "the first vote of a conversation",
+    "last": "the last vote of a conversation",
+    "all": "all votes of a conversation",
+}
 
 
-def as_text(ranking: Ranking) -> str:
-    """For a terminal."""
-    parts = [_title(ranking), _method(ranking)]
-    for name, standings, pairs in _named_groups(ranking):
-        parts += [name] if name else []
-        parts.append(aligned(_STANDING_HEAD, [_standing_cells(standing) for standing in standings], {1}))
-        parts.append(aligned(_PAIR_HEAD, [_pair_cells(pair) for pair in pairs], {0, 1}))
-    parts += ["\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in _sections(ranking)]
-    return "\n\n".join(parts)
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
-def as_markdown(ranking: Ranking, plot: str | None = None) -> str:
-    """A page with the same content.
-
-    Args:
-        plot: the name of an image of the scores that lies beside the page.
-    """
-    parts = [f"# {_title(ranking)}", _method(ranking)]
-    parts += [f"![Scores with their intervals]({plot})"] if plot else []
-    for name, standings, pairs in _named_groups(ranking):
-        parts += [f"## {name}"] if name else []
-        parts.append(markdown(_STANDING_HEAD, [_standing_cells(standing) for standing in standings], {1}))
-        parts.append(markdown(_PAIR_HEAD, [_pair_cells(pair) for pair in pairs], {0, 1}))
-    for name, lines in _sections(ranking):
-        parts += [f"## {name}", "\n".join(f"- {escaped(line)}" for line in lines)]
-    return "\n\n".join(parts)
+_COUNTS: Final = tuple(Column(label, format=number(",")) for label in ("battles", "wins", "ties", "both bad", "losses"))
+_SHARE: Final = Column("win share", format=_percent)
+_STANDING_COLUMNS: Final = (
+    Column("rank"),
+    Column("model", "left"),
+    Column("score", format=number(".0f")),
+    Column("95 % interval"),
+    *_COUNTS,
+    _SHARE,
+)
+_PAIR_COLUMNS: Final = (Column("model", "left"), Column("against", "left"), *_COUNTS, _SHARE)
 
 
-def as_json(ranking: Ranking) -> str:
-    """Every field of the ranking, numbers unrounded."""
-    return json.dumps(asdict(ranking), indent=2, ensure_ascii=False)
-
-
-def standings_csv(ranking: Ranking) -> str:
-    """A line a model; numbers unrounded, limits empty where there are none."""
-    return as_csv([field.name for field in fields(Standing)], [asdict(standing) for standing in ranking.standings])
-
-
-def pairs_csv(ranking: Ranking) -> str:
-    """A line a pair of models that met."""
-    return as_csv([field.name for field in fields(Pair)], [asdict(pair) for pair in ranking.pairs])
+def document_of(ranking: Ranking) -> Document:
+    """Returns the report on a ranking. Its JSON and CSV contain every field, unrounded."""
+    groups = ranking.groups()
+    sections = [
+        Section(f"Group {place}" if len(groups) > 1 else "", tables=(_standings(standings), _pairs(pairs)))
+        for place, (standings, pairs) in enumerate(groups, start=1)
+    ]
+    sections.append(Section("What was counted", notes=_counted(ranking)))
+    if ranking.notes:
+        sections.append(Section("What to know", notes=ranking.notes))
+    return Document(
+        title=_title(ranking),
+        introduction=_method(ranking),
+        sections=sections,
+        data=asdict(ranking),
+        csv={"": _all_fields(Standing, ranking.standings), "-pairs": _all_fields(Pair, ranking.pairs)},
+        plot_caption="Scores with their intervals",
+    )
 
 
 def remarks(ranking: Ranking) -> list[str]:
-    """What was left out and what has to be known: for where a format has no room for it."""
+    """Returns what was left out and what readers must know, for forms that have no room for it."""
     return [*_counted(ranking), *ranking.notes]
+
+
+def _all_fields(kind: type, records: Sequence[Any]) -> Table:
+    return Table.of_records([field.name for field in fields(kind)], map(asdict, records))
+
+
+def _standings(standings: Sequence[Standing]) -> Table:
+    rows = [
+        [
+            *(one.rank, one.model, one.score, _interval(one)),
+            *(one.battles, one.wins, one.ties, one.both_bad, one.losses, one.win_share),
+        ]
+        for one in standings
+    ]
+    return Table(_STANDING_COLUMNS, rows)
+
+
+def _pairs(pairs: Sequence[Pair]) -> Table:
+    rows = [
+        [
+            *(one.first, one.second),
+            *(one.battles, one.first_wins, one.ties, one.both_bad, one.second_wins, one.first_share),
+        ]
+        for one in pairs
+    ]
+    return Table(_PAIR_COLUMNS, rows)
+
+
+def _interval(standing: Standing) -> str:
+    """Returns `980 to 1020`, or the reason why there is no interval, or nothing without resamples."""
+    if standing.low is not None and standing.high is not None:
+        return f"{standing.low:.0f} to {standing.high:.0f}"
+    bounds = {(True, False): "no upper limit", (False, True): "no lower limit", (False, False): "no limits"}
+    return bounds.get((standing.bounded_below, standing.bounded_above), "")
 
 
 def _title(ranking: Ranking) -> str:
@@ -76,7 +107,7 @@ def _title(ranking: Ranking) -> str:
 
 def _method(ranking: Ranking) -> str:
     interval = (
-        f"intervals hold 95 % of {ranking.num_resamples:,} resamples (seed {ranking.seed})"
+        f"intervals cover 95 % of {ranking.num_resamples:,} resamples (seed {ranking.seed})"
         if ranking.num_resamples
         else "no intervals (--bootstrap 0)"
     )
@@ -84,48 +115,6 @@ def _method(ranking: Ranking) -> str:
         f"{_METHODS[ranking.method]}; ties and both-bad votes are half a win each; "
         f"400 points are odds of 10 to 1, 1000 is the middle; {interval}."
     )
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _named_groups(ranking: Ranking) -> list[tuple[str, tuple[Standing, ...], tuple[Pair, ...]]]:
-    """With a heading each; an empty one where there is one group only."""
-    groups = ranking.groups()
-    return [(f"Group {number}" if len(groups) > 1 else "", *group) for number, group in enumerate(groups, start=1)]
-
-
-def _standing_cells(standing: Standing) -> tuple[str, ...]:
-    return (
-        str(standing.rank),
-        standing.model,
-        f"{standing.score:.0f}",
-        _interval(standing),
-        *_count_cells(standing.battles, standing.wins, standing.ties, standing.both_bad, standing.losses),
-        f"{100 * standing.win_share:.1f} %",
-    )
-
-
-def _pair_cells(pair: Pair) -> tuple[str, ...]:
-    return (
-        pair.first,
-        pair.second,
-        *_count_cells(pair.battles, pair.first_wins, pair.ties, pair.both_bad, pair.second_wins),
-        f"{100 * pair.first_share:.1f} %",
-    )
-
-
-def _count_cells(*counts: int) -> tuple[str, ...]:
-    return tuple(f"{count:,}" for count in counts)
-
-
-def _interval(standing: Standing) -> str:
-    """`980 to 1020`, or why there is none; empty without resamples."""
-    if standing.low is not None and standing.high is not None:
-        return f"{standing.low:.0f} to {standing.high:.0f}"
-    bounds = {(True, False): "no upper limit", (False, True): "no lower limit", (False, False): "no limits"}
-    return bounds.get((standing.bounded_below, standing.bounded_above), "")
 
 
 def _counted(ranking: Ranking) -> list[str]:
@@ -137,7 +126,7 @@ def _counted(ranking: Ranking) -> list[str]:
     lines += [f"{_many(others, 'line')} without a battle ({kinds})"] if others else []
     lines += [f"{_many(count, 'battle')} left out: {reason}" for reason, count in ranking.excluded.items()]
     if ranking.num_bad_lines:
-        lines.append(f"{_many(ranking.num_bad_lines, 'line')} left out, for what is wrong with them:")
+        lines.append(f"{_many(ranking.num_bad_lines, 'line')} could not be read:")
         lines += ranking.bad_lines
         more = ranking.num_bad_lines - len(ranking.bad_lines)
         lines += [f"and {more:,} more"] if more else []
@@ -145,14 +134,7 @@ def _counted(ranking: Ranking) -> list[str]:
 
 
 def _chosen(selection: Selection) -> str:
-    parts = [
-        {"all": "anonymous and named votes", "anonymous": "anonymous votes", "named": "named votes"}[selection.names],
-        {
-            "first": "the first vote of a conversation",
-            "last": "the last vote of a conversation",
-            "all": "all votes of a conversation",
-        }[selection.repeated],
-    ]
+    parts = [_NAMES[selection.names], _REPEATED[selection.repeated]]
     if selection.since_s is not None:
         parts.append(f"from {_day(selection.since_s)} on")
     if selection.until_s is not None:
@@ -162,10 +144,9 @@ def _chosen(selection: Selection) -> str:
     return ", ".join(parts)
 
 
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _day(tstamp: float) -> str:
     return datetime.fromtimestamp(tstamp, timezone.utc).strftime("%Y-%m-%d")
-
-
-def _sections(ranking: Ranking) -> list[tuple[str, list[str]]]:
-    sections = [("What was counted", _counted(ranking)), ("What to know", list(ranking.notes))]
-    return [(name, lines) for name, lines in sections if lines]

@@ -1,7 +1,7 @@
-"""The arena's votes as they stand in the page's logs: what a line means, and a reader.
+"""Reads the arena's votes from the logs of the web page.
 
-A log has one JSON object a line, in FastChat's format, and its name ends in `-conv.json`. Battles stand among chats,
-votes on single models and flags:
+A log has one JSON object per line, in FastChat's format, and its name ends in `-conv.json`. Battles are mixed with
+chats, votes on single models and flags:
 
     {"tstamp": 1690000000.1234, "type": "leftvote", "models": ["", ""],
      "states": [{"conv_id": "5a1c", "model_name": "llava-7b"}, {"conv_id": "77f0", "model_name": "llava-13b"}],
@@ -9,8 +9,8 @@ votes on single models and flags:
 
 `models` is what the page showed above the two answers. In the named arena these are the names. In the anonymous one
 they are empty (or "Model A" and "Model B") until the first vote, then "Model A: llava-7b" and "Model B: llava-13b",
-with "###" or "<h3>" around them in some versions: a vote on answers whose names are shown is not an anonymous one. The
-models that answered stand in `states`. Addresses are not read, so nothing made of this knows who voted.
+with "###" or "<h3>" around them in some versions. A vote on answers whose names are shown is not anonymous. `states`
+names the models that answered. Addresses are not read, so no report can tell who voted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llava.errors import DataError
 LOG_SUFFIX: Final = "-conv.json"
 
 OTHER_TYPES: Final = frozenset({"chat", "upvote", "downvote", "flag", "share"})
-"""Lines of the same logs that are no battles."""
+"""Types of lines in the same logs that are not battles."""
 
 HOW_TO_GET_VOTES: Final = (
     "To get votes, start the web page with `llava web --log-dir FOLDER`, vote in its arena, and give FOLDER here."
@@ -38,11 +38,11 @@ HOW_TO_GET_VOTES: Final = (
 
 _LABEL: Final = re.compile(r"(?:#+ *|<h\d>)?Model [AB](?:: (?P<name>.+?))?(?:</h\d>)?")
 _SIDES: Final = ("left", "right")
-_FAR_FUTURE_S: Final = 32_503_680_000.0  # the year 3000: a time in milliseconds lies behind it
+_FAR_FUTURE_S: Final = 32_503_680_000.0  # the year 3000, which a time in milliseconds exceeds
 
 
 class Vote(str, Enum):
-    """`type` of a battle's line."""
+    """The `type` of a line that is a battle."""
 
     LEFT = "leftvote"
     RIGHT = "rightvote"
@@ -60,18 +60,18 @@ class Battle:
     left: str
     right: str
     anonymous: bool
-    """The names were not on the page when the vote was given."""
+    """Whether the page did not show the names when the vote was given."""
     conversation: tuple[str, str] | None
-    """The ids of the two conversations; equal where the same one was voted on again, None where none are logged."""
+    """Ids of the two conversations, equal if the same one was voted on again; None if the log has no ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that says nothing that can be counted."""
+    """A line that cannot be read."""
 
     file: str
     line: int
-    """The first is 1."""
+    """Line number, from 1."""
     problem: str
 
     def __str__(self) -> str:
@@ -80,15 +80,15 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class VoteLog:
-    """All that was read."""
+    """Everything read from a set of logs."""
 
     files: tuple[str, ...]
     num_lines: int
-    """Without empty ones."""
+    """Number of lines that are not empty."""
     battles: tuple[Battle, ...]
-    """In order of time."""
+    """Battles in order of time."""
     others: dict[str, int]
-    """How many lines of each of OTHER_TYPES."""
+    """Number of lines by type, for the types of OTHER_TYPES."""
     bad_lines: tuple[BadLine, ...]
 
 
@@ -96,11 +96,11 @@ def read_votes(paths: Iterable[str | Path], *, strict: bool = False) -> VoteLog:
     """Reads logs, and folders of logs.
 
     Args:
-        paths: files of any name; of a folder, the files whose names end in `-conv.json`. Each is read once.
-        strict: a bad line is an error, not an entry of `bad_lines`.
+        paths: files of any name, and folders, whose files ending in `-conv.json` are read. No file is read twice.
+        strict: whether a bad line is an error instead of an entry of `bad_lines`.
 
     Raises:
-        DataError: a path that does not exist, a folder without logs; with `strict`, the first bad line.
+        DataError: a path does not exist, a folder has no logs, or, with `strict`, a line is bad.
     """
     files = _find(paths)
     num_lines = 0
@@ -115,7 +115,7 @@ def read_votes(paths: Iterable[str | Path], *, strict: bool = False) -> VoteLog:
             except DataError as error:
                 bad = BadLine(str(file), number, str(error))
                 if strict:
-                    raise DataError(f"{bad}. Repair or remove the line, or leave out --strict.") from error
+                    raise DataError(f"{bad}. Repair or remove the line, or omit --strict.") from error
                 bad_lines.append(bad)
                 continue
             if isinstance(found, Battle):
@@ -128,10 +128,10 @@ def read_votes(paths: Iterable[str | Path], *, strict: bool = False) -> VoteLog:
 
 
 def parse_line(line: bytes) -> Battle | str:
-    """The battle that a line tells of, or its type where it is another of the log's lines.
+    """Returns the battle that a line records, or the type of a line that records something else.
 
     Raises:
-        DataError: the line is neither; says what is wrong with it, but not where it stands.
+        DataError: the line is neither. The message says what is wrong with it, but not where it is.
     """
     row = _json_object(line)
     kind = row.get("type")
@@ -155,11 +155,11 @@ def _find(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             files = sorted(path.glob(f"*{LOG_SUFFIX}"))
             if not files:
-                raise DataError(f"{path}: no log here (looked for *{LOG_SUFFIX}). {HOW_TO_GET_VOTES}")
+                raise DataError(f"{path}: contains no logs (*{LOG_SUFFIX}). {HOW_TO_GET_VOTES}")
         elif path.exists():
             files = [path]
         else:
-            raise DataError(f"{path}: no such file or folder. Give the arena's logs, or the folder that they are in.")
+            raise DataError(f"{path}: no such file or folder. Give the arena's logs, or the folder that contains them.")
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
@@ -174,30 +174,30 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 def _json_object(line: bytes) -> Mapping[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"))  # not left to json, which would take zeros for UTF-32
+        row = json.loads(line.decode("utf-8-sig"))  # decoded here because json would take zeros for UTF-32
     except UnicodeDecodeError:
         raise DataError("not UTF-8") from None
     except RecursionError:
         raise DataError("nested too deeply") from None
     except ValueError as error:
         whole = line.endswith(b"\n")
-        raise DataError(f"not JSON ({error})" if whole else "cut off: the end of the line is missing") from None
+        raise DataError(f"not JSON ({error})" if whole else "cut off before the end of the line") from None
     if not isinstance(row, dict):
-        raise DataError("no JSON object")
+        raise DataError("not a JSON object")
     return row
 
 
 def _tstamp(row: Mapping[str, Any]) -> float:
     value = row.get("tstamp")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DataError("`tstamp` is missing or no number")
+        raise DataError("`tstamp` is missing or not a number")
     if not 0 <= value < _FAR_FUTURE_S:
-        raise DataError(f"`tstamp` {value!r:.30} is no time in seconds since 1970")
+        raise DataError(f"`tstamp` {value!r:.30} is not a time in seconds since 1970")
     return float(value)
 
 
 def _shown(row: Mapping[str, Any]) -> list[str]:
-    """The names that the page showed, left and right; empty where it showed none."""
+    """Returns the names that the page showed, left and right, each empty if it showed none."""
     labels = row.get("models")
     if not isinstance(labels, list) or len(labels) != 2 or not all(isinstance(label, str) for label in labels):
         raise DataError("`models` is not a list of two names")
@@ -217,10 +217,10 @@ def _states(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _answered(row: Mapping[str, Any]) -> list[str]:
-    """The names of the models that answered; empty where a conversation does not say."""
+    """Returns the names of the models that answered, each empty if the conversation has none."""
     names = [state.get("model_name") for state in _states(row)]
     if not all(name is None or isinstance(name, str) for name in names):
-        raise DataError("`model_name` in `states` is no text")
+        raise DataError("`model_name` in `states` is not a string")
     return [(name or "").strip() for name in names]
 
 

@@ -1,1 +1,1 @@
-"""The inside of the controller: which workers there are, and how a request reaches one."""
+"""Implements the controller: which workers exist, and how a request reaches one of them."""

@@ -1,4 +1,4 @@
-"""How workers join, stay and leave: the checks of a registration, and the upkeep that runs beside all requests."""
+"""Lets workers join and leave, checks registrations, and removes workers that have stopped answering."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ import anyio.to_thread
 import httpx
 from starlette.requests import HTTPConnection
 
+from llava.constants import WORKER_HEART_BEAT_INTERVAL
 from llava.errors import AddressRefused, Forbidden, LlavaError, WorkerLost
 from llava.serve.cluster.access import ClusterAccess
-from llava.serve.cluster.registry import TOKENLESS, Registry, Worker
+from llava.serve.cluster.registry import TOKENLESS, RegisteredWorker, Registry
 from llava.serve.cluster.worker_client import WorkerClient
-from llava.serve.protocol.original import HEART_BEAT_INTERVAL_S, HeartBeat, RegisterWorker, WorkerStatus
+from llava.serve.protocol.original import HeartBeat, RegisterWorker, WorkerStatus
 from llava.serve.service.addresses import AddressPolicy, WorkerAddress, address_key, parse_worker_address
 from llava.serve.service.security import is_local
 
 logger = logging.getLogger("llava.serve.controller")
 
 LOOK_UP_TIMEOUT_S: Final = 5.0
+"""Maximum time to resolve a worker's host name, in seconds."""
 REFRESH_INTERVAL_S: Final = 10.0
-"""Clients may ask for a refresh as often as they like; this often one is made."""
+"""Minimum time between two refreshes, in seconds, however often clients ask for one."""
 _PROBES_AT_ONCE: Final = 32
 
 
 class Membership:
-    """The door of a registry."""
+    """Controls which workers are in a registry."""
 
     def __init__(self, registry: Registry, client: WorkerClient, access: ClusterAccess, policy: AddressPolicy):
         self._registry = registry
@@ -42,50 +44,50 @@ class Membership:
         self._refreshed_s = float("-inf")
         self._refresh_task: asyncio.Task[None] | None = None
 
-    async def register(self, body: RegisterWorker, request: HTTPConnection) -> Worker:
-        """Lets a worker in.
+    async def register(self, body: RegisterWorker, request: HTTPConnection) -> RegisteredWorker:
+        """Registers a worker.
 
         Raises:
             Unauthorized: the caller may not register workers.
-            AddressRefused: the address may not be connected to.
-            Forbidden: nothing at that address shows the cluster token.
-            WorkerConflict: address or model belong to somebody else's workers.
-            WorkerLost: its status is not in the request, and it does not answer when asked.
+            AddressRefused: the controller may not connect to the address.
+            Forbidden: the worker at that address did not prove that it has the cluster token.
+            WorkerConflict: the address or a model belongs to a worker of another owner.
+            WorkerLost: the request has no status, and the worker did not answer when asked for it.
         """
         owner = self._access.owner(request)
         address = await self._address(body.worker_name, request)
         names = body.worker_status.model_names if body.worker_status else ()
         self._registry.check_free(address, owner, names)
         status, headers = await self._introduce(address, owner, body.worker_status)
-        how = "registered again" if self._registry.get(address.key) else "registered"
+        event = "registered again" if self._registry.get(address.key) else "registered"
         worker = self._registry.register(
             address, status, owner=owner, check_heart_beat=body.check_heart_beat, auth_headers=headers
         )
-        logger.info("worker %s %s: %s", worker.name, how, ", ".join(worker.model_names))
+        logger.info("Worker %s %s with models: %s", worker.name, event, ", ".join(worker.model_names))
         return worker
 
     def heart_beat(self, body: HeartBeat, request: HTTPConnection) -> bool:
-        """Notes that a worker lives; False when it has to register.
+        """Records a heartbeat. Returns False if the worker has to register.
 
         Raises:
-            Unauthorized, Forbidden: it is not the caller's worker.
+            Unauthorized, Forbidden: the worker does not belong to the caller.
         """
         worker = self._owned(body.worker_name, request)
         return worker is not None and self._registry.heart_beat(worker.address.key, body.queue_length)
 
     def deregister(self, worker_name: str, request: HTTPConnection) -> None:
-        """Forgets a worker, if there is one of that name; what it is answering goes on.
+        """Removes a worker, if it is known. Its requests in progress continue.
 
         Raises:
-            Unauthorized, Forbidden: it is not the caller's worker.
+            Unauthorized, Forbidden: the worker does not belong to the caller.
         """
         worker = self._owned(worker_name, request)
         if worker is not None:
             self._registry.remove(worker)
-            logger.info("worker %s has left", worker.name)
+            logger.info("Worker %s deregistered", worker.name)
 
     def refresh(self) -> None:
-        """Has all workers asked how they are, soon and in the background; those that are not there are forgotten."""
+        """Asks all workers for their status in the background, and removes those that cannot be reached."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._refreshed_s < REFRESH_INTERVAL_S:
             return
@@ -94,8 +96,8 @@ class Membership:
 
     @contextlib.asynccontextmanager
     async def upkeep(self) -> AsyncIterator[None]:
-        """Expires and asks after workers as long as the block runs."""
-        tasks = [asyncio.create_task(self._expire()), asyncio.create_task(self._ask_silent_ones())]
+        """Removes workers that stop answering, for as long as the block runs."""
+        tasks = [asyncio.create_task(self._expire()), asyncio.create_task(self._poll())]
         try:
             yield
         finally:
@@ -107,7 +109,7 @@ class Membership:
     async def _address(self, text: str, request: HTTPConnection) -> WorkerAddress:
         policy = self._policy
         if self._access.insecure and request.client is not None:
-            # Even then a caller may register itself, not third parties.
+            # Even then a caller may register only its own address, not those of others.
             with contextlib.suppress(ValueError):
                 policy = replace(policy, networks=(*policy.networks, ipaddress.ip_network(request.client.host)))
         try:
@@ -116,11 +118,12 @@ class Membership:
                     partial(parse_worker_address, text, policy), abandon_on_cancel=True
                 )
         except TimeoutError:
-            raise AddressRefused(f"worker address: its host was not found within {LOOK_UP_TIMEOUT_S:g} s.") from None
+            raise AddressRefused(f"worker address: the host was not resolved within {LOOK_UP_TIMEOUT_S:g} s.") from None
         if address.is_loopback and not is_local(request):
             raise AddressRefused(
-                f"worker address {text!r} means the controller's own machine, but the registration comes from another. "
-                "Start the worker with --worker-address http://HOST:PORT, by which the controller can reach it."
+                f"worker address {text!r} means the controller's own machine, but the registration came from another "
+                "machine. Start the worker with --worker-address http://HOST:PORT, an address that the controller can "
+                "reach."
             )
         return address
 
@@ -131,56 +134,56 @@ class Membership:
         if token is None and status is not None:
             return status, None
         try:
-            said, headers = await self._client.introduce(address, token, owner)
+            reported, headers = await self._client.introduce(address, token, owner)
         except WorkerLost:
-            # The original's workers register before they listen.
+            # The original's workers register before they start to listen.
             if status is not None and address.is_loopback:
                 return status, None
             raise
         if token is not None and headers is None and not address.is_loopback:
             raise Forbidden(
-                f"worker {address.name} does not show that it holds the cluster token. Start it with the same token, "
-                "and from this release or later."
+                f"worker {address.name} did not prove that it has the cluster token. Start it with the same token; it "
+                "must run this release or a later one."
             )
-        return status or said, headers
+        return status or reported, headers
 
-    def _owned(self, worker_name: str, request: HTTPConnection) -> Worker | None:
+    def _owned(self, worker_name: str, request: HTTPConnection) -> RegisteredWorker | None:
         owner = self._access.owner(request)
         worker = self._registry.get(address_key(worker_name))
         if worker is not None and worker.owner != owner:
-            raise Forbidden(f"worker {worker.name} is registered by another owner.")
+            raise Forbidden(f"worker {worker.name} is registered by another owner. Use that owner's token.")
         return worker
 
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(min(1.0, self._registry.expiration_s / 4))
             for worker in self._registry.expire():
-                logger.warning("worker %s has not been heard of and is forgotten", worker.name)
+                logger.warning("Worker %s removed: no heartbeat for %g s", worker.name, self._registry.expiration_s)
 
-    async def _ask_silent_ones(self) -> None:
-        """Workers that send no heartbeats are asked instead."""
+    async def _poll(self) -> None:
+        """Asks workers that send no heartbeats for their status."""
         while True:
-            await asyncio.sleep(min(HEART_BEAT_INTERVAL_S, self._registry.expiration_s / 2))
+            await asyncio.sleep(min(WORKER_HEART_BEAT_INTERVAL, self._registry.expiration_s / 2))
             await self._probe(worker for worker in self._registry if not worker.check_heart_beat)
 
-    async def _probe(self, workers: Iterable[Worker]) -> None:
+    async def _probe(self, workers: Iterable[RegisteredWorker]) -> None:
         slots = asyncio.Semaphore(_PROBES_AT_ONCE)
 
-        async def ask(worker: Worker) -> None:
+        async def ask(worker: RegisteredWorker) -> None:
             async with slots:
                 try:
                     status = await self._client.status(worker)
                 except LlavaError as error:
-                    self._not_there(worker, error)
+                    self._unreachable(worker, error)
                 else:
                     self._registry.heart_beat(worker.address.key, status.queue_length)
 
         await asyncio.gather(*(ask(worker) for worker in workers))
 
-    def _not_there(self, worker: Worker, error: LlavaError) -> None:
-        # One that beats may be too busy to answer (the original's are, while they generate): its beats decide, unless
-        # nobody listens there at all.
+    def _unreachable(self, worker: RegisteredWorker, error: LlavaError) -> None:
+        # A worker that sends heartbeats may be too busy to answer, as the original's are while they generate. It stays
+        # as long as its heartbeats arrive, unless nothing listens at its address.
         if worker.check_heart_beat and not isinstance(error.__cause__, httpx.ConnectError):
             return
         self._registry.remove(worker)
-        logger.warning("%s It is forgotten.", error)
+        logger.warning("Removed a worker: %s", error)

@@ -1,4 +1,4 @@
-"""How a controller talks to workers: to the very address that was checked, never redirected, never by a proxy."""
+"""Connects a controller to its workers, always at the address that was checked: no redirects, no proxies."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ import httpx
 from pydantic import ValidationError
 
 from llava.errors import Forbidden, WorkerLost
-from llava.serve.cluster.registry import Worker
+from llava.serve.cluster.registry import RegisteredWorker
 from llava.serve.protocol.original import CHALLENGE_HEADER, STATUS_PATH, WorkerStatus
 from llava.serve.service.addresses import WorkerAddress
 from llava.serve.service.security import ClusterToken
 from llava.serve.service.tracing import outgoing_headers
 
 STATUS_TIMEOUT_S: Final = 5.0
+"""Maximum time for connecting to a worker, and for its status, in seconds."""
 _MAX_STATUS_BYTES: Final = 64 * 1024
 
 
 class WorkerClient:
-    """The connections of one controller. An async context manager."""
+    """The HTTP client of one controller; an async context manager."""
 
     def __init__(self) -> None:
         self._http = httpx.AsyncClient(
-            # A connection a request: one kept alive may be closed by its worker in the moment of the next request,
-            # which looks like a dead worker.
+            # One connection per request: a worker may close an idle connection at the moment when it is reused, which
+            # would look like a dead worker.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             timeout=httpx.Timeout(STATUS_TIMEOUT_S, read=None, write=60.0),
             follow_redirects=False,
@@ -44,33 +45,34 @@ class WorkerClient:
     ) -> None:
         await self._http.aclose()
 
-    async def send(self, worker: Worker, path: str, body: bytes) -> httpx.Response:
-        """Sends a request on to a worker; returns once the head of the answer is there.
+    async def send(self, worker: RegisteredWorker, path: str, body: bytes) -> httpx.Response:
+        """Forwards a request to a worker and returns once the response's status and headers have arrived.
 
         Raises:
-            httpx.HTTPError: no connection, or none that lasts.
+            httpx.HTTPError: the connection failed or broke.
         """
         headers = {**outgoing_headers(), **worker.auth_headers, "content-type": "application/json"}
         return await self._http.send(self._request(worker.address, path, body, headers), stream=True)
 
-    async def status(self, worker: Worker) -> WorkerStatus:
-        """Asks a worker how it is.
+    async def status(self, worker: RegisteredWorker) -> WorkerStatus:
+        """Asks a worker for its status.
 
         Raises:
-            WorkerLost: no answer in time, or none that makes sense.
+            WorkerLost: the worker did not answer in time, or not as a worker does.
         """
         return await self._status(worker.address, worker.auth_headers)
 
     async def introduce(
         self, address: WorkerAddress, token: ClusterToken | None = None, owner: str = ""
     ) -> tuple[WorkerStatus, dict[str, str] | None]:
-        """Asks who is at an address, and with a token for the proof that it is one of `owner`'s workers.
+        """Asks for the status of whatever runs at an address and, given a token, for proof that it belongs to `owner`.
 
         Returns:
-            Its status, and the headers that open it; None for those if it has proven nothing.
+            The status, and the headers that authorize requests to this worker, or None without proof.
 
         Raises:
-            WorkerLost: no answer in time, or none that makes sense.
+            WorkerLost: the worker did not answer in time, or not as a worker does.
+            Forbidden: the worker proved that it has a different token.
         """
         nonce = secrets.token_hex(16)
         status = await self._status(address, {CHALLENGE_HEADER: nonce} if token else {})
@@ -78,7 +80,7 @@ class WorkerClient:
             return status, None
         headers = token.verify(nonce, status.proof, owner)
         if headers is None:
-            raise Forbidden(f"worker {address.name} answers with the proof of another cluster token. Check its token.")
+            raise Forbidden(f"worker {address.name} has a different cluster token. Both must use the same token.")
         return status, headers
 
     async def _status(self, address: WorkerAddress, headers: dict[str, str]) -> WorkerStatus:
@@ -86,11 +88,11 @@ class WorkerClient:
         try:
             return WorkerStatus.model_validate_json(await asyncio.wait_for(self._read(request), STATUS_TIMEOUT_S))
         except asyncio.TimeoutError as error:
-            raise WorkerLost(f"worker {address.name} does not say how it is within {STATUS_TIMEOUT_S:g} s.") from error
+            raise WorkerLost(f"worker {address.name} did not report a status within {STATUS_TIMEOUT_S:g} s.") from error
         except httpx.HTTPError as error:
             raise WorkerLost(f"worker {address.name} cannot be reached ({type(error).__name__}).") from error
         except ValidationError as error:
-            raise WorkerLost(f"worker {address.name} does not answer {STATUS_PATH} as a worker does.") from error
+            raise WorkerLost(f"worker {address.name} did not answer {STATUS_PATH} as a worker does.") from error
 
     async def _read(self, request: httpx.Request) -> bytes:
         response = await self._http.send(request, stream=True)
@@ -115,6 +117,6 @@ class WorkerClient:
 
 
 async def close(response: httpx.Response) -> None:
-    """Closes a response, also while the task is being cancelled: that is how a worker learns to stop."""
+    """Closes a response, even while the task is being cancelled, which tells the worker to stop."""
     with anyio.move_on_after(1, shield=True):
         await response.aclose()

@@ -56,7 +56,7 @@ class ErrorCode(IntEnum):
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/@+-]{1,128}$")]
 """A model's or a worker's name: nothing that a log, a URL or a shell reads as more than letters."""
 WorkerName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-"""A worker's address; `llava.serve.service.security.parse_worker_address` looks at it closely."""
+"""A worker's address; `llava.serve.service.addresses.parse_worker_address` looks at it closely."""
 
 
 def _well_formed(text: str) -> str:

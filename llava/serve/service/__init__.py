@@ -1,1 +1,1 @@
-"""What every HTTP service shares: keys, limits, metrics, logs, start and stop."""
+"""Holds what all HTTP services share: access control, limits, metrics, logs, start-up and shutdown."""

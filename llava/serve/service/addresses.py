@@ -1,7 +1,7 @@
-"""Where a controller may connect: a worker's address, read once, resolved once, checked, and pinned.
+"""Checks the addresses of workers, to which a controller connects.
 
-An address is parsed by the URL library that also connects, its host resolved once, and every connection made to the
-very IP address that was checked, so that a name that resolves differently the second time gains nothing.
+The URL library that connects also parses the address. The host is resolved once, and every connection goes to the IP
+address that was checked, so a name that later resolves to another address (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from llava.errors import AddressRefused, InvalidRequest
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
-"""Host and port to the texts of IP addresses; raises OSError."""
+"""Resolves host and port to IP addresses, as text; raises OSError."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` (a name, or the text of an address) can only mean this machine."""
+    """Whether `host`, a name or an IP address, can only mean this machine."""
     if host.lower() in ("localhost", "localhost.localdomain"):
         return True
     try:
@@ -34,15 +34,16 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """Where workers may be: on this machine, and at what is listed."""
+    """The addresses that workers may have: this machine's, and those listed here."""
 
     hosts: frozenset[str] = frozenset()
-    """Host names, exactly as they stand in worker addresses, lower case."""
+    """Host names in lower case, exactly as in worker addresses."""
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    """Networks, and single IP addresses as networks of one."""
 
     @classmethod
     def parse(cls, entries: Sequence[str]) -> AddressPolicy:
-        """From the values of `--allow-worker`: host names, IP addresses, networks such as 10.1.0.0/16.
+        """Parses the values of `--allow-worker`: host names, IP addresses and networks such as 10.1.0.0/16.
 
         Raises:
             InvalidRequest: an entry is none of these.
@@ -62,18 +63,21 @@ class AddressPolicy:
 
 @dataclass(frozen=True, slots=True)
 class WorkerAddress:
-    """A checked address. Connections go to `ip`; `host` is only for the Host header and the certificate."""
+    """A worker's address after all checks."""
 
     name: str
-    """As the worker wrote it."""
+    """The address as the worker wrote it."""
     scheme: str
+    """`http` or `https`."""
     host: str
+    """Host name or IP address; used only for the Host header and the certificate."""
     port: int
     ip: str
+    """The checked IP address, to which all connections go."""
 
     @property
     def key(self) -> str:
-        """The same text for all spellings of one address."""
+        """Identifies the address, however it is spelled."""
         return _key(self.scheme, self.host, self.port)
 
     @property
@@ -88,38 +92,38 @@ class WorkerAddress:
 
 
 def parse_worker_address(text: str, policy: AddressPolicy, *, resolve: Resolver | None = None) -> WorkerAddress:
-    """Reads, resolves and checks a worker's address. Blocks while the name is looked up.
+    """Parses, resolves and checks a worker's address. Blocks while the host name is resolved.
 
     Raises:
-        AddressRefused: malformed or ambiguous, not http(s), with credentials, path, query or fragment, a host that is
-            not allowed, or one of its IP addresses is.
+        AddressRefused: the address is malformed or ambiguous, is not http(s), has credentials, a path, a query or a
+            fragment, or its host or one of its IP addresses is not allowed.
     """
     scheme, host, port = _read_origin(text)
     addresses = _resolved(host, port, resolve or _look_up, text)
     for address in addresses:
-        # All of them: one bad address among good ones is how a name is prepared for rebinding.
+        # Every address must pass: one bad address among good ones is how DNS rebinding is prepared.
         _check_reachable(address, host, policy, text)
     return WorkerAddress(text, scheme, host, port, str(addresses[0]))
 
 
 def _read_origin(text: str) -> tuple[str, str, int]:
-    # What two parsers could read differently is refused, not repaired.
+    # An address that two parsers could read differently is refused, not repaired.
     if not re.fullmatch(r"https?://(?:[A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?", text):
         raise AddressRefused(
-            f"worker address {_shown(text)}: write http://HOST:PORT or https://HOST:PORT, "
+            f"worker address {_shown(text)}: must be http://HOST:PORT or https://HOST:PORT, "
             "without user name, path, query or special characters."
         )
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError) as error:
-        raise AddressRefused(f"worker address {_shown(text)}: malformed; write http://HOST:PORT.") from error
+        raise AddressRefused(f"worker address {_shown(text)}: malformed. Write http://HOST:PORT.") from error
     host = url.host.lower()
     port = {"http": 80, "https": 443}[url.scheme] if url.port is None else url.port
     if not 0 < port < 65536:
-        raise AddressRefused(f"worker address {_shown(text)}: no such port.")
+        raise AddressRefused(f"worker address {_shown(text)}: the port must be from 1 to 65535.")
     if not (_is_host_name(host) or _as_ip(host)):
         raise AddressRefused(
-            f"worker address {_shown(text)}: the host is neither a name nor a plain IP address "
+            f"worker address {_shown(text)}: the host must be a name or a plain IP address "
             "(four decimal numbers, or IPv6 in brackets)."
         )
     return url.scheme, host, port
@@ -127,7 +131,7 @@ def _read_origin(text: str) -> tuple[str, str, int]:
 
 def _is_host_name(host: str) -> bool:
     label = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
-    # A last label that is a number makes it an IPv4 address in one of its many spellings.
+    # A host whose last label is a number is an IPv4 address in one of its many spellings.
     return (
         len(host) <= 253
         and bool(re.fullmatch(rf"{label}(\.{label})*", host))
@@ -149,10 +153,10 @@ def _resolved(host: str, port: int, resolve: Resolver, text: str) -> list[IPAddr
     try:
         found = [ipaddress.ip_address(address.split("%")[0]) for address in resolve(host, port)]
     except (OSError, UnicodeError, ValueError) as error:
-        raise AddressRefused(f"worker address {_shown(text)}: the host cannot be found.") from error
+        raise AddressRefused(f"worker address {_shown(text)}: the host could not be resolved.") from error
     if not found:
-        raise AddressRefused(f"worker address {_shown(text)}: the host cannot be found.")
-    # IPv4 first, so that `localhost` means the address on which servers listen by default.
+        raise AddressRefused(f"worker address {_shown(text)}: the host could not be resolved.")
+    # IPv4 comes first, so that `localhost` is the address on which servers listen by default.
     return sorted(dict.fromkeys(found), key=lambda address: address.version)
 
 
@@ -168,7 +172,7 @@ _METADATA_NETWORKS: Final = tuple(
 
 def _check_reachable(address: IPAddress, host: str, policy: AddressPolicy, text: str) -> None:
     if isinstance(address, ipaddress.IPv6Address) and _unmapped(address) is not address:
-        raise AddressRefused(f"worker address {_shown(text)}: an IPv4 address in IPv6 clothes; write it as IPv4.")
+        raise AddressRefused(f"worker address {_shown(text)}: an IPv4 address written as IPv6. Write it as IPv4.")
     if (
         host in _METADATA_HOSTS
         or any(address in network for network in _METADATA_NETWORKS)
@@ -176,33 +180,33 @@ def _check_reachable(address: IPAddress, host: str, policy: AddressPolicy, text:
         or address.is_multicast
         or address == ipaddress.ip_address("255.255.255.255")
     ):
-        raise AddressRefused(f"worker address {_shown(text)}: no worker can be there.")
+        raise AddressRefused(f"worker address {_shown(text)}: workers are never allowed at this address.")
     listed = host in policy.hosts or any(address in network for network in policy.networks)
     if not (listed or address.is_loopback):
         raise AddressRefused(
-            f"worker address {_shown(text)}: this controller connects to workers on its own machine and to hosts "
-            f"that it was started with. Add --allow-worker {host} to its command."
+            f"worker address {_shown(text)}: this controller connects only to its own machine and to hosts allowed on "
+            f"its command line. Start it with --allow-worker {host}."
         )
 
 
 def _unmapped(address: IPAddress) -> IPAddress:
-    """The IPv4 address that an IPv6 one stands for, else the address itself."""
+    """Returns the IPv4 address that an IPv6 address stands for, otherwise the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         return address.ipv4_mapped or address.sixtofour or address
     return address
 
 
 def _shown(text: str) -> str:
-    """An address fit for a message: no credentials, no control characters, not endless."""
+    """Makes an address safe for a message: no credentials, no control characters, at most 120 characters."""
     text = re.sub(r"//[^/]*@", "//", text)
     return repr("".join(char if char.isprintable() else "?" for char in text)[:120])
 
 
 def address_key(text: str) -> str:
-    """The same text for all spellings of one address, as `WorkerAddress.key`, without looking anything up.
+    """Returns the `WorkerAddress.key` of an address without resolving its host.
 
     Raises:
-        AddressRefused: malformed.
+        AddressRefused: the address is malformed.
     """
     return _key(*_read_origin(text))
 

@@ -1,4 +1,4 @@
-"""Measures JSON before anything parses it: nesting and number of values, at the cost of a few searches."""
+"""Bounds the nesting and the number of values of JSON before it is parsed, at the cost of a few text searches."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _BRACKET: Final = re.compile(rb"[\[\]{}]")
 
 
 def check_json(body: bytes, *, max_depth: int, max_values: int) -> None:
-    """Refuses what would cost a parser too much. Whether it is JSON at all, the parser will say.
+    """Refuses a body that would be too expensive to parse. Whether it is valid JSON is left to the parser.
 
     Raises:
-        RequestTooLarge: deeper or with more values than allowed.
+        RequestTooLarge: the body is nested too deeply or has too many values.
     """
-    too_many = RequestTooLarge(f"the request has more than {max_values} values. Send less at once.")
-    # Without its escapes, every quote that is left begins or ends a string. All of this runs at the speed of a search,
+    too_many = RequestTooLarge(f"the request has more than {max_values} values. Send fewer at once.")
+    # Without escapes, every remaining quote begins or ends a string. All of this runs at the speed of a text search,
     # and nothing is split into more pieces than the limit allows.
     plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     if plain.count(b'"') > 4 * max_values:

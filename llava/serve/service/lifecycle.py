@@ -1,4 +1,4 @@
-"""Where a service stands between its start and its end: who may still come in, and who is still inside."""
+"""Tracks a service from its start to its end: which phase it is in, and how many requests it is answering."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from llava.errors import LlavaError, ShuttingDown
 logger = logging.getLogger("llava.serve")
 
 
-_LAST_WORDS_S = 1.0
-"""For requests that are cut off to say so to their clients."""
+_CUT_OFF_GRACE_S = 1.0
+"""Seconds that requests have to tell their clients that they were cut off."""
 
 
 class Phase(Enum):
+    """What a service is doing; /health/ready reports every phase but READY as a failure."""
+
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
 
 
 class Lifecycle:
-    """State of one service; belongs to its event loop, like everything that reads it."""
+    """The state of one service. Like everything that reads it, it belongs to the service's event loop."""
 
     def __init__(self) -> None:
-        self.phase = Phase.READY  # an app that nobody starts by `serve` (a test, another server) is simply there
+        self.phase = Phase.READY  # an app that `serve` does not start (in a test, for example) is ready at once
         self.active = 0
-        """Requests being answered, those for health and metrics not counted."""
+        """Number of requests in progress; those for health and metrics do not count."""
         self._on_drain: list[Callable[[], Awaitable[None]]] = []
         self._on_cut_off: list[Callable[[], None]] = []
 
@@ -37,26 +39,28 @@ class Lifecycle:
         return self.phase is Phase.DRAINING
 
     def on_drain(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """`callback` runs as soon as draining begins, beside the requests that are being finished."""
+        """Runs `callback` as soon as draining begins, while running requests finish."""
         self._on_drain.append(callback)
 
     def on_cut_off(self, callback: Callable[[], None]) -> None:
-        """`callback` runs when draining takes too long; what still runs then has to end with `not_waited_for()`."""
+        """Runs `callback` when draining times out; it must end all running requests with `cut_off_error()`."""
         self._on_cut_off.append(callback)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Takes nothing new and waits for what there is.
+        """Refuses new requests and waits for running ones.
 
-        False when `timeout_s` passed before all were done; the rest was told to end then, and had a second to do so.
+        Returns:
+            False if requests were still running after `timeout_s` seconds. They are then told to end, and have one
+            second to do so.
         """
         self.phase = Phase.DRAINING
         callbacks = [asyncio.ensure_future(self._call(callback)) for callback in self._on_drain]
         await self._wait(lambda: not self.active and all(task.done() for task in callbacks), timeout_s)
         if not self.active:
             return True
-        for cut in self._on_cut_off:
-            cut()
-        await self._wait(lambda: not self.active, _LAST_WORDS_S)
+        for cut_off in self._on_cut_off:
+            cut_off()
+        await self._wait(lambda: not self.active, _CUT_OFF_GRACE_S)
         return False
 
     @staticmethod
@@ -70,9 +74,9 @@ class Lifecycle:
         try:
             await callback()
         except (LlavaError, OSError) as error:
-            logger.warning("while shutting down: %s", error)
+            logger.warning("Error during shutdown: %s", error)
 
 
-def not_waited_for() -> ShuttingDown:
-    """The last word to a client whose answer is not waited for."""
-    return ShuttingDown("this server shuts down and could not finish the answer. Send the request again.")
+def cut_off_error() -> ShuttingDown:
+    """Returns the error that ends a request which is still running when draining times out."""
+    return ShuttingDown("this server shut down before the answer was finished. Send the request again.")

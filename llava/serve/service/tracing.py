@@ -1,4 +1,4 @@
-"""The ids that tie a request's traces together over all services: our request id, and W3C's `traceparent`."""
+"""Carries the ids that tie the traces of a request together across services: a request id and W3C's `traceparent`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One request, as logs and other services know it."""
+    """The ids of one request."""
 
     request_id: str
+    """The id in logs and error messages."""
     trace_id: str
+    """W3C trace id, shared by all services that handle the request; 32 hexadecimal digits."""
     flags: str = "00"
+    """W3C trace flags, passed on unchanged."""
     span_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    """W3C span id of this service's part; 16 hexadecimal digits."""
 
     @classmethod
     def continued(cls, request_id: str | None, traceparent: str | None) -> Trace:
-        """From the headers of a request; what is missing or malformed is made anew."""
+        """Continues the trace in a request's headers. A missing or malformed id is replaced by a new one."""
         known = request_id if request_id and _REQUEST_ID.fullmatch(request_id) else f"req-{secrets.token_hex(12)}"
         parent = _TRACEPARENT.fullmatch(traceparent or "")
         if parent is None:
@@ -42,21 +46,17 @@ _current: ContextVar[Trace | None] = ContextVar("llava_trace", default=None)
 
 
 def set_trace(trace: Trace) -> None:
-    """Makes `trace` that of the running task and of those that it starts."""
+    """Makes `trace` the trace of the running task and of the tasks that it starts."""
     _current.set(trace)
 
 
-def current_trace() -> Trace | None:
-    return _current.get()
-
-
 def request_id() -> str:
-    """The id of the request that is being answered; empty outside of one."""
+    """Returns the id of the request being answered, or an empty string outside of one."""
     trace = _current.get()
     return trace.request_id if trace else ""
 
 
 def outgoing_headers() -> dict[str, str]:
-    """What a call to the next service takes along, so that its logs can be joined with ours."""
+    """Returns the headers that continue this trace at the next service."""
     trace = _current.get()
     return {REQUEST_ID_HEADER: trace.request_id, TRACEPARENT_HEADER: trace.traceparent} if trace else {}

@@ -40,7 +40,7 @@ class LocalModel:
         from pydantic import ValidationError
 
         from llava.serve.protocol.openai_requests import ChatRequest
-        from llava.serve.service.app import invalid_field
+        from llava.serve.service.error_responses import invalid_field
 
         try:
             request = ChatRequest.model_validate(chat.request(model, settings))

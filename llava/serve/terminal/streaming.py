@@ -10,7 +10,7 @@ from typing import Final
 
 from llava.errors import LlavaError
 from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Draft, Turn
-from llava.serve.service.tasks import end
+from llava.serve.service.cancellation import cancel_and_wait
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.interrupts import Interrupted, interruptible
 from llava.serve.terminal.view import GrowingAnswer
@@ -70,4 +70,4 @@ async def show_answer(
         try:
             return await write_answer(source, chat, model, settings, growing.grow)
         finally:
-            await end(drawing)
+            await cancel_and_wait(drawing)

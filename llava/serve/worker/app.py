@@ -19,7 +19,9 @@ from llava.serve.protocol.original import (
     GenerateRequest,
     WorkerStatus,
 )
-from llava.serve.service.app import HEALTH_PATHS, Limits, add_health, create_app
+from llava.serve.service.app import create_app
+from llava.serve.service.health import HEALTH_PATHS, add_health
+from llava.serve.service.middleware import Limits
 from llava.serve.service.security import ApiKeys, ClusterToken
 from llava.serve.worker.backend import Backend
 from llava.serve.worker.choices import KEEP_ALIVE_S, collect

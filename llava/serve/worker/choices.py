@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Final
 
 from llava.errors import WorkerLost
-from llava.serve.service.tasks import end
+from llava.serve.service.cancellation import cancel_and_wait
 from llava.serve.worker.backend import Ask, ChatEvent, Finished, TextDelta
 from llava.serve.worker.permits import Permits, Reservation
 
@@ -113,7 +113,7 @@ async def answer(
                 unfinished -= isinstance(item[1], Finished)
                 yield item
         finally:
-            await end(work)
+            await cancel_and_wait(work)
 
 
 async def _prepare_and_write(
@@ -128,14 +128,14 @@ async def _prepare_and_write(
         ask = await prepare()
         for index in range(num_choices):
             choices.append(asyncio.ensure_future(_write(reservation, ask, index, mailbox, stream_interval)))
-        # Not gather: when it is cancelled it cancels its tasks, and `end` would do so a second time.
+        # Not gather: when it is cancelled it cancels its tasks, and `cancel_and_wait` would do so a second time.
         done, _ = await asyncio.wait(choices, return_when=asyncio.FIRST_EXCEPTION)
         for choice in done:
             choice.result()
     except Exception as error:  # travels to the reader, which raises it
         mailbox.put(error)
     finally:
-        await end(*choices)
+        await cancel_and_wait(*choices)
 
 
 async def _write(reservation: Reservation, ask: Ask, index: int, mailbox: Mailbox, stream_interval: int) -> None:

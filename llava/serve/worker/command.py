@@ -9,9 +9,10 @@ import gc
 from llava.command_line import FAILED
 from llava.errors import InvalidRequest
 from llava.serve.service import flags
-from llava.serve.service.app import Limits, serve
 from llava.serve.service.lifecycle import Lifecycle
+from llava.serve.service.middleware import Limits
 from llava.serve.service.security import ApiKeys, ClusterToken, for_this_machine_only
+from llava.serve.service.server import serve
 from llava.serve.worker.app import create_worker_app
 from llava.serve.worker.backend import Backend
 from llava.serve.worker.heartbeat import Heartbeat

@@ -13,7 +13,7 @@ from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError
 from llava.prompting import Prompt, place_images
 from llava.serve.protocol.openai_requests import ImagePart, Message, RefusalPart, TextPart
 from llava.serve.protocol.original import MAX_IMAGES
-from llava.template_choice import default_template_for, era_of
+from llava.template_choice import default_template_for, release_of
 
 _CHATML_SYSTEM: Final = "<|im_start|>system\n"
 
@@ -130,8 +130,8 @@ def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mod
         ImageTokenMismatch: a text says `<image>` itself, and not once an image.
         TemplateError: the template has no place for such a dialogue.
     """
-    era = era_of(config)
-    conversation = template(conv_mode or default_template_for(config, name=name), era=era).copy()
+    release = release_of(config)
+    conversation = template(conv_mode or default_template_for(config, name=name), release=release).copy()
     if conversation.sep_style is SeparatorStyle.PLAIN:
         raise TemplateError(
             f"the model's template {conversation.name!r} holds one text and no roles; such a checkpoint cannot chat."
@@ -142,7 +142,7 @@ def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mod
         if turn.role == "assistant":
             conversation.append_message(conversation.roles[1], _literal("\n".join(map(str, turn.parts))))
         else:
-            conversation.append_message(conversation.roles[0], _user_message(conversation, turn, first=era != "v0"))
+            conversation.append_message(conversation.roles[0], _user_message(conversation, turn, first=release != "v0"))
     conversation.append_message(conversation.roles[1], None)
     return Prompt(
         text=conversation.get_prompt(),

@@ -16,8 +16,8 @@ from fastapi import Request, Response
 from llava.errors import LlavaError
 from llava.serve.protocol.openai_requests import COMMENT, DONE, Reply, event
 from llava.serve.protocol.original import UNKNOWN_FAILURE, ErrorBody, ErrorCode, error_frame, frame, openai_error
-from llava.serve.service.app import Stream
-from llava.serve.service.tasks import end
+from llava.serve.service.cancellation import cancel_and_wait
+from llava.serve.service.stream import Stream
 from llava.serve.service.tracing import request_id
 from llava.serve.worker.backend import Finished
 from llava.serve.worker.choices import Events, KeepAlive
@@ -141,7 +141,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T |
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        await end(task, gone)
+        await cancel_and_wait(task, gone)
 
 
 async def _gone(request: Request) -> None:

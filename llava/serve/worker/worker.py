@@ -15,7 +15,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import ImageTokenMismatch, InvalidField, LlavaError, ModelNotFound, NotReady, ShuttingDown, TryAgain
 from llava.serve.protocol.openai_requests import MAX_TEXT_CHARACTERS, ChatRequest
 from llava.serve.protocol.original import GenerateRequest, WorkerStatus
-from llava.serve.service.lifecycle import Lifecycle, not_waited_for
+from llava.serve.service.lifecycle import Lifecycle, cut_off_error
 from llava.serve.service.metrics import Metrics
 from llava.serve.worker.backend import Ask, Backend, Finished
 from llava.serve.worker.choices import KEEP_ALIVE_S, ChoiceEvent, Events, KeepAlive, Mailbox, answer
@@ -70,7 +70,7 @@ class Worker:
     def cut_off(self) -> None:
         """Ends all answers under way, each with an error that its client is told."""
         for mailbox in self._open:
-            mailbox.put(not_waited_for())
+            mailbox.put(cut_off_error())
 
     def status(self) -> WorkerStatus:
         """What the controller is told."""

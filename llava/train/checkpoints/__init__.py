@@ -1,1 +1,1 @@
-"""What a training run saves, and how it resumes."""
+"""Saves and resumes training runs."""

@@ -1,7 +1,7 @@
-"""Stage 1's result on disk: `mm_projector.bin`, in the form that every release of the original reads.
+"""Saves and loads `mm_projector.bin`, the result of stage 1, in the format that every original release reads.
 
-A flat table of tensors under their full names: `model.mm_projector.weight` and `.bias` (or `.0.weight`, ... for deeper
-projectors), and, where start/end tokens were trained, `model.embed_tokens.weight` whole.
+The file maps full names to tensors: `model.mm_projector.weight` and `.bias` (`.0.weight`, ... for MLPs) and, if start
+and end tokens were trained, the whole `model.embed_tokens.weight`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ ADAPTER_PARTS = ("mm_projector", "embed_tokens", "image_newline")
 
 
 def adapter_tensors(model: Any, rows: TokenRows | None) -> dict[str, Tensor]:
-    """The tensors of the adapter, on the CPU, in the order in which old readers need them: the embedding first.
+    """Returns the adapter's tensors on the CPU, the embedding first.
 
-    Old readers keep only the last part of each name: `embed_tokens.weight` must come before the projector's `weight`.
+    The order matters: old readers keep only the last part of a name, so the projector's `weight` must come last.
     """
     tensors: dict[str, Tensor] = {}
     if rows is not None:
@@ -37,26 +37,26 @@ def adapter_tensors(model: Any, rows: TokenRows | None) -> dict[str, Tensor]:
 
 
 def save_adapter(tensors: dict[str, Tensor], file: Path) -> None:
-    """Writes the table in one step: readers see the old file or the whole new one. Makes the folder."""
+    """Replaces the file in one step, so that readers see the old or the new one; creates the folder."""
     with whole_file(file) as temporary:
         torch.save(tensors, temporary)
 
 
 def load_adapter(model: Any, rows: TokenRows | None, file: Path) -> None:
-    """Puts a saved adapter back into a model of the same shape.
+    """Loads a saved adapter into a model of the same shape.
 
     Raises:
-        CheckpointError: the file is unreadable, or its names or shapes are not this model's.
+        CheckpointError: the file is unreadable, or its names or shapes do not fit the model.
     """
     saved = open_pickle(file)
     expected = adapter_tensors(model, rows)
     if set(saved) != set(expected):
         difference = sorted(set(saved) ^ set(expected))
-        raise CheckpointError(f"{file}: holds other tensors than this run trains: {', '.join(difference)}.")
+        raise CheckpointError(f"{file}: the tensors do not match those that this run trains: {', '.join(difference)}.")
     for name, tensor in saved.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
-                f"{file}: {name} has shape {list(tensor.shape)}, this run needs {list(expected[name].shape)}."
+                f"{file}: {name} has shape {list(tensor.shape)}, expected {list(expected[name].shape)}."
             )
     if rows is not None:
         rows.load(saved[EMBEDDING])

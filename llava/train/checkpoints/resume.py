@@ -1,4 +1,4 @@
-"""Which checkpoint a run may go on from: only a complete one that this very run wrote."""
+"""Finds the checkpoint to resume from: the latest complete one that the same run wrote."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ STATE_FILE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 Identity = dict[str, Any]
-"""What makes two commands the same run: model, data, stage, seed. Lengths and intervals may change between them."""
+"""The settings that identify a run: model, data, stage and seed. Lengths and intervals may change on resuming."""
 
 
 def find_checkpoint(output_dir: str | Path, identity: Identity) -> Path | None:
-    """The newest complete checkpoint of this run in `output_dir`, or None where there is no checkpoint at all.
+    """Returns the latest complete checkpoint of this run in `output_dir`, or None if there is none.
 
-    A checkpoint that was cut short (no complete trainer state) is passed over.
+    Checkpoints without a complete trainer state are skipped, because writing them was interrupted.
 
     Raises:
-        InvalidRequest: the folder holds checkpoints of another run: going on from them would mix two models, and
-            starting anew would delete them.
+        InvalidRequest: the checkpoint belongs to another run. Resuming would mix two models, and starting over would
+            delete it.
     """
     candidates = sorted(_checkpoints(Path(output_dir)), reverse=True)
     for _, folder in candidates:
@@ -34,14 +34,14 @@ def find_checkpoint(output_dir: str | Path, identity: Identity) -> Path | None:
         if difference:
             raise InvalidRequest(
                 f"{folder} is a checkpoint of another run ({difference}). Choose another --output_dir, name the "
-                "checkpoint with --resume_from_checkpoint, or start anew with --resume_from_checkpoint False."
+                "checkpoint with --resume_from_checkpoint, or start over with --resume_from_checkpoint False."
             )
         return folder
     return None
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the trainer state, written last, is there and whole."""
+    """Tells whether a checkpoint is complete: its trainer state is written last."""
     try:
         json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -50,18 +50,19 @@ def is_complete(folder: Path) -> bool:
 
 
 def named_checkpoint(path: str) -> Path:
-    """A checkpoint that the user named.
+    """Returns the folder of a checkpoint that the user named.
 
     Raises:
-        CheckpointError: no such folder, or not complete.
+        CheckpointError: the folder does not exist, or the checkpoint is incomplete.
     """
     folder = Path(path)
     if not is_complete(folder):
-        raise CheckpointError(f"{folder}: no complete checkpoint (its {STATE_FILE} is missing or cut short).")
+        raise CheckpointError(f"{folder}: not a complete checkpoint; {STATE_FILE} is missing or cut off.")
     return folder
 
 
 def write_identity(folder: Path, identity: Identity) -> None:
+    """Records the run that a checkpoint belongs to."""
     (folder / RUN_FILE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
 
 
@@ -76,7 +77,7 @@ def _difference(folder: Path, identity: Identity) -> str:
     try:
         saved = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return f"it has no {RUN_FILE}"
+        return f"{RUN_FILE} is missing"
     changed = [
         f"{key} was {saved.get(key)!r}, now {value!r}" for key, value in identity.items() if saved.get(key) != value
     ]

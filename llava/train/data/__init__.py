@@ -1,1 +1,1 @@
-"""From conversation records to the batches that train a model."""
+"""Turns conversation records into training batches."""

@@ -1,4 +1,4 @@
-"""Samples into one padded batch."""
+"""Pads samples into one batch."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ COUNTS_KEY = "sample_counts"
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Right-pads ids and labels and gathers the images of all rows in reading order."""
+    """Right-pads ids and labels, and gathers the images of all rows in reading order."""
 
     pad_token_id: int
+    """Id that fills shorter rows."""
     with_counts: bool = False
-    """Add `sample_counts`, int64 [rows, 2]: is the row cut, has it an answer left. `LLaVATrainer` takes it out."""
+    """True to add `sample_counts` for `LLaVATrainer`: int64 [rows, 2], was the row cut and has it an answer left."""
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """
         Returns:
-            `input_ids`, `labels`: int64 [rows, length]. `attention_mask`: bool [rows, length], true on real tokens
-            whatever their id. Where any row has an image, `images`: float [images, 3, height, width], or a list when
-            shapes differ; and `image_sizes`: original width and height of each.
+            `input_ids` and `labels`, int64 [rows, length]; `attention_mask`, bool [rows, length], true for real tokens.
+            If any row has an image, also `images`, float [images, 3, height, width] or a list if shapes differ, and
+            `image_sizes`, the original (width, height) of each.
         """
         rows, length = len(samples), max(len(sample.encoded.input_ids) for sample in samples)
         input_ids = torch.full((rows, length), self.pad_token_id, dtype=torch.long)
@@ -51,7 +52,7 @@ class Collator:
 
 
 def _stack_if_equal(pixels: list[Tensor]) -> Tensor | list[Tensor]:
-    # A stack of tiled images would be five-dimensional: the model wants those as a list.
+    # The model takes tiled images as a list; stacking them would give a tensor of five dimensions.
     if pixels[0].dim() == 3 and all(image.shape == pixels[0].shape for image in pixels):
         return torch.stack(pixels)
     return pixels

@@ -1,4 +1,4 @@
-"""Training samples, made when they are asked for: text to ids and labels, images to pixels."""
+"""Makes training samples on demand: ids and labels from text, pixels from images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import DataError, ImageError
 from llava.mm_utils import load_image, process_images
-from llava.train.data.labels import Encoded, ImageTokens, encode, segments_of
+from llava.train.data.labels import Encoded, ImageTokens, encode
+from llava.train.data.layouts import segments_of
 from llava.train.data.records import Record
 
 if TYPE_CHECKING:
@@ -23,43 +24,67 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample before padding."""
+    """A sample before padding."""
 
     encoded: Encoded
+    """Ids and labels."""
     pixels: tuple[Tensor, ...]
-    """One [3, height, width] or [tiles, 3, height, width] an image, in order of the markers in the ids."""
+    """One tensor per image, [3, height, width] or [tiles, 3, height, width], in the order of the markers."""
     image_sizes: tuple[tuple[int, int], ...]
     """Original (width, height) of each image."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLoader:
-    """Opens and processes the images of a record."""
+    """Opens and preprocesses the images of a record."""
 
     folder: Path
-    """Image paths of the records are relative to it."""
+    """Folder that the records' image paths are relative to."""
     image_processor: Any
+    """The vision tower's image processor."""
     model_config: Any
-    """Says `image_aspect_ratio` and, for tiles, the grid."""
-    num_positions: Callable[[Tensor, tuple[int, int]], int]
-    """How many positions a processed image, given its original size, takes in the model."""
+    """Config with `image_aspect_ratio` and, for tiles, `image_grid_pinpoints`."""
+    num_positions: Callable[[Tensor], int]
+    """Returns how many positions a preprocessed image takes in the model."""
 
     def load(self, name: str, path: str) -> tuple[Tensor, tuple[int, int]]:
-        """Returns the pixels and the original (width, height).
+        """Returns the pixels and the original (width, height) of an image.
+
+        Args:
+            name: name of the record in error messages.
+            path: path of the image, relative to `folder`.
 
         Raises:
-            DataError: the file is missing or no readable image; names record, file and reason.
+            DataError: the file is missing or not a readable image; the message names record, file and reason.
         """
         file = self.folder / path
         try:
             image = load_image(str(file))
         except (ImageError, OSError) as error:
-            raise DataError(f"{name}: image {file} cannot be used: {error}") from error
+            raise DataError(f"{name}: cannot read image {file}: {error}") from error
         return process_images([image], self.image_processor, self.model_config)[0], image.size
 
 
+class PositionCounter:
+    """Counts the positions of a preprocessed image in the model; keeps the tower's sizes, not its weights."""
+
+    def __init__(self, tower: Any) -> None:
+        self._patch = tower.config.patch_size
+        self._extra = tower.num_features(self._patch, self._patch) - 1
+
+    def __call__(self, pixels: Tensor) -> int:
+        """Returns the number of positions of pixels [3, height, width], or for tiles [n, 3, height, width] a bound."""
+        height, width = pixels.shape[-2:]
+        rows, columns = height // self._patch, width // self._patch
+        positions = rows * columns + self._extra
+        if pixels.dim() == 3:
+            return positions
+        # An upper bound: unpadding removes positions, and line ends add one per row of patches.
+        return pixels.shape[0] * (positions + rows)
+
+
 class ConversationDataset(Dataset[Sample]):
-    """Records as samples; nothing is tokenised and no image is opened before it is asked for."""
+    """Training samples by index; tokenises text and opens images only when a sample is requested."""
 
     def __init__(
         self,
@@ -74,21 +99,21 @@ class ConversationDataset(Dataset[Sample]):
     ) -> None:
         """
         Args:
-            records: from `load_records`.
-            tokenizer: fast tokenizer with the `<im_*>` tokens that `image_tokens` needs.
-            template: from `training_template`.
-            image_tokens: how images stand in the ids.
-            images: opens images; None when the model has no vision tower.
-            max_length: longest sequence in the model, images counted in full.
-            bos_token_id: first id of every sample; None for the tokenizer's own.
+            records: records from `load_records`.
+            tokenizer: a fast tokenizer with the `<im_*>` tokens that `image_tokens` needs.
+            template: a template from `training_template`.
+            image_tokens: how images are represented in the ids.
+            images: loader for the images; None if the model has no vision tower.
+            max_length: longest sequence in the model, including all image positions.
+            bos_token_id: id of the first token of each sample; None uses the tokenizer's own.
 
         Raises:
-            DataError: a record has an image and there is no tower.
+            DataError: a record has an image, but there is no vision tower.
         """
         if images is None:
             for record in records:
                 if record.images:
-                    raise DataError(f"{record.name}: has an image, but no --vision_tower is given to see it.")
+                    raise DataError(f"{record.name}: the record has an image, but --vision_tower is not set.")
         self.records = records
         self.tokenizer = tokenizer
         self.template = template
@@ -103,16 +128,21 @@ class ConversationDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """
         Raises:
-            DataError: an image cannot be read, or the text does not fit the template.
+            DataError: an image cannot be read, or the record does not fit the template.
         """
         record = self.records[index]
         loaded = [self.images.load(record.name, image) for image in record.images] if self.images else []
-        encoded = self.encode(index, [self.images.num_positions(*image) for image in loaded] if self.images else [])
+        encoded = self.encode(index, [self.images.num_positions(pixels) for pixels, _ in loaded] if self.images else [])
         kept = loaded[: encoded.num_images]
         return Sample(encoded, tuple(pixels for pixels, _ in kept), tuple(size for _, size in kept))
 
     def encode(self, index: int, image_lengths: Sequence[int]) -> Encoded:
-        """The text of one record, with images of the given lengths; opens no image."""
+        """Encodes the text of a record, without opening images.
+
+        Args:
+            index: position of the record.
+            image_lengths: number of positions of each image in the model.
+        """
         record = self.records[index]
         segments = segments_of(record, self.template, images_first=not self.image_tokens.as_patches)
         return encode(
@@ -127,8 +157,8 @@ class ConversationDataset(Dataset[Sample]):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """A length in words for each record, negative for records without an image."""
-        return [_num_words(record) * (1 if record.images else -1) for record in self.records]
+        """The length of each record in words, negative for records without an image."""
+        return [_num_words(record) if record.images else -_num_words(record) for record in self.records]
 
 
 def _num_words(record: Record) -> int:
@@ -136,7 +166,7 @@ def _num_words(record: Record) -> int:
 
 
 def _for_template(image_tokens: ImageTokens, template: Conversation) -> ImageTokens:
-    # The plain text is the bare image and its caption: it never had start and end tokens.
+    # The plain template is an image and its caption; it never had start and end tokens.
     if template.sep_style is SeparatorStyle.PLAIN:
         return ImageTokens(image_tokens.as_patches, start_end=False)
     return image_tokens

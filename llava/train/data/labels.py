@@ -1,16 +1,14 @@
-"""Turns a conversation into token ids and labels, built together.
+"""Turns segments of training text into token ids and labels, in one pass.
 
-A conversation is first laid out as segments: pieces of the training text, each supervised or not. The whole text is
-then tokenised once (so that the ids are those the model meets when it chats), and the tokenizer's character offsets
-say to which segment each token belongs. Nothing is tokenised a second time to count lengths.
-
-A token that reaches over the border of two segments belongs to the one in which it begins.
+The whole text is tokenised once, so the ids are those the model meets when it chats. The tokenizer's character offsets
+tell which segment each token belongs to; nothing is tokenised a second time to count lengths. A token that crosses the
+border between two segments belongs to the one in which it begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llava.constants import (
@@ -21,200 +19,41 @@ from llava.constants import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
 )
-from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from llava.errors import DataError, InvalidRequest
-from llava.train.data.records import ASSISTANT, HUMAN, Record, Turn
+from llava.train.data.layouts import Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A piece of training text."""
-
-    text: str
-    supervised: bool
-    """True where the loss is taken."""
-    answer: bool = False
-    """True for the words of an answer (not for role names and turn signals, which some templates also train)."""
-
-
-@dataclass(frozen=True, slots=True)
 class Encoded:
-    """One sample, ready to be padded into a batch."""
+    """A sample that is ready to be padded into a batch."""
 
     input_ids: list[int]
     labels: list[int]
-    """As long as `input_ids`; -100 where no loss is taken."""
+    """Labels, one per id; -100 excludes a position from the loss."""
     num_images: int
-    """Images whose markers are left after truncation; always the first ones."""
+    """Number of images left after truncation; they are always the first ones."""
     truncated: bool
+    """True if tokens were cut from the end."""
     answer_tokens: int
-    """Supervised tokens inside answers; 0 means that this sample teaches nothing."""
+    """Number of supervised tokens inside answers; a sample with 0 teaches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """How images stand in the ids."""
+    """How images are represented in token ids."""
 
     as_patches: bool
-    """True: a run of `<im_patch>` ids an image (v0). False: one -200 an image, expanded by the model (from v1 on)."""
+    """True for a run of `<im_patch>` ids per image (v0), false for one -200 that the model expands (v1 and later)."""
     start_end: bool = False
-    """Put `<im_start>` before and `<im_end>` after each image."""
-
-
-Layout = Callable[[Conversation, Sequence[Turn], str], list[Segment]]
-
-
-# ---- templates: records -> segments ----------------------------------------------------------------------------------
-
-
-def training_template(version: str) -> Conversation:
-    """The template that `--version` selects.
-
-    `v0` and `v0.5` are the first release's training text; any name of `conv_templates` selects that template; `v1` and
-    its variants (`v1_1`, `v1_3`, ...) are Vicuna's v1.1.
-
-    Raises:
-        InvalidRequest: an unknown name; lists the known ones.
-    """
-    if version in ("v0", "v0.5"):
-        return conv_templates["v0_train"].copy()
-    if version not in conv_templates and version.startswith(("v1_", "v1.")):
-        return conv_templates["vicuna_v1"].copy()
-    if version not in conv_templates:
-        raise InvalidRequest(f"--version {version}: no such template. Known: {', '.join(sorted(conv_templates))}.")
-    template = conv_templates[version].copy()
-    if template.sep_style is SeparatorStyle.SINGLE:
-        # A `###` template chats without the line ends that it trains with, and without its few-shot examples.
-        return replace(template, messages=[], offset=0, sep_style=SeparatorStyle.HEADED, sep2="\n")
-    return template
-
-
-def segments_of(record: Record, template: Conversation, *, images_first: bool) -> list[Segment]:
-    """Lays a record out as training text; `<image>` still stands for each image.
-
-    Args:
-        record: a checked record.
-        template: from `training_template`.
-        images_first: move a turn's only `<image>` to its front on a line of its own, as v1 and later do.
-            v0 leaves it where the data has it.
-
-    Raises:
-        DataError: the template needs alternating turns, or an image caption pair, and the record has something else.
-    """
-    turns = record.turns
-    if images_first and template.sep_style is not SeparatorStyle.PLAIN:
-        tagged = "mmtag" in str(template.version)
-        turns = tuple(replace(turn, text=_image_first(turn.text, tagged=tagged)) for turn in turns)
-    return _LAYOUTS[template.sep_style](template, turns, record.name)
-
-
-def _image_first(text: str, *, tagged: bool) -> str:
-    if text.count(DEFAULT_IMAGE_TOKEN) == 1:
-        text = f"{DEFAULT_IMAGE_TOKEN}\n{text.replace(DEFAULT_IMAGE_TOKEN, '').strip()}".strip()
-    if tagged:
-        text = text.replace(DEFAULT_IMAGE_TOKEN, f"<Image>{DEFAULT_IMAGE_TOKEN}</Image>")
-    return text
-
-
-def _headed_layout(template: Conversation, turns: Sequence[Turn], name: str) -> list[Segment]:
-    """`system`, blank line, then `### Role: text` a line: the text of the first release's training.
-
-    Answers are trained with their role name, and so is the `###` before a question: it is what ends an answer.
-    """
-    signal, line_end = template.sep, template.sep2 or ""
-    segments = [Segment(template.system + 2 * line_end, supervised=False)]
-    for turn in turns:
-        if turn.role == HUMAN:
-            segments.append(Segment(signal, supervised=True))
-            segments.append(Segment(f" {template.roles[0]}: {turn.text}{line_end}", supervised=False))
-        else:
-            segments.append(Segment(f"{signal} {template.roles[1]}:", supervised=True))
-            segments.append(Segment(f" {turn.text}{line_end}", supervised=True, answer=True))
-    segments.append(Segment(f"{signal} ", supervised=True))
-    return segments
-
-
-def _two_layout(template: Conversation, turns: Sequence[Turn], name: str) -> list[Segment]:
-    """`system USER: text ASSISTANT: text</s>...`; only answers and the `</s>` after them are trained."""
-    separators = (template.sep, template.sep2 or "")
-    segments = [Segment(template.system + template.sep, supervised=False)]
-    for turn in _alternating(turns, name):
-        is_answer = turn.role == ASSISTANT
-        role = template.roles[is_answer]
-        segments.append(Segment(f"{role}:", supervised=False))
-        if turn.text:
-            segments.append(Segment(f" {turn.text}{separators[is_answer]}", supervised=is_answer, answer=is_answer))
-    return segments
-
-
-def _llama_2_layout(template: Conversation, turns: Sequence[Turn], name: str) -> list[Segment]:
-    """`[INST] <<SYS>>...<</SYS>> text [/INST] text </s><s>[INST] ...`; answers and their `</s>` are trained."""
-    segments = []
-    for number, turn in enumerate(_alternating(turns, name)):
-        if turn.role == ASSISTANT:
-            segments.append(Segment(f" {turn.text} {template.sep2 or ''}", supervised=True, answer=True))
-            continue
-        text = turn.text
-        if number == 0 and template.system:
-            text = f"<<SYS>>\n{template.system}\n<</SYS>>\n\n{text}"
-        opening = template.sep if number else ""
-        segments.append(Segment(f"{opening}[INST] {text} [/INST]", supervised=False))
-    return segments
-
-
-def _mpt_layout(template: Conversation, turns: Sequence[Turn], name: str) -> list[Segment]:
-    """ChatML: `role` text `<|im_end|>`; answers and the `<|im_end|>` after them are trained."""
-    segments = [Segment(template.system + template.sep, supervised=False)]
-    for turn in _alternating(turns, name):
-        is_answer = turn.role == ASSISTANT
-        segments.append(Segment(template.roles[is_answer], supervised=False))
-        if turn.text:
-            segments.append(Segment(turn.text + template.sep, supervised=is_answer, answer=is_answer))
-    return segments
-
-
-def _plain_layout(template: Conversation, turns: Sequence[Turn], name: str) -> list[Segment]:
-    """The image, then its caption and a line end; the instruction is not used."""
-    if [turn.role for turn in turns] != [HUMAN, ASSISTANT] or DEFAULT_IMAGE_TOKEN not in turns[0].text:
-        raise DataError(
-            f"{name}: the plain template takes one human turn with {DEFAULT_IMAGE_TOKEN} and one answer, "
-            f"found {len(turns)} turns. Choose another --version for conversations."
-        )
-    images = DEFAULT_IMAGE_TOKEN * turns[0].text.count(DEFAULT_IMAGE_TOKEN)
-    return [Segment(images, supervised=False), Segment(turns[1].text + template.sep, supervised=True, answer=True)]
-
-
-def _alternating(turns: Sequence[Turn], name: str) -> Sequence[Turn]:
-    if turns[0].role != HUMAN:
-        turns = turns[1:]  # an answer to nothing: later releases leave it out, too
-    for number, turn in enumerate(turns):
-        expected = (HUMAN, ASSISTANT)[number % 2]
-        if turn.role != expected:
-            raise DataError(
-                f"{name}: turn {number} of the dialogue is from '{turn.role}', expected '{expected}'. "
-                "This template needs turns that alternate, beginning with 'human'."
-            )
-    return turns
-
-
-_LAYOUTS: dict[SeparatorStyle, Layout] = {
-    SeparatorStyle.HEADED: _headed_layout,
-    SeparatorStyle.TWO: _two_layout,
-    SeparatorStyle.LLAMA_2: _llama_2_layout,
-    SeparatorStyle.MPT: _mpt_layout,
-    SeparatorStyle.PLAIN: _plain_layout,
-}
-
-
-# ---- segments -> ids and labels --------------------------------------------------------------------------------------
+    """True to surround each image with `<im_start>` and `<im_end>`."""
 
 
 @dataclass(slots=True)
 class _Tokens:
-    """Parallel lists, one entry a token; an image is one `IMAGE_TOKEN_INDEX` until the end."""
+    """Parallel lists with one entry per token; each image is one `IMAGE_TOKEN_INDEX` until `_expand_images`."""
 
     ids: list[int]
     labels: list[int]
@@ -231,20 +70,20 @@ def encode(
     bos_token_id: int | None = None,
     name: str = "sample",
 ) -> Encoded:
-    """Tokenises segments and labels every token.
+    """Tokenises segments and labels each token.
 
     Args:
-        segments: from `segments_of`.
-        tokenizer: a fast tokenizer that has the `<im_*>` tokens which `images` needs.
-        images: how images stand in the ids.
-        image_lengths: positions that each image takes in the model, in order of its `<image>`.
-        max_length: longest sequence in the model, images counted in full; None for no limit. What is over is cut from
-            the end, never inside an image: an image that does not fit goes as a whole, with all that follows.
-        bos_token_id: id put in front; None asks the tokenizer.
-        name: what an error message calls the sample.
+        segments: segments from `segments_of`.
+        tokenizer: a fast tokenizer with the `<im_*>` tokens that `images` needs.
+        images: how images are represented in the ids.
+        image_lengths: number of positions of each image in the model, in the order of the `<image>` markers.
+        max_length: longest sequence in the model, including all image positions; None for no limit. Longer samples
+            are cut at the end. An image that does not fit is removed as a whole, with everything after it.
+        bos_token_id: id of the first token; None uses the tokenizer's own.
+        name: name of the sample in error messages.
 
     Raises:
-        DataError: the number of markers is not the number of images, or the text spells an image token out.
+        DataError: the numbers of markers and images differ, or the text contains an image token.
     """
     text, borders = _join(segments, images)
     tokens = _tokenise(text, borders, segments, tokenizer, images)
@@ -256,7 +95,7 @@ def encode(
     if found != len(image_lengths):
         raise DataError(
             f"{name}: the text has {found} image markers for {len(image_lengths)} images. "
-            f"Write one {DEFAULT_IMAGE_TOKEN} for each image and never {DEFAULT_IMAGE_PATCH_TOKEN} itself."
+            f"Write one {DEFAULT_IMAGE_TOKEN} per image, and never write {DEFAULT_IMAGE_PATCH_TOKEN} yourself."
         )
     full = len(tokens.ids)
     if max_length is not None:
@@ -272,21 +111,21 @@ def encode(
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of an added token.
+    """Returns the id of an added token.
 
     Raises:
-        InvalidRequest: the tokenizer does not have it.
+        InvalidRequest: the tokenizer has no such token.
     """
     found = tokenizer.get_added_vocab().get(token)
     if found is None:
         raise InvalidRequest(
-            f"The tokenizer has no {token}. Add it (mm_use_im_start_end, mm_use_im_patch_token) first."
+            f"The tokenizer has no {token}. Add it with mm_use_im_start_end or mm_use_im_patch_token first."
         )
     return found
 
 
 def _join(segments: Sequence[Segment], images: ImageTokens) -> tuple[str, list[int]]:
-    """The whole text, and for each segment the position at which it ends."""
+    """Returns the whole text and the end position of each segment in it."""
     marker = DEFAULT_IMAGE_PATCH_TOKEN if images.as_patches else DEFAULT_IMAGE_TOKEN
     if images.start_end:
         marker = f"{DEFAULT_IM_START_TOKEN}{marker}{DEFAULT_IM_END_TOKEN}"
@@ -306,7 +145,7 @@ def _tokenise(
     tokenizer: PreTrainedTokenizerBase,
     images: ImageTokens,
 ) -> _Tokens:
-    # Text around a -200 has always been tokenised piece by piece; text around <im_patch> in one go.
+    # As in the original, text around a -200 is tokenised piece by piece, text around <im_patch> all at once.
     chunks = [text] if images.as_patches else text.split(DEFAULT_IMAGE_TOKEN)
     patch_id = token_id(tokenizer, DEFAULT_IMAGE_PATCH_TOKEN) if images.as_patches else None
     tokens = _Tokens([], [], [])
@@ -340,7 +179,7 @@ def _fitting(
     tokenizer: PreTrainedTokenizerBase,
     images: ImageTokens,
 ) -> int:
-    """How many entries of `ids` fit into `max_length` positions without cutting an image."""
+    """Returns how many entries of `ids` fit into `max_length` positions without cutting an image."""
     lengths = iter(image_lengths)
     keep, used = 0, 0
     for identity in ids:
@@ -353,7 +192,7 @@ def _fitting(
     if images.start_end:
         end = token_id(tokenizer, DEFAULT_IM_END_TOKEN)
         if keep > 1 and ids[keep] == end and ids[keep - 1] == IMAGE_TOKEN_INDEX:
-            keep -= 1  # the image fits but its end token does not
+            keep -= 1  # The image fits, its end token does not.
         start = token_id(tokenizer, DEFAULT_IM_START_TOKEN)
         if keep and ids[keep] == IMAGE_TOKEN_INDEX and ids[keep - 1] == start:
             keep -= 1

@@ -1,4 +1,4 @@
-"""Batches of samples of like length, images and pure text apart."""
+"""Groups samples of similar length into batches, with and without images separately."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch.utils.data import Sampler
 
 
 class ModalityLengthSampler(Sampler[int]):
-    """Shuffles samples so that each global batch holds one modality and samples of like length.
+    """Shuffles samples so that each global batch has one modality and samples of similar length.
 
-    The order depends on seed and epoch only, so a resumed run sees the same one.
+    The order depends only on seed and epoch, so a resumed run sees the same order.
     """
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
         """
         Args:
-            lengths: one a sample, negative for samples without an image.
-            batch_size: samples of one optimizer step over all processes.
-            seed: of the shuffling.
+            lengths: length of each sample, negative for samples without an image.
+            batch_size: number of samples per optimizer step over all processes.
+            seed: seed of the shuffling.
         """
         self.lengths = list(lengths)
         self.batch_size = batch_size
@@ -30,6 +30,7 @@ class ModalityLengthSampler(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
+        """Selects the order of an epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -49,7 +50,7 @@ class ModalityLengthSampler(Sampler[int]):
         yield from left_over
 
     def _batches(self, indices: list[int], generator: torch.Generator) -> list[list[int]]:
-        """Shuffles, cuts into stretches of many batches, and sorts within each: near-equal lengths, random content."""
+        """Shuffles, then sorts by length within stretches of 50 batches: similar lengths, random content."""
         shuffled = [indices[i] for i in torch.randperm(len(indices), generator=generator).tolist()]
         stretch = self.batch_size * 50
         ordered: list[int] = []

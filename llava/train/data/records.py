@@ -1,8 +1,8 @@
-"""Reads a training file and checks its structure once, before any weight is loaded.
+"""Reads a training file and checks its records before any weights are loaded.
 
 The format is the original's: a JSON list of `{"id", "image" (optional), "conversations": [{"from", "value"}, ...]}`.
-`image` is a path below the image folder, or a list of such paths; every image has one `<image>` in a human turn.
-Images themselves are opened later, one at a time, by the dataset.
+`image` is a path relative to the image folder, or a list of paths; each image has one `<image>` in a human turn.
+The dataset opens the images later, one at a time.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ ROLES = (HUMAN, ASSISTANT)
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RecordTurn:
+    """One turn of a conversation."""
+
     role: str
     """`human` or `gpt`."""
     text: str
+    """What was said, with one `<image>` for each image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,9 @@ class Record:
     """One conversation with its images."""
 
     name: str
-    """File, index and id: what an error message calls this record."""
-    turns: tuple[Turn, ...]
+    """File, index and id, for error messages."""
+    turns: tuple[RecordTurn, ...]
+    """All turns in order; at least one is an answer."""
     images: tuple[str, ...] = ()
     """Image paths in the order of their `<image>` markers."""
 
@@ -42,19 +46,19 @@ def load_records(path: str | Path) -> list[Record]:
     """Reads and checks a whole training file.
 
     Raises:
-        DataError: the file is missing, is no JSON list, is empty, or holds a malformed record; names the file, the
-            first wrong record by index and id, what is wrong with it and how many others are wrong too.
+        DataError: the file is missing, empty, or not a JSON list, or a record is malformed. The message names the
+            file, the first malformed record and its fault, and the number of other malformed records.
     """
     path = Path(path)
     with without_garbage_collection():
-        return _check_all(path, read_json(path, remedy="Give the training JSON, one file, with --data_path."))
+        return _check_all(path, read_json(path, remedy="Set --data_path to a JSON file."))
 
 
 def _check_all(path: Path, raw: Any) -> list[Record]:
     if not isinstance(raw, list):
-        raise DataError(f"{path}: holds a JSON {json_type(raw)}, expected a list of records.")
+        raise DataError(f"{path}: expected a list of records, found a JSON {json_type(raw)}.")
     if not raw:
-        raise DataError(f"{path}: holds no records; there is nothing to train on.")
+        raise DataError(f"{path}: the list of records is empty; there is nothing to train on.")
     records: list[Record] = []
     problems: list[DataError] = []
     for index, item in enumerate(raw):
@@ -69,10 +73,14 @@ def _check_all(path: Path, raw: Any) -> list[Record]:
 
 
 def check_first_images(records: list[Record], folder: Path, *, limit: int = 100) -> None:
-    """Looks whether the first images are where they should be, before minutes are spent on loading weights.
+    """Checks that the images of the first records exist, before minutes are spent on loading weights.
+
+    Args:
+        folder: folder that the image paths are relative to.
+        limit: number of records with images to check.
 
     Raises:
-        DataError: one is not; names the record and the file.
+        DataError: an image is missing; the message names the record and the file.
     """
     for record in [record for record in records if record.images][:limit]:
         for image in record.images:
@@ -81,13 +89,16 @@ def check_first_images(records: list[Record], folder: Path, *, limit: int = 100)
 
 
 def parse_record(item: Any, place: str) -> Record:
-    """Turns one JSON object into a `Record`; `place` ("FILE: record N") begins every error message.
+    """Turns one JSON object into a `Record`.
+
+    Args:
+        place: "FILE: record N", which starts each error message.
 
     Raises:
-        DataError: a field is missing or has the wrong type, or markers and images do not match.
+        DataError: a field is missing or has the wrong type, or the numbers of markers and images differ.
     """
     if not isinstance(item, dict):
-        raise DataError(f"{place}: is a JSON {json_type(item)}, expected an object with 'conversations'.")
+        raise DataError(f"{place}: expected an object with 'conversations', found a JSON {json_type(item)}.")
     name = f"{place} (id {item['id']!r})" if "id" in item else place
     turns = _parse_turns(item.get("conversations"), name)
     images = _parse_images(item, name)
@@ -95,7 +106,7 @@ def parse_record(item: Any, place: str) -> Record:
     return Record(name=name, turns=turns, images=images)
 
 
-def _parse_turns(conversations: Any, name: str) -> tuple[Turn, ...]:
+def _parse_turns(conversations: Any, name: str) -> tuple[RecordTurn, ...]:
     if not isinstance(conversations, list) or not conversations:
         raise DataError(
             f"{name}: 'conversations' is missing or empty, expected a list of turns with 'from' and 'value'."
@@ -103,13 +114,13 @@ def _parse_turns(conversations: Any, name: str) -> tuple[Turn, ...]:
     turns = []
     for number, turn in enumerate(conversations):
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise DataError(f"{name}: turn {number} has no text, expected an object with 'from' and a string 'value'.")
+            raise DataError(f"{name}: turn {number} must be an object with 'from' and a string 'value'.")
         role = turn.get("from")
         if role not in ROLES:
             raise DataError(f"{name}: turn {number} has 'from': {role!r}, expected 'human' or 'gpt'.")
-        turns.append(Turn(role=role, text=turn["value"]))
+        turns.append(RecordTurn(role=role, text=turn["value"]))
     if all(turn.role == HUMAN for turn in turns):
-        raise DataError(f"{name}: has no turn from 'gpt', so there is no answer to learn. Remove the record.")
+        raise DataError(f"{name}: there is no turn from 'gpt', so there is no answer to learn. Remove the record.")
     return tuple(turns)
 
 
@@ -123,14 +134,14 @@ def _parse_images(item: dict[str, Any], name: str) -> tuple[str, ...]:
     return tuple(images)
 
 
-def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...], name: str) -> None:
+def _check_markers(turns: tuple[RecordTurn, ...], images: tuple[str, ...], name: str) -> None:
     markers = 0
     for number, turn in enumerate(turns):
         found = turn.text.count(DEFAULT_IMAGE_TOKEN)
         if found and turn.role != HUMAN:
             raise DataError(
                 f"{name}: turn {number} from 'gpt' contains {DEFAULT_IMAGE_TOKEN}. Images belong to human turns: "
-                "move the marker, or write the text in another way."
+                "move the marker, or reword the text."
             )
         markers += found
     if markers == len(images):
@@ -138,7 +149,7 @@ def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...], name: str) 
     if not images:
         raise DataError(
             f"{name}: the text has {markers} {DEFAULT_IMAGE_TOKEN} but the record has no 'image'. "
-            "Add the image's path, or remove the marker."
+            "Add the path of the image, or remove the marker."
         )
     raise DataError(
         f"{name}: {len(images)} images but {markers} {DEFAULT_IMAGE_TOKEN} in the human turns. "

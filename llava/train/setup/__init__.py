@@ -1,1 +1,1 @@
-"""From the flags of a training run to its model, data and optimizer."""
+"""Turns the flags of a training run into its model, data and optimizer."""

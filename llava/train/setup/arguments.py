@@ -1,14 +1,14 @@
-"""What a training run is told, and the `--help` text; free of torch and transformers.
+"""Defines the flags of a training run and their `--help` text, without importing torch or transformers.
 
-Three groups of flags, as in every release of the original: model, data, training. The training group continues in
-`training_arguments.py`, which adds them to transformers' own.
+As in every release of the original, there are three groups: model, data and training. `training_arguments.py` adds the
+training group to transformers' own flags.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from llava.errors import InvalidRequest
@@ -18,142 +18,161 @@ def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class ModelArguments:
-    """Which parts the model is made of and which of them train."""
+    """Which parts the model consists of and which of them train."""
 
     model_name_or_path: str | None = _option(
-        None, "folder of the language model to start from: LLaMA weights, or an existing LLaVA (required)"
+        None, "Folder or hub id of the model to start from: a LLaMA, or an existing LLaVA (required)."
     )
     version: str = _option(
         "v0",
-        "training text: v0, v1, plain, or a template's name (llava_llama_2, v1_mmtag, chatml_direct, ...) (default v0)",
+        "Training template: v0, v1, plain, or another template's name such as llava_llama_2, v1_mmtag or "
+        "chatml_direct (default: v0).",
     )
     freeze_backbone: bool = _option(
-        False, "keep the language model's layers and embeddings fixed; its output layer and the projector train"
+        False,
+        "Freeze the language model's layers and embeddings; its output layer and the projector still train "
+        "(default: False).",
     )
     tune_mm_mlp_adapter: bool = _option(
-        False, "stage 1: train the projector only (and the two start/end token rows, with mm_use_im_start_end)"
+        False,
+        "Stage 1: train only the projector and, with --mm_use_im_start_end, the embeddings of the two tokens "
+        "(default: False).",
     )
-    vision_tower: str | None = _option(None, "folder or hub id of the vision tower; without it, text only")
+    vision_tower: str | None = _option(None, "Folder or hub id of the vision tower (default: the model's own, if any).")
     mm_vision_select_layer: int | None = _option(
-        None, "tower layer whose features are used: -1 the last, -2 the one before (default: the model's own, else -1)"
+        None, "Tower layer to take features from; -1 is the last, -2 the one before (default: the model's own, or -1)."
     )
     mm_vision_select_feature: str | None = _option(
-        None, "patch (without the class token) or cls_patch (default: the model's own, else patch)"
+        None,
+        "Features to use: patch for the patches, cls_patch for the class token and the patches "
+        "(default: the model's own, or patch).",
     )
     mm_projector_type: str | None = _option(
-        None, "linear, mlp2x_gelu, mlp3x_gelu, ... or identity (default: the model's own, else linear)"
+        None,
+        "Projector type: linear, identity, or an MLP such as mlp2x_gelu (default: the model's own, or linear).",
     )
     mm_patch_merge_type: str | None = _option(
         None,
-        "how tiles of a large image are joined: flat, spatial, spatial_unpad (default: the model's own, else flat)",
+        "How image tiles are merged: flat, spatial or spatial_unpad (default: the model's own, or flat).",
     )
-    pretrain_mm_mlp_adapter: str | None = _option(None, "mm_projector.bin of stage 1 to start from")
-    mm_use_im_start_end: bool = _option(False, "put <im_start> and <im_end> around each image")
-    mm_use_im_patch_token: bool = _option(True, "add <im_patch> to the vocabulary (default true; v0 text needs it)")
+    pretrain_mm_mlp_adapter: str | None = _option(
+        None, "mm_projector.bin of a stage 1 run to initialise the projector from (default: random weights)."
+    )
+    mm_use_im_start_end: bool = _option(False, "Put <im_start> and <im_end> around each image (default: False).")
+    mm_use_im_patch_token: bool = _option(
+        True, "Add <im_patch> to the vocabulary; --version v0 requires it (default: True)."
+    )
     legacy_bos: bool = _option(
-        False, "begin every sample with </s>, as the first release did by mistake, in place of the tokenizer's own <s>"
+        False,
+        "Start each sample with </s> instead of <s>, to reproduce a mistake of the first release (default: False).",
     )
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class DataArguments:
-    """What is trained on."""
+    """Which records and images the model is trained on."""
 
-    data_path: str | None = _option(None, "training file: a JSON list of records with 'conversations' (required)")
+    data_path: str | None = _option(None, "Training file: a JSON list of records with 'conversations' (required).")
     image_folder: str | None = _option(
-        None, "folder that the records' 'image' paths are relative to (default: the file's own)"
+        None, "Folder that the image paths are relative to (default: the folder of --data_path)."
     )
     image_aspect_ratio: str | None = _option(
-        None, "square (crop), keep, pad or anyres (default: the model's own, else square)"
+        None, "How images are fitted to the tower: square, pad, keep or anyres (default: the model's own, or square)."
     )
     image_grid_pinpoints: str | None = _option(
-        None, "anyres: grids of tiles in pixels, a JSON list such as [[336,672],[672,336]]"
+        None,
+        "Tile grids for anyres: a JSON list of [width, height] in pixels, such as [[336,672],[672,336]] "
+        "(default: the model's own).",
     )
-    lazy_preprocess: bool = _option(True, "accepted for old commands; samples are always made when they are needed")
+    lazy_preprocess: bool = _option(True, "Accepted for old commands. Samples are always made on demand.")
     max_useless_fraction: float = _option(
-        0.1, "stop when more than this share of samples has no answer left to learn (0 to 1, default 0.1)"
+        0.1, "Stop if more than this fraction of the samples has no answer left to learn, 0 to 1 (default: 0.1)."
     )
 
 
 @dataclass
 class TrainingOptions:
-    """Training flags of the original that transformers does not have, or no longer has."""
+    """Training flags of the original that transformers never had or no longer has."""
 
-    cache_dir: str | None = _option(None, "accepted for old commands; set HF_HOME in its place")
-    remove_unused_columns: bool = _option(False, "accepted for old commands; must stay false")
-    freeze_mm_mlp_adapter: bool = _option(False, "keep the projector fixed")
-    model_max_length: int = _option(512, "longest sequence in tokens, images counted in full (default 512)")
-    mm_projector_lr: float | None = _option(None, "learning rate of the projector (default: learning_rate)")
-    group_by_modality_length: bool = _option(
-        False, "fill batches with samples of like length, images and pure text apart"
+    cache_dir: str | None = _option(None, "Accepted for old commands. Set HF_HOME instead.")
+    remove_unused_columns: bool = _option(False, "Accepted for old commands. Must be False.")
+    freeze_mm_mlp_adapter: bool = _option(False, "Freeze the projector (default: False).")
+    model_max_length: int = _option(
+        512, "Longest sequence in tokens, including all image positions; longer samples are cut (default: 512)."
     )
-    group_by_length: bool = _option(False, "fill batches with samples of like length")
-    evaluation_strategy: str | None = _option(None, "older name of eval_strategy")
-    warmup_ratio: float | None = _option(None, "share of all steps over which the learning rate rises (0 to 1)")
-    fsdp_transformer_layer_cls_to_wrap: str | None = _option(None, "older name of a key of fsdp_config")
-    no_cuda: bool = _option(False, "older name of use_cpu")
-    overwrite_output_dir: bool = _option(False, "start anew though output_dir holds checkpoints")
-    save_safetensors: bool = _option(True, "accepted for old commands; weights are always safetensors")
-    logging_dir: str | None = _option(None, "accepted for old commands; set TENSORBOARD_LOGGING_DIR in its place")
-    force_fsdp: bool = _option(False, "accepted for old commands; has no effect, as in the original")
+    mm_projector_lr: float | None = _option(None, "Learning rate of the projector (default: --learning_rate).")
+    group_by_modality_length: bool = _option(
+        False, "Group samples of similar length into batches, with and without images separately (default: False)."
+    )
+    group_by_length: bool = _option(False, "Same as --group_by_modality_length.")
+    evaluation_strategy: str | None = _option(None, "Old name of --eval_strategy.")
+    warmup_ratio: float | None = _option(
+        None, "Fraction of all steps over which the learning rate rises, 0 to 1. Newer: --warmup_steps below 1."
+    )
+    fsdp_transformer_layer_cls_to_wrap: str | None = _option(None, "Old name of a key of --fsdp_config.")
+    no_cuda: bool = _option(False, "Old name of --use_cpu.")
+    overwrite_output_dir: bool = _option(False, "Start over even if --output_dir has checkpoints (default: False).")
+    save_safetensors: bool = _option(True, "Accepted for old commands. Models are always saved as safetensors.")
+    logging_dir: str | None = _option(None, "Accepted for old commands. Set TENSORBOARD_LOGGING_DIR instead.")
+    force_fsdp: bool = _option(False, "Accepted for old commands. Has no effect, as in the original.")
 
 
 COMMON_TRAINER_FLAGS: dict[str, str] = {
-    "output_dir": "where checkpoints and the result go (required)",
-    "num_train_epochs": "passes over the data (default 3)",
-    "max_steps": "optimizer steps, in place of epochs (default -1: use epochs)",
-    "per_device_train_batch_size": "samples a device and step (default 8)",
-    "gradient_accumulation_steps": "batches added up for one optimizer step (default 1)",
-    "learning_rate": "highest learning rate (default 5e-5)",
-    "weight_decay": "default 0",
-    "lr_scheduler_type": "linear, cosine, constant, ... (default linear)",
-    "warmup_steps": "steps over which the learning rate rises; below 1 a share of all steps (default 0)",
-    "optim": "optimizer; muon learns small models from fewer samples (default adamw_torch)",
-    "max_grad_norm": "gradients are scaled down to this norm (default 1)",
-    "bf16": "16-bit arithmetic on devices that have it; weights stay float32",
-    "fp16": "as bf16 with float16",
-    "tf32": "TF32 matrix products on Ampere and later",
-    "gradient_checkpointing": "compute activations twice to save memory",
-    "save_strategy": "no, steps or epoch (default steps)",
-    "save_steps": "steps between checkpoints; below 1 a share of all steps (default 500)",
-    "save_total_limit": "checkpoints kept; older ones are deleted (default: all)",
-    "resume_from_checkpoint": "a checkpoint folder, or False to start anew (default: the last checkpoint of this run)",
-    "logging_steps": "steps between log lines (default 500)",
-    "report_to": "wandb, tensorboard, ... or none (default none)",
-    "run_name": "name of the run in the report",
-    "seed": "default 42",
-    "dataloader_num_workers": "processes that prepare samples (default 0: the training process itself)",
-    "use_cpu": "train on the CPU even where there is an accelerator",
+    "output_dir": "Folder for checkpoints and the trained model (required).",
+    "num_train_epochs": "Number of passes over the data (default: 3).",
+    "max_steps": "Number of optimizer steps; overrides --num_train_epochs (default: -1, no limit).",
+    "per_device_train_batch_size": "Number of samples per device and batch (default: 8).",
+    "gradient_accumulation_steps": "Number of batches per optimizer step (default: 1).",
+    "learning_rate": "Peak learning rate (default: 5e-5).",
+    "weight_decay": "Weight decay (default: 0).",
+    "lr_scheduler_type": "Learning-rate schedule: linear, cosine, constant, ... (default: linear).",
+    "warmup_steps": "Steps over which the learning rate rises; below 1, a fraction of all steps (default: 0).",
+    "optim": "Optimizer; muon needs fewer samples to train small models (default: adamw_torch).",
+    "max_grad_norm": "Largest gradient norm; larger gradients are scaled down (default: 1).",
+    "bf16": "Compute in bfloat16 if the device supports it; weights stay float32 (default: False).",
+    "fp16": "Compute in float16 if the device supports it; weights stay float32 (default: False).",
+    "tf32": "Use TF32 matrix products on Ampere and newer GPUs (default: PyTorch's setting).",
+    "gradient_checkpointing": "Recompute activations in the backward pass to save memory (default: False).",
+    "save_strategy": "When to save checkpoints: no, steps or epoch (default: steps).",
+    "save_steps": "Steps between checkpoints; below 1, a fraction of all steps (default: 500).",
+    "save_total_limit": "Number of checkpoints to keep; older ones are deleted (default: keep all).",
+    "resume_from_checkpoint": "Checkpoint folder, or False to start over (default: this run's latest checkpoint).",
+    "logging_steps": "Steps between log lines (default: 500).",
+    "report_to": "Experiment tracker: wandb, tensorboard, ... or none (default: none).",
+    "run_name": "Name of the run in the experiment tracker (default: --output_dir).",
+    "seed": "Random seed (default: 42).",
+    "dataloader_num_workers": "Number of processes that prepare samples (default: 0, the training process itself).",
+    "use_cpu": "Train on the CPU even if an accelerator is available (default: False).",
 }
-"""The flags of transformers that training commands use most; all others are accepted too."""
+"""The flags of transformers that training commands use most. All others are accepted too."""
+
+_NO_LORA = "LoRA training is not supported. Remove the flag to train all weights of the chosen parts."
+_NO_QUANTISATION = "4- and 8-bit training is not supported. Remove the flag; weights are float32."
+_NO_PACKING = "packing samples is not supported. Remove the flag."
+_OFF = frozenset({"false", "no", "0"})
 
 REFUSED_FLAGS: dict[str, tuple[str, frozenset[str]]] = {
-    name: (reason, frozenset(off))
-    for names, reason, off in (
-        (("lora_enable",), "LoRA training is not supported", ("false", "no", "0")),
-        (
-            ("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "lora_weight_path"),
-            "LoRA training is not supported",
-            (),
-        ),
-        (("bits",), "4- and 8-bit training is not supported", ("16",)),
-        (("double_quant", "quant_type"), "4- and 8-bit training is not supported", ()),
-        (("packing", "pack"), "packing samples is not supported", ("false", "no", "0")),
-        (("deepspeed",), "DeepSpeed is not supported", ()),
-        (("mpt_attn_impl",), "MPT models are not supported", ()),
-    )
-    for name in names
+    "lora_enable": (_NO_LORA, _OFF),
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "lora_weight_path"), (_NO_LORA, frozenset())),
+    "bits": (_NO_QUANTISATION, frozenset({"16"})),
+    **dict.fromkeys(("double_quant", "quant_type"), (_NO_QUANTISATION, frozenset())),
+    **dict.fromkeys(("packing", "pack"), (_NO_PACKING, _OFF)),
+    "deepspeed": (
+        "DeepSpeed is not supported. Remove the flag; each process then holds the whole model (data parallel).",
+        frozenset(),
+    ),
+    "mpt_attn_impl": ("MPT models are not supported. Remove the flag, and start from a LLaMA.", frozenset()),
 }
-"""Flags of later releases that would change the run if they were ignored: why refused, and which values mean off."""
+"""Flags that are refused because ignoring them would change the run: the reason, and the values that mean off."""
 
 
 def without_refused(argv: Sequence[str]) -> list[str]:
-    """Returns `argv` without refused flags that are set to "off".
+    """Returns `argv` without the refused flags that are switched off.
 
     Raises:
-        InvalidRequest: a refused flag asks for something.
+        InvalidRequest: a refused flag is switched on.
     """
     kept: list[str] = []
     rest = list(argv)
@@ -167,18 +186,18 @@ def without_refused(argv: Sequence[str]) -> list[str]:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
         reason, off = REFUSED_FLAGS[name]
         if value.lower() not in off:
-            raise InvalidRequest(f"--{name} {value}: {reason}. Remove the flag for full training of the chosen parts.")
+            raise InvalidRequest(f"--{name} {value}: {reason}")
     return kept
 
 
 def help_parser(prog: str | None, description: str | None) -> argparse.ArgumentParser:
-    """A parser that is only good for printing help: made without loading transformers."""
+    """Builds a parser that only prints help, without loading transformers."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
         usage="%(prog)s --model_name_or_path DIR --data_path FILE --output_dir DIR [options]",
-        epilog="Flags that are on or off take True or False, or stand alone for True. "
-        "Every further flag of transformers' TrainingArguments is accepted; see the Trainer pages of its manual.",
+        epilog="A BOOL is True or False; the flag alone means True. All other flags of transformers' TrainingArguments "
+        "are accepted too; see the Trainer pages of its documentation.",
     )
     for title, options in (("model", ModelArguments), ("data", DataArguments)):
         group = parser.add_argument_group(title)
@@ -186,10 +205,25 @@ def help_parser(prog: str | None, description: str | None) -> argparse.ArgumentP
             _add_help(group, option.name, _metavar(option), option.metadata["help"])
     group = parser.add_argument_group("training")
     for name, text in COMMON_TRAINER_FLAGS.items():
-        _add_help(group, name, "X", text)
+        _add_help(group, name, _METAVARS.get(name, "VALUE"), text)
     for option in fields(TrainingOptions):
         _add_help(group, option.name, _metavar(option), option.metadata["help"])
     return parser
+
+
+_METAVARS = {
+    **dict.fromkeys(("model_name_or_path", "vision_tower", "image_folder", "output_dir", "cache_dir"), "DIR"),
+    **dict.fromkeys(("resume_from_checkpoint", "logging_dir"), "DIR"),
+    **dict.fromkeys(("data_path", "pretrain_mm_mlp_adapter"), "FILE"),
+    **dict.fromkeys(("version", "run_name"), "NAME"),
+    **dict.fromkeys(("bf16", "fp16", "tf32", "gradient_checkpointing", "use_cpu"), "BOOL"),
+    **dict.fromkeys(("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"), "N"),
+    **dict.fromkeys(("save_total_limit", "seed", "dataloader_num_workers", "mm_vision_select_layer"), "N"),
+    **dict.fromkeys(("num_train_epochs", "learning_rate", "mm_projector_lr", "weight_decay", "max_grad_norm"), "X"),
+    **dict.fromkeys(("warmup_ratio", "warmup_steps", "save_steps", "logging_steps"), "X"),
+    "image_grid_pinpoints": "JSON",
+}
+"""The kind of value that a flag takes, unless the default shows it."""
 
 
 def _add_help(group: Any, name: str, metavar: str, text: str) -> None:
@@ -197,7 +231,5 @@ def _add_help(group: Any, name: str, metavar: str, text: str) -> None:
 
 
 def _metavar(option: Field[Any]) -> str:
-    default = None if option.default is MISSING else option.default
-    if isinstance(default, bool):
-        return "BOOL"
-    return {int: "N", float: "X"}.get(type(default), "X")
+    kinds = {bool: "BOOL", int: "N", float: "X"}
+    return _METAVARS.get(option.name) or kinds.get(type(option.default), "VALUE")

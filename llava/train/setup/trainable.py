@@ -1,4 +1,4 @@
-"""What trains in each stage, decided and said in one place."""
+"""Selects which parameters train in each stage, and describes the selection."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ROWS = "trained_rows"
 
 
 class TokenRows(nn.Module):
-    """The few rows of a frozen embedding that train.
+    """Trainable rows of an embedding whose other rows are frozen.
 
-    Stage 1 learns `<im_start>` and `<im_end>` and leaves the rest of the vocabulary as it is. A small parameter takes
-    the place of those rows while training, so that neither gradients nor optimizer state nor weight decay touch the
-    others; `merged` is the table to save.
+    Stage 1 trains `<im_start>` and `<im_end>` and leaves the rest of the vocabulary unchanged. During training a small
+    parameter replaces the two rows, so gradients, optimizer state and weight decay never touch the others. `merged`
+    returns the table to save.
     """
 
     def __init__(self, embedding: nn.Embedding, token_ids: list[int]) -> None:
@@ -29,7 +29,7 @@ class TokenRows(nn.Module):
         self.rows = nn.Parameter(embedding.weight.detach()[token_ids].clone())
 
     def attach(self, embedding: nn.Embedding) -> None:
-        """Makes `embedding` return the trained rows for their ids."""
+        """Makes `embedding` return these rows for their token ids."""
         embedding.add_module(ROWS, self)
         embedding.register_forward_hook(self._substitute)
 
@@ -39,39 +39,42 @@ class TokenRows(nn.Module):
         return output
 
     def merged(self, embedding: nn.Embedding) -> Tensor:
-        """A copy of the whole embedding table, [vocabulary, hidden], with the trained rows in it."""
+        """Returns a copy of the embedding table, [vocabulary, hidden], that includes the trained rows."""
         table = embedding.weight.detach().clone()
         table[self.token_ids] = self.rows.detach().to(table)
         return table
 
     def load(self, table: Tensor) -> None:
-        """Takes the rows from a whole embedding table."""
+        """Reads the rows from an embedding table, [vocabulary, hidden]."""
         self.rows.data.copy_(table[self.token_ids])
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What the flags ask to train."""
+    """What trains, as the flags select it."""
 
     adapter_only: bool
-    """Stage 1: the projector, and the start/end rows where there are any."""
+    """True for stage 1: only the projector and the rows of `start_end_ids` train."""
     freeze_backbone: bool = False
+    """True to freeze the language model except for its output layer."""
     freeze_projector: bool = False
+    """True to freeze the projector."""
     start_end_ids: tuple[int, ...] = ()
+    """Ids of `<im_start>` and `<im_end>`; empty if the run does not use them."""
 
 
 def select_trainable(model: Any, stage: Stage) -> TokenRows | None:
     """Sets `requires_grad` on every parameter of `model`; the vision tower never trains.
 
     Returns:
-        The trained rows of the embedding in stage 1 with start/end tokens, else None.
+        The trainable embedding rows in stage 1 with start and end tokens, else None.
 
     Raises:
-        InvalidRequest: nothing would train, or stage 1 without a projector.
+        InvalidRequest: nothing would train, or stage 1 has no projector.
     """
     has_projector = any(name.startswith(PROJECTOR) for name, _ in model.named_parameters())
     if stage.adapter_only and not has_projector:
-        raise InvalidRequest("--tune_mm_mlp_adapter trains the projector, but there is none. Give --vision_tower.")
+        raise InvalidRequest("--tune_mm_mlp_adapter trains the projector, but the model has none. Set --vision_tower.")
     if stage.adapter_only and stage.freeze_projector:
         raise InvalidRequest("--tune_mm_mlp_adapter and --freeze_mm_mlp_adapter together leave nothing to train.")
     for name, parameter in model.named_parameters():
@@ -82,7 +85,7 @@ def select_trainable(model: Any, stage: Stage) -> TokenRows | None:
         rows.attach(embedding)
         return rows
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InvalidRequest("Everything is frozen: nothing would train. Remove one of the freeze flags.")
+        raise InvalidRequest("All parameters are frozen, so nothing would train. Remove one of the freeze flags.")
     return None
 
 
@@ -98,7 +101,7 @@ def _trains(name: str, stage: Stage) -> bool:
 
 
 def describe_trainable(model: nn.Module) -> str:
-    """One line: which parts train, how many parameters they have, and out of how many."""
+    """Describes in one line which parts train, with their numbers of parameters and the total."""
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,7 +1,7 @@
-"""transformers' `TrainingArguments`, accepting the flags of every release of the original.
+"""Extends transformers' `TrainingArguments` with the flags of every release of the original.
 
-Flags that today's transformers has dropped, and flags that this machine cannot honour, are translated. Each translation
-leaves one line in `notes`, so that nothing changes unsaid.
+Flags that transformers has dropped and flags that this machine does not support are translated. Each translation adds
+one line to `notes`, so that every change is reported.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from llava.train.setup.arguments import TrainingOptions
 
 @dataclass
 class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
-    """All training flags; see `TrainingOptions` for ours and transformers' documentation for its own."""
+    """All training flags: `TrainingOptions`, and those of transformers, which its documentation describes."""
 
-    optim: str = field(default="adamw_torch", metadata={"help": "optimizer (default adamw_torch)"})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false"})
+    optim: str = field(default="adamw_torch", metadata={"help": "Optimizer (default: adamw_torch)."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
     muon: bool = field(default=False, init=False, repr=False)
-    """Set by `--optim muon`, which transformers does not know."""
+    """True for `--optim muon`, which transformers does not offer."""
     notes: list[str] = field(default_factory=list, init=False, repr=False)
-    """One line for each flag that was translated."""
+    """One line per translated flag."""
 
     def __post_init__(self) -> None:
         self.notes = []
@@ -39,7 +39,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self._drop_sharding_of_one_process()
         self._fit_reporting()
         if self.remove_unused_columns:
-            raise InvalidRequest("--remove_unused_columns True would remove the images. Leave the flag out.")
+            raise InvalidRequest("--remove_unused_columns True would remove the images. Remove the flag.")
         super().__post_init__()
 
     def _note(self, text: str) -> None:
@@ -48,33 +48,31 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     def _rename_old_flags(self) -> None:
         if self.evaluation_strategy is not None:
             self.eval_strategy = self.evaluation_strategy
-            self._note(f"--evaluation_strategy {self.evaluation_strategy}: now called --eval_strategy, used as such")
+            self._note(f"--evaluation_strategy {self.evaluation_strategy}: used as --eval_strategy, its new name")
         if self.warmup_ratio is not None:
             if not 0 <= self.warmup_ratio < 1:
-                raise InvalidRequest(f"--warmup_ratio {self.warmup_ratio}: must be at least 0 and below 1.")
+                raise InvalidRequest(f"--warmup_ratio {self.warmup_ratio}: must be at least 0 and less than 1.")
             if self.warmup_steps:
-                self._note(f"--warmup_ratio {self.warmup_ratio}: --warmup_steps {self.warmup_steps:g} takes precedence")
+                self._note(f"--warmup_ratio {self.warmup_ratio}: ignored, because --warmup_steps is set")
             else:
                 self.warmup_steps = self.warmup_ratio
-                self._note(
-                    f"--warmup_ratio {self.warmup_ratio}: now --warmup_steps, which takes a share of all steps below 1"
-                )
+                self._note(f"--warmup_ratio {self.warmup_ratio}: used as --warmup_steps {self.warmup_ratio}")
         self._recompute_without_reentry()
         if self.group_by_length and not self.group_by_modality_length:
-            self._note("--group_by_length: done by the sampler that also keeps images and pure text apart")
+            self._note("--group_by_length: used as --group_by_modality_length")
             self.group_by_modality_length = True
         if self.cache_dir is not None:
-            self._note(f"--cache_dir {self.cache_dir}: left out, hub downloads are kept below HF_HOME")
+            self._note(f"--cache_dir {self.cache_dir}: ignored; hub downloads are stored in HF_HOME")
         if not self.save_safetensors:
-            self._note("--save_safetensors False: whole models are always written as safetensors")
+            self._note("--save_safetensors False: ignored; models are always saved as safetensors")
         if self.logging_dir is not None:
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", self.logging_dir)
-            self._note(f"--logging_dir {self.logging_dir}: passed on as TENSORBOARD_LOGGING_DIR")
+            self._note(f"--logging_dir {self.logging_dir}: used as TENSORBOARD_LOGGING_DIR")
 
     def _recompute_without_reentry(self) -> None:
-        """The re-entrant form of recomputation loses the projector's gradient when the language model is frozen.
+        """Turns re-entrant recomputation off: it loses the projector's gradient if the language model is frozen.
 
-        From 5.23 on transformers calls it `activation_checkpointing`, and warns about the name that everyone uses.
+        transformers 5.23 renamed the flag to `activation_checkpointing` and warns about the name in common use.
         """
         name = "activation_checkpointing" if hasattr(self, "activation_checkpointing") else "gradient_checkpointing"
         if getattr(self, name) or self.gradient_checkpointing:
@@ -87,31 +85,31 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     def _fit_to_device(self) -> None:
         if self.no_cuda:
             self.use_cpu = True
-            self._note("--no_cuda: now called --use_cpu, used as such")
+            self._note("--no_cuda: used as --use_cpu, its new name")
         if not self.use_cpu and not torch.accelerator.is_available():
             self.use_cpu = True
-            self._note("no accelerator found: training on the CPU")
+            self._note("no accelerator found; training on the CPU")
         if self.use_cpu:
             for name in ("bf16", "fp16"):
                 if getattr(self, name):
                     setattr(self, name, False)
-                    self._note(f"--{name}: left out on a CPU, which trains in float32")
+                    self._note(f"--{name}: ignored; training on a CPU uses float32")
         if self.tf32 and (self.use_cpu or not is_torch_tf32_available()):
             self.tf32 = None
-            self._note("--tf32: left out, this device has no TF32 arithmetic")
+            self._note("--tf32: ignored; this device does not support TF32")
 
     def _drop_sharding_of_one_process(self) -> None:
         layer = self.fsdp_transformer_layer_cls_to_wrap
         if not self.fsdp:
             if layer is not None:
-                self._note("--fsdp_transformer_layer_cls_to_wrap: left out, --fsdp is not given")
+                self._note("--fsdp_transformer_layer_cls_to_wrap: ignored without --fsdp")
             return
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InvalidRequest(
-                f'--fsdp "{self.fsdp}": sharding over processes is not supported. Leave out --fsdp and '
-                "--fsdp_transformer_layer_cls_to_wrap: each process then holds the whole model (data parallel)."
+                f'--fsdp "{self.fsdp}": sharding a model across processes is not supported. Remove --fsdp and '
+                "--fsdp_transformer_layer_cls_to_wrap; each process then holds the whole model (data parallel)."
             )
-        self._note(f'--fsdp "{self.fsdp}": left out, one process has nothing to shard')
+        self._note(f'--fsdp "{self.fsdp}": ignored; a single process has nothing to shard')
         self.fsdp, self.fsdp_config = None, None
 
     def _fit_reporting(self) -> None:
@@ -120,18 +118,18 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             return
         available = get_available_reporting_integrations()
         for name in [name for name in wanted if name not in available]:
-            self._note(f"--report_to {name}: left out, the package is not installed")
+            self._note(f"--report_to {name}: ignored; the package is not installed")
             wanted.remove(name)
         if "wandb" in wanted and not _has_wandb_account():
             os.environ["WANDB_MODE"] = "offline"
             self._note(
-                "--report_to wandb: no account found, recording offline under wandb/ (send later with `wandb sync`)"
+                "--report_to wandb: no account found; recording offline in wandb/ (upload later with `wandb sync`)"
             )
         self.report_to = wanted or "none"
 
 
 def _has_wandb_account() -> bool:
-    """True where wandb would find a login, or was told by its own variable what to do."""
+    """Tells whether wandb has a login, or its mode is set in the environment."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
         return True
     try:

@@ -1,11 +1,14 @@
-# Sourced by the scripts beside it, each of which asks a model a benchmark's questions and marks or converts its answers.
+# Sourced by the scripts in this folder, each of which answers one benchmark and scores or converts the answers.
 #
 # usage: bash scripts/v1_5/eval/NAME.sh [MODEL]
 #
-# MODEL is a folder or hub id (default: $MODEL, else liuhaotian/llava-v1.5-13b). From the environment: DATA, the folder of
-# the benchmarks (./playground/data/eval); CKPT, what the answers' files are called (the last part of MODEL); CONV_MODE, the
-# template (vicuna_v1); CUDA_VISIBLE_DEVICES, one process each where there are several; PYTHON, the interpreter.
-# What was interrupted goes on when it is started again.
+# MODEL is a model folder or hub id (default: $MODEL, else liuhaotian/llava-v1.5-13b). Environment variables:
+#   DATA                  Folder of the benchmarks (default: ./playground/data/eval).
+#   CKPT                  Name of the answer files (default: the last part of MODEL).
+#   CONV_MODE             Prompt template (default: vicuna_v1).
+#   CUDA_VISIBLE_DEVICES  GPUs; several run one process each.
+#   PYTHON                Python interpreter (default: python).
+# Run the same command again to resume an interrupted run.
 set -euo pipefail
 
 case ${1:-} in
@@ -15,7 +18,7 @@ model=${1:-${MODEL:-liuhaotian/llava-v1.5-13b}}
 ckpt=${CKPT:-$(basename "$model")}
 data=${DATA:-./playground/data/eval}
 python=${PYTHON:-python}
-# What exists here must be found from the repository's root too.
+# The paths must still be valid after changing to the repository's root.
 [[ ! -e $model ]] || model=$(realpath "$model")
 [[ ! -e $data ]] || data=$(realpath "$data")
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
@@ -27,7 +30,7 @@ answer() {
     local module=$1 questions=$2 answers=$3 gpus launch=()
     shift 3
     [[ -e $questions ]] || fail "$questions: no such file. DATA names the folder of the benchmarks; \
-docs/benchmarks.md tells what goes where."
+docs/benchmarks.md lists the files."
     mkdir -p "$(dirname "$answers")"
     IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
     ((${#gpus[@]} < 2)) || launch=(-m torch.distributed.run --standalone --nproc_per_node "${#gpus[@]}")

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# GQA: answers, predictions for its own evaluation, and accuracy. SPLIT: llava_gqa_testdev_balanced.  Usage: see common.sh, or --help.
+# Answers GQA, converts the answers for its own evaluation, and computes the accuracy.
+# SPLIT: llava_gqa_testdev_balanced.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/gqa
 split=${SPLIT:-llava_gqa_testdev_balanced}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# LLaVA-Bench (in the Wild): answers, then a judge's review. JUDGE names the judge.  Usage: see common.sh, or --help.
+# Answers LLaVA-Bench (in the Wild), then has a judge review the answers. JUDGE names the judge.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/llava-bench-in-the-wild
 answer model_vqa "$here/questions.jsonl" "$here/answers/$ckpt.jsonl" --image-folder "$here/images"

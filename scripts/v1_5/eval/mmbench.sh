@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# MMBench: answers, then a workbook to submit. SPLIT: mmbench_dev_20230712.  Usage: see common.sh, or --help.
+# Answers MMBench, then converts the answers into a workbook to submit. SPLIT: mmbench_dev_20230712.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/mmbench
 split=${SPLIT:-mmbench_dev_20230712}

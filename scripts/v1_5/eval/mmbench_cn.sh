@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# MMBench in Chinese: answers, then a workbook to submit. SPLIT: mmbench_dev_cn_20231003.  Usage: see common.sh, or --help.
+# Answers MMBench in Chinese, then converts the answers into a workbook to submit. SPLIT: mmbench_dev_cn_20231003.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/mmbench_cn
 split=${SPLIT:-mmbench_dev_cn_20231003}

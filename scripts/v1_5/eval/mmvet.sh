@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# MM-Vet: answers, in the form of its judge.  Usage: see common.sh, or --help.
+# Answers MM-Vet, then converts the answers for its judge.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/mm-vet
 answer model_vqa "$here/llava-mm-vet.jsonl" "$here/answers/$ckpt.jsonl" --image-folder "$here/images"

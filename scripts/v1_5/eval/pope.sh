@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# POPE: answers, then figures by category.  Usage: see common.sh, or --help.
+# Answers POPE, then computes the figures by category.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/pope
 answer model_vqa_loader "$here/llava_pope_test.jsonl" "$here/answers/$ckpt.jsonl" --image-folder "$here/val2014"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# SEED-Bench: answers, accuracy, and a submission.  Usage: see common.sh, or --help.
+# Answers SEED-Bench, then computes the accuracy and writes a submission.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/seed_bench
 merged=$here/answers/$ckpt/merge.jsonl

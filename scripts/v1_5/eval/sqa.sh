@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# ScienceQA: answers by letter, then the nine columns.  Usage: see common.sh, or --help.
+# Answers ScienceQA by letter, then computes the nine columns.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/scienceqa
 answer model_vqa_science "$here/llava_test_CQM-A.json" "$here/answers/$ckpt.jsonl" \

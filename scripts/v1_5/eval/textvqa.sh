@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# TextVQA: answers, then accuracy.  Usage: see common.sh, or --help.
+# Answers TextVQA, then computes the accuracy.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/textvqa
 answer model_vqa_loader "$here/llava_textvqa_val_v051_ocr.jsonl" "$here/answers/$ckpt.jsonl" \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# VizWiz: answers, then a submission.  Usage: see common.sh, or --help.
+# Answers VizWiz, then writes a submission.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/vizwiz
 answer model_vqa_loader "$here/llava_test.jsonl" "$here/answers/$ckpt.jsonl" --image-folder "$here/test"

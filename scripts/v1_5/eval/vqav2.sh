@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# VQAv2: answers, then a submission. SPLIT: llava_vqav2_mscoco_test-dev2015.  Usage: see common.sh, or --help.
+# Answers VQAv2, then writes a submission. SPLIT: llava_vqav2_mscoco_test-dev2015.
+# Usage: see common.sh, or run with --help.
 . "$(dirname "$0")/common.sh"
 here=$data/vqav2
 split=${SPLIT:-llava_vqav2_mscoco_test-dev2015}

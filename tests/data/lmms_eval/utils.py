@@ -11,8 +11,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Image.Image]:
-    with Image.open(REPOSITORY / doc["image"]) as picture:
-        return [picture.convert("RGB")]
+    with Image.open(REPOSITORY / doc["image"]) as image:
+        return [image.convert("RGB")]
 
 
 def doc_to_target(doc: dict[str, Any]) -> int:

@@ -34,4 +34,4 @@ def test_a_worker_that_cannot_start_ends_the_command_with_its_reason(tmp_path):
     ) as service:
         assert service.wait(timeout_s=240) == 1
         assert "nothing: no such model folder" in service.output
-        assert "error: the worker could not be started (exit code 1); its lines above say why." in service.output
+        assert "error: the worker could not be started (exit code 1). Its output above says why." in service.output

@@ -113,7 +113,7 @@ def test_a_finished_run_is_not_loaded_for(tmp_path, undisturbed, monkeypatch):
 def test_a_run_of_other_settings_leaves_the_file_alone(tmp_path, undisturbed, capsys):
     (tmp_path / "a.jsonl").write_bytes(undisturbed)
     assert answer(tmp_path, "--conv-mode", "simple") == 1
-    assert 'was answered with conv_mode "v0_train", this run has conv_mode "simple"' in capsys.readouterr().err
+    assert 'was answered with conv_mode "v0_train", but this run has conv_mode "simple"' in capsys.readouterr().err
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
     assert answer(tmp_path, "--conv-mode", "simple", "--overwrite") == 0
     assert [record["metadata"]["conv_mode"] for record in records(tmp_path / "a.jsonl")] == ["simple"] * 6
@@ -192,7 +192,7 @@ def test_an_interrupt_keeps_what_is_answered_and_says_so(tmp_path, undisturbed, 
         patch.setattr(local_model.LocalModel, "answer", stopped_at_the_third)
         assert answer(tmp_path, "--batch-size", 1) == 130
     kept = len(records(tmp_path / "a.jsonl"))
-    assert f"{kept} answers are kept; the same command goes on" in capsys.readouterr().err
+    assert f"{kept} answers are saved. Run the same command to continue." in capsys.readouterr().err
     assert answer(tmp_path) == 0
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
 
@@ -244,7 +244,7 @@ def test_unanswerable_questions_are_left_out_only_if_asked_for_and_named(tmp_pat
     assert answer(tmp_path, "--skip-unanswerable", questions=questions) == 0
     assert (tmp_path / "a.jsonl").read_bytes() == undisturbed
     said = capsys.readouterr().err
-    assert "left out: 2 of 8 questions" in said
+    assert "skipped 2 of 8 questions" in said
     assert "line 7 (question 11): gone.png is not in" in said
     assert "line 8 (question 12): prompt and images have" in said
 
@@ -289,7 +289,7 @@ def test_empty_and_cut_answers_are_kept_and_counted(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--question-file", "no/such.jsonl"), "no/such.jsonl: no such file or folder, neither here nor in"),
+        (("--question-file", "no/such.jsonl"), "no/such.jsonl: no such file or folder (searched the current folder, "),
         (("--image-folder", "no/such"), "no/such: no such file or folder"),
         (("--model-name", "no/such/model"), "no such model folder"),
         (("--conv-mode", "simpel"), "Did you mean 'simple'"),

@@ -116,7 +116,7 @@ def test_a_question_that_the_server_cannot_answer_costs_its_own_answer_only(serv
 def test_when_every_question_fails_the_run_does_not_try_them_all(served, tmp_path, capsys):
     served.engine.plan = lambda request: Plan(error=EngineFailed("it failed twice"))
     assert through(served.url, tmp_path, questions=[ask(number) for number in range(100)]) == 1
-    assert "the first 32 questions all failed, the last one so: " in capsys.readouterr().err
+    assert "the first 32 questions failed; stopping. Last error: " in capsys.readouterr().err
     assert served.engine.finished < 100
 
 

@@ -109,7 +109,7 @@ def test_intervals_are_wider_over_images_than_over_questions(figures, tmp_path):
     one, other, same = (figure["high"] - figure["low"] for figure in widths)
     assert other > 1.4 * one, "answers about an image succeed and fail together"
     assert same == other
-    assert any("--question FILE tells" in note for note in apart["notes"])
+    assert any("with --question FILE" in note for note in apart["notes"])
     assert together["notes"] == []
     assert apart["models"][0]["num_images"] == 30
     assert together["models"][0]["num_images"] == 10
@@ -184,7 +184,7 @@ def test_a_question_that_was_reviewed_again_counts_once_with_its_last_review(fig
     lines = [{"question_id": 1, "tuple": [8, 4]}, {"question_id": "1", "tuple": [8, 8]}]
     found = figures("-f", write_lines(tmp_path / "r.jsonl", lines))
     assert found["models"][0]["figures"][0]["relative"] == 100.0
-    assert any("reviewed more than once, the last counts: 1" in note for note in found["notes"])
+    assert any("reviewed more than once, the last review counts: 1" in note for note in found["notes"])
 
 
 def test_each_judge_in_a_file_has_figures_of_its_own(figures, tmp_path):
@@ -231,8 +231,8 @@ def test_files_are_chosen_by_folder_name_judge_and_questions(figures, summarize,
     assert names("-v", "0613") == ["llava-13b-0613"]
     assert names("-v", "0314", "-s", "7b") == ["llava-7b"]
     assert figures("-d", tmp_path, "-f", "gpt4_text_llava-7b.jsonl", "-i", "0", "1")["models"][0]["num_reviews"] == 28
-    assert "none of 3 files is called so" in summarize("-d", tmp_path, "-s", "34b")[2]
-    assert "none of 3 files is of this judge" in summarize("-d", tmp_path, "-v", "0125")[2]
+    assert "none of the 3 files has a matching name" in summarize("-d", tmp_path, "-s", "34b")[2]
+    assert "none of the 3 files is by this judge" in summarize("-d", tmp_path, "-v", "0125")[2]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_files_are_chosen_by_folder_name_judge_and_questions(figures, summarize,
         ([{"question_id": 1, "tuple": [8, None]}], "'tuple' is [8, None], expected two numbers"),
         ([{"question_id": 1, "text": "It is."}], "has neither 'tuple' nor 'score'. Is this a file of reviews?"),
         ([{"tuple": [1, 2]}], "line 1 has no 'question_id'"),
-        ([], "holds no reviews"),
+        ([], "contains no reviews"),
         ([{"question_id": 1, "tuple": [-1, -1]}], "no review has scores"),
     ],
 )

@@ -98,7 +98,8 @@ def test_the_readmes_scorer_runs_by_its_file_name_and_finds_answers_below_the_re
 ):
     """As in the README: the answers were written from the repository's root, the scorer stands in llava/eval."""
     clone = tmp_path / "clone"
-    shutil.copytree(repository / "llava" / "eval", clone / "llava" / "eval")
+    for folder in ("eval", "files", "reports"):
+        shutil.copytree(repository / "llava" / folder, clone / "llava" / folder)
     for file in (repository / "llava").glob("*.py"):
         shutil.copyfile(file, clone / "llava" / file.name)
     (clone / "vqa" / "results").mkdir(parents=True)
@@ -115,7 +116,7 @@ def test_the_readmes_scorer_runs_by_its_file_name_and_finds_answers_below_the_re
 def test_answers_of_several_processes_are_gathered_and_marked(batch, tmp_path, repository):
     code, out, err = finished(batch("--gpus", "none", "--processes", 5))
     assert (code, err) == (0, "")
-    assert "all 5 chunks are done" in out
+    assert "All 5 chunks are done" in out
     chunks = [records(tmp_path / "out" / f"a b-chunk{number}.jsonl") for number in range(5)]
     assert [len(chunk) for chunk in chunks] == [3, 3, 3, 3, 0]
     assert chunks[0][0]["metadata"] == {
@@ -196,7 +197,7 @@ def test_a_run_cannot_go_on_with_another_number_of_processes(batch):
     assert finished(batch("--gpus", "none", "--processes", 3))[0] == 0
     code, out, err = finished(batch("--gpus", "none", "--processes", 2))
     assert (code, out) == (1, "")
-    assert "were begun by 3 processes, this run has 2. Go on with --processes 3, or remove them" in err
+    assert "were started with 3 processes, but this run has 2. Resume with --processes 3, or delete the files" in err
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -224,7 +225,7 @@ def test_a_batch_that_is_stopped_leaves_no_process_behind(batch, tmp_path, sent,
             "sqa_eval_batch.sh",
             ["--base-dir", "none"],
             1,
-            "none/llava_test_QCM-LEPA.json: no such file. Make it: python",
+            "none/llava_test_QCM-LEPA.json: no such file. Create it: python",
         ),
         ("sqa_eval_gather.sh", [], 2, "--base-dir is missing"),
         ("sqa_eval_gather.sh", ["--base-dir", "none"], 1, "./test_llava-13b-chunk*.jsonl: no such files. Run"),
@@ -240,7 +241,7 @@ def test_wrong_usage_of_a_script_says_what_to_do(script, name, words, code, said
 def test_a_number_of_processes_that_is_none_is_refused(batch, number):
     code, _, err = finished(batch("--processes", number))
     assert code == 2
-    assert f"--processes {number}: give a number from 1" in err
+    assert f"--processes {number}: must be at least 1" in err
 
 
 @pytest.mark.parametrize("name", ["sqa_eval_batch.sh", "sqa_eval_gather.sh"])

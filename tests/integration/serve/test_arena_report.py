@@ -119,7 +119,7 @@ def test_every_line_read_is_accounted_for(ranking, tmp_path: Path):
     }
     assert found["other_lines"] == {"chat": 1, "flag": 1, "upvote": 1}
     assert found["bad_lines"] == [
-        f"{log}, line 10: no JSON object",
+        f"{log}, line 10: not a JSON object",
         f"{log}, line 11: unknown type 'leftvot'",
         f"{log}, line 12: the right model has no name, neither in `models` nor in `states`",
     ]
@@ -132,7 +132,7 @@ def test_what_was_left_out_stands_in_the_text(folder, report):
     assert "\n  606 lines read, in 2 files\n" in out
     assert "\n  5 lines without a battle (chat: 5)\n" in out
     assert "battles left out: the models' names were hidden\n" in out
-    assert "2026-01-06-conv.json, line 301: cut off: the end of the line is missing" in out
+    assert "2026-01-06-conv.json, line 301: cut off before the end of the line" in out
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_the_plot_names_every_model_and_is_read_as_text(folder, report, tmp_path
     svg = (tmp_path / "made" / "report.svg").read_text()
     words = {"".join(node.itertext()).strip() for node in ElementTree.fromstring(svg).iter() if "text" in node.tag}
     assert set(STRENGTHS) <= words
-    assert "Bradley-Terry score, bars hold 95 % of the resamples" in words
+    assert "Bradley-Terry score, bars cover 95 % of the resamples" in words
     assert "@font-face" not in svg
 
 
@@ -293,7 +293,7 @@ def test_a_name_with_marks_of_markdown_html_or_formulas_stays_a_name(name, repor
         ([vote("a", "a")], (), "none of the 1 battles is left to count (the same model on both sides: 1)"),
         ([vote("a", "b")], ("--named-only",), "none of the 1 battles is left to count (the models' names were hidden"),
         ([vote("a", "b")], ("--min-votes", "2"), "none of the 1 battles is left to count (a model with fewer than 2"),
-        ([vote("a", "b"), 7], ("--strict",), "line 2: no JSON object. Repair or remove the line"),
+        ([vote("a", "b"), 7], ("--strict",), "line 2: not a JSON object. Repair or remove the line"),
         ([vote("a", "b")], ("--since", "2026-02-01", "--until", "2026-01-01"), "Exchange the two"),
     ],
 )

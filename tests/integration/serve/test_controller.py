@@ -395,7 +395,8 @@ def test_a_port_in_use_is_one_line(controller: Controller, run_python):
     done = run_python("-m", "llava.serve.controller", "--host", "127.0.0.1", "--port", port, **NO_SECRETS)
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: port {port} on 127.0.0.1 is in use. Stop what runs there, or choose another with --port.\n"
+        f"error: port {port} on 127.0.0.1 is in use. "
+        "Stop the process that uses it, or choose another port with --port.\n"
     )
 
 

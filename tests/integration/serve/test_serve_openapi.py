@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llava.serve.controller import create_controller_app
+from llava.serve.cluster.app import create_controller_app
 from tests.support.serving import running
 from tests.support.worker import serving
 

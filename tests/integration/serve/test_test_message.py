@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from llava.serve.controller import ControllerSettings, create_controller_app
+from llava.serve.cluster.app import create_controller_app
+from llava.serve.cluster.settings import ControllerSettings
 from llava.serve.service.security import ClusterToken
+from llava.serve.service.settings import ServiceSettings
 from tests.support.serving import Service, running
 
 NO_SECRETS = {"LLAVA_CLUSTER_TOKEN": "", "LLAVA_API_KEY": ""}
@@ -90,7 +92,7 @@ def test_images_go_along_as_base64_with_a_marker_each(repository: Path, run_pyth
 
 
 def test_where_addresses_are_kept_secret_the_controller_passes_the_answer_on(worker: str, run_python):
-    settings = ControllerSettings(cluster_token=ClusterToken(TOKEN))
+    settings = ControllerSettings(ServiceSettings(cluster_token=ClusterToken(TOKEN)))
     with running(create_controller_app(settings)) as controller:
         common = {**NO_SECRETS, "LLAVA_CLUSTER_TOKEN": TOKEN}
         arguments = ("--controller", controller.url, "--worker-name", worker)

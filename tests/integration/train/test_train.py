@@ -293,7 +293,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(training_file, tmp_path, stag
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "cut" / f"checkpoint-{step}")
     capsys.readouterr()
     run(*flags(training_file, tmp_path / "cut", *stage, *epochs))
-    assert "going on from" in capsys.readouterr().out
+    assert "resuming from" in capsys.readouterr().out
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert largest_difference(weights(tmp_path / "cut"), weights(tmp_path / "whole")) == 0
 
@@ -316,7 +316,7 @@ def test_a_checkpoint_with_other_weights_is_an_error_not_a_warning(training_file
 
 
 def test_v0_text_with_settings_that_v0_checkpoints_cannot_say_is_refused(training_file, tmp_path):
-    with pytest.raises(InvalidRequest, match="--mm_projector_type mlp2x_gelu does not go with --version v0"):
+    with pytest.raises(InvalidRequest, match="--mm_projector_type mlp2x_gelu does not work with --version v0"):
         run(*flags(training_file, tmp_path, "--mm_projector_type", "mlp2x_gelu"))
 
 

@@ -1,30 +1,18 @@
-"""SEED-Bench: the letter of an answer, and the submission, on cases worked out by hand."""
+"""SEED-Bench's scorer under its earlier name."""
 
 from __future__ import annotations
 
-import json
-
-from tests.support.benchmarks import answers, evaluate, odd
+from tests.support.benchmarks import answers, evaluate
 
 
-def test_seed_bench_takes_the_letter_alone_and_writes_a_submission(seed_bench, tmp_path, capsys):
-    result = answers(tmp_path / "a.jsonl", [(10, "A"), (11, "B."), (12, "C")])
-    output, upload = tmp_path / "o.json", tmp_path / "up" / "u.jsonl"
-    words = {"annotation_file": seed_bench, "result_file": result, "output": output, "result_upload_file": upload}
-    assert evaluate("convert_seed_bench", **words) == 0
-    assert capsys.readouterr().out.startswith(
-        "Scene Understanding: 50.00%\nAction Prediction: 100.00%\nTotal accuracy: 66.67%\n"
-        "image accuracy: 50.00%\nvideo accuracy: 100.00%\n"
-    )
-    assert odd(output)["unparsable"] == ["11"]
-    assert json.loads(upload.read_text().splitlines()[1]) == {"question_id": "11", "prediction": "B."}
-
-
-def test_a_submission_that_is_not_whole_is_not_written(seed_bench, tmp_path, capsys):
-    upload = tmp_path / "u.jsonl"
-    result = answers(tmp_path / "a.jsonl", [(10, "A")])
-    assert (
-        evaluate("convert_seed_bench", annotation_file=seed_bench, result_file=result, result_upload_file=upload) == 1
-    )
-    assert "questions without an answer: 2 (11, 12). A submission must be whole" in capsys.readouterr().err
-    assert not upload.exists()
+def test_the_earlier_name_scores_and_writes_the_submission_as_well(seed_bench, tmp_path, capsys):
+    result = answers(tmp_path / "a.jsonl", [(10, "A"), (11, "B"), (12, "C")])
+    printed, uploads = [], []
+    for module in ("convert_seed_bench", "eval_seed_bench"):
+        upload = tmp_path / "u.jsonl"
+        words = {"annotation_file": seed_bench, "result_file": result, "result_upload_file": upload}
+        assert evaluate(module, **words) == 0
+        printed.append(capsys.readouterr().out)
+        uploads.append(upload.read_text())
+    assert printed[0] == printed[1]
+    assert uploads[0] == uploads[1]

@@ -129,9 +129,9 @@ def test_mmbench_names_a_rotation_without_an_answer(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (["1", "q"], "line 3: has 2 fields, the header 14"),
-        (mmbench_row(1, "red/blue", "A"), "line 3: index 1 is there twice"),
-        (mmbench_row(2, "red/blue", "C"), "index 2: the answer 'C' is none of the options A, B"),
+        (["1", "q"], "line 3: has 2 fields, but the header has 14"),
+        (mmbench_row(1, "red/blue", "A"), "line 3: index 1 appears twice"),
+        (mmbench_row(2, "red/blue", "C"), "index 2: the answer 'C' is not one of the options A, B"),
     ],
 )
 def test_mmbench_names_the_row_that_is_wrong(tmp_path, capsys, row, message):
@@ -159,7 +159,7 @@ def test_mmbench_submission_is_a_workbook_with_the_predictions_as_texts(mmbench_
     assert rows[1][6].data_type == "s"
     err = capsys.readouterr().err
     assert "questions without an answer: 1 (an empty cell): 8 | 0" in err
-    assert "1 answers of later rounds are left out" in err
+    assert "1 answers of later rounds are ignored" in err
 
 
 def test_mmbench_submission_can_be_plain_text(mmbench_submission, tmp_path):

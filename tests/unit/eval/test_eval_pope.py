@@ -104,7 +104,7 @@ def test_pope_without_a_single_yes_has_no_precision(pope, tmp_path, capsys):
     ("change", "message"),
     [
         ({"image": "c.jpg"}, r"question 1.*has no label for this question about c\.jpg"),
-        ({"category": "popular"}, r"there is no .*coco_pope_popular\.json"),
+        ({"category": "popular"}, r"question 1\): .*coco_pope_popular\.json does not exist"),
         ({"category": None}, r"line 1 \(question 1\): 'category' is a JSON null"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from llava.command_line import run
 from llava.eval import eval_science_qa, eval_science_qa_gpt4, eval_science_qa_gpt4_requery
-from llava.eval.science_qa.columns import Column
+from llava.eval.science_qa.columns import ScienceQaColumn
 from llava.eval.science_qa.marks import parse_letter
 from tests.support.science_qa import answer, make_science_qa, right, write_lines
 
@@ -122,7 +122,7 @@ def test_every_column_counts_the_problems_that_its_name_says(tmp_path, base, cap
 
 
 def test_a_column_without_questions_has_no_figure():
-    assert (Column("SOC", 0, 0).accuracy, Column("SOC", 0, 0).standard_error) == (None, None)
+    assert (ScienceQaColumn("SOC", 0, 0).accuracy, ScienceQaColumn("SOC", 0, 0).standard_error) == (None, None)
 
 
 def test_a_split_without_images_is_marked(tmp_path, capsys):
@@ -195,7 +195,7 @@ def test_what_was_written_can_be_marked_again(tmp_path, base, capsys):
         ([*RIGHT, {"question_id": 5}], [], "line 13 (question 5): 'text' is missing"),
         ([{"id": 5}], [], "line 1 has no 'question_id'"),
         (RIGHT, ["--options", "ABB"], "--options ABB: give different capital letters"),
-        (RIGHT, ["--options", "AB"], "problem 1: has 3 choices, the letters are for 2"),
+        (RIGHT, ["--options", "AB"], "problem 1: has 3 choices, but only 2 letters"),
     ],
 )
 def test_a_file_or_a_split_that_is_wrong_is_one_line_on_stderr(tmp_path, base, capsys, lines, more, said):

@@ -46,4 +46,11 @@ def test_textvqa_scores_a_file_or_a_folder_in_the_originals_words(tmp_path, caps
     assert odd(output)["missing"] == ["3"]
     assert evaluate("eval_textvqa", annotation_file=annotations, result_dir=folder) == 0
     assert evaluate("eval_textvqa", annotation_file=annotations) == 1
-    assert "give --result-file or --result-dir" in capsys.readouterr().err
+    assert "pass --result-file or --result-dir" in capsys.readouterr().err
+    write_lines(folder / "other.jsonl", [{"question_id": "i2", "prompt": "What is it?\nAnswer shortly.", "text": "42"}])
+    words = {"annotation_file": annotations, "result_dir": folder}
+    assert evaluate("eval_textvqa", **words) == 0
+    out = capsys.readouterr().out
+    assert out.index("other\nSamples: 1\nAccuracy: 33.33%") < out.index("tiny\nSamples: 2\nAccuracy: 30.00%")
+    assert evaluate("eval_textvqa", **words, output=output) == 1
+    assert "--output works with one answer file only" in capsys.readouterr().err

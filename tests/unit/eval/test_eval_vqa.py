@@ -71,7 +71,7 @@ def test_vizwiz_finds_answers_by_their_image(tmp_path, capsys):
     )
     result = answers(tmp_path / "a.jsonl", [(6, "Unanswerable"), (5, "soup")])
     assert evaluate("eval_vqa", annotation_file=annotations, result_file=result) == 1
-    assert "answers of the generator need --question-file" in capsys.readouterr().err
+    assert "answers with question_id need --question-file" in capsys.readouterr().err
 
     output, upload = tmp_path / "o.json", tmp_path / "up" / "u.json"
     words = {"annotation_file": annotations, "question_file": questions, "output": output}

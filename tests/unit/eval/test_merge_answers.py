@@ -47,8 +47,12 @@ def test_answers_stand_in_the_order_of_the_questions_whoever_answered_them(tmp_p
     [
         ([1, 2, 3], [[1], []], "questions.jsonl: questions without an answer: 2 of 3 (2, 3). Let all"),
         ([1, 2], [[1, 1], [2]], "chunk0.jsonl: answers 1 more than once"),
-        ([1, 2], [[1, 2], ["2"]], "chunk1.jsonl: questions answered in {folder}/chunk0.jsonl too: 1 (2). Files of"),
-        ([1, 2], [[1], [2, 7]], "chunk1.jsonl: answers to no question of {folder}/questions.jsonl: 1 (7). Give"),
+        ([1, 2], [[1, 2], ["2"]], "chunk1.jsonl: questions that {folder}/chunk0.jsonl answers too: 1 (2). Runs with"),
+        (
+            [1, 2],
+            [[1], [2, 7]],
+            "chunk1.jsonl: answers that match no question in {folder}/questions.jsonl: 1 (7). Pass",
+        ),
     ],
 )
 def test_answers_that_are_missing_repeated_or_foreign_are_named_and_nothing_is_written(
@@ -87,8 +91,8 @@ def test_questions_that_share_an_id_are_told_apart_by_their_text(tmp_path):
     ("chunks", "message"),
     [
         ([[said("one", CAT, "Yes"), said("two", CAT, "No"), said("two", DOG, "Yes")]], "answer: 1 of 4 ({one_dog})."),
-        ([[said("one", DOG, "No")], [said("one", DOG, "No")]], "chunk0.jsonl too: 1 ({one_dog}). Files of"),
-        ([[said("one", "Is there a cow?", "No")]], "questions.jsonl: 1 (existence/one.jpg 'Is there a cow?'). Give"),
+        ([[said("one", DOG, "No")], [said("one", DOG, "No")]], "chunk0.jsonl answers too: 1 ({one_dog}). Runs with"),
+        ([[said("one", "Is there a cow?", "No")]], "questions.jsonl: 1 (existence/one.jpg 'Is there a cow?'). Pass"),
         ([[{"question_id": "existence/one.jpg", "text": "No"}]], "(question existence/one.jpg): 'prompt' is missing."),
     ],
 )
@@ -101,12 +105,12 @@ def test_answers_to_questions_that_share_an_id_are_named_with_the_text(tmp_path,
 def test_a_repeated_question_has_one_answer_as_the_generators_give_it(tmp_path, capsys):
     assert merge(tmp_path, [1, 2, 1], [2], [1]) == 0
     assert written(tmp_path) == [answer(1, "text of 1"), answer(2, "text of 2")]
-    assert "asked before, answered once: 1 (line 3 (question 1))" in capsys.readouterr().err
+    assert "duplicate questions are answered once: 1 (line 3 (question 1))" in capsys.readouterr().err
 
 
 def test_the_same_question_about_two_images_under_one_id_cannot_be_merged(tmp_path, capsys):
     assert merge(tmp_path, [ask(1, CAT, "one.jpg"), ask(1, CAT, "two.jpg")], [1]) == 1
-    assert "line 1 (question 1) asks the same about another image under the same id" in capsys.readouterr().err
+    assert "line 1 (question 1) has the same id and text but another image" in capsys.readouterr().err
 
 
 def test_a_list_of_problems_that_repeats_an_id_is_refused(tmp_path, capsys):
@@ -114,4 +118,4 @@ def test_a_list_of_problems_that_repeats_an_id_is_refused(tmp_path, capsys):
     chunk = write_lines(tmp_path / "chunk.jsonl", [answer(1, "A"), answer(2, "B")])
     words = ["--question-file", tmp_path / "problems.json", "--answers-file", tmp_path / "merged.jsonl", chunk]
     assert run(merge_answers.add_arguments, merge_answers.main, argv=[str(word) for word in words]) == 1
-    assert "problems.json: asks 1 more than once. Remove the repetitions." in capsys.readouterr().err
+    assert "problems.json: duplicate questions: 1. Remove the duplicates." in capsys.readouterr().err

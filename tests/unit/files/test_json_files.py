@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llava.errors import DataError, InvalidRequest
-from llava.files.json_files import read_json, read_jsonl, whole_file, write_json, write_jsonl
+from llava.errors import CheckpointError, DataError, InvalidRequest
+from llava.files.json_files import read_json, read_json_object, read_jsonl, whole_file, write_json, write_jsonl
 
 BOM = b"\xef\xbb\xbf"
 
@@ -50,10 +50,10 @@ def test_characters_that_only_look_like_line_ends_stay_in_their_line(tmp_path, c
     [
         (b'{"a": 1}\n{"a": "half of it', "line 2: not JSON at column 7: .*The file ends there.*interrupted"),
         (b'{"a": 1}\n{"a": 2, ', "line 2: .*The file ends there"),
-        (b'{"a": 1\n{"a": 2}\n', "line 1: not JSON at column 8: .*one whole object on each line"),
-        (b'{"a": 1}{"a": 2}\n', "line 1: not JSON at column 9: Extra data.*one whole object on each line"),
-        (b'{"a": 1}\n[1, 2]\n', "line 2: holds a JSON list, expected an object"),
-        (b'{"a": 1}\n3\n', "line 2: holds a JSON number, expected an object"),
+        (b'{"a": 1\n{"a": 2}\n', "line 1: not JSON at column 8: .*one complete object on each line"),
+        (b'{"a": 1}{"a": 2}\n', "line 1: not JSON at column 9: Extra data.*one complete object on each line"),
+        (b'{"a": 1}\n[1, 2]\n', "line 2: expected a JSON object, found a list"),
+        (b'{"a": 1}\n3\n', "line 2: expected a JSON object, found a number"),
         (b'\n{"a": "\xe9"}\n', "not UTF-8 text at byte 8"),
         ('{"a": 1}'.encode("utf-16"), "not UTF-8 text at byte 0"),
     ],
@@ -71,7 +71,7 @@ def test_a_line_that_is_wrong_is_named_with_what_to_do(tmp_path, content, said):
         (b'[{"a": 1}, {"a"', "line 1, column 16: .*The file ends there: it was cut off"),
         (b'{"a": "half of it', "line 1, column 7: .*The file ends there: it was cut off"),
         (b"", "The file is empty"),
-        (b' \n{"a" 1}', "line 2, column 6: .*Correct it there"),
+        (b' \n{"a" 1}', "line 2, column 6: .*Correct the error"),
         (b'{"a": 1}\n{"a": 2}\n', "line 2, column 1: Extra data. .*not JSON Lines"),
     ],
 )
@@ -90,6 +90,13 @@ def test_a_missing_file_and_a_folder_end_with_the_callers_remedy(tmp_path, read)
         read(tmp_path / "none.json", remedy="Make it first.")
     with pytest.raises(DataError, match=r"is a folder, not a file\. Make it first\."):
         read(tmp_path, remedy="Make it first.")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xe9", None])
+def test_a_caller_chooses_the_type_of_the_error(tmp_path, content):
+    path = tmp_path / "none.json" if content is None else write(tmp_path, content)
+    with pytest.raises(CheckpointError, match=str(path)):
+        read_json_object(path, error=CheckpointError)
 
 
 def test_what_is_written_is_read_back_whatever_characters_a_model_wrote(tmp_path):

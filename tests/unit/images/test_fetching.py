@@ -122,7 +122,7 @@ def test_addresses_are_refused_unless_allowed(server):
 
 @pytest.mark.parametrize("scheme", ["file", "ftp", "gopher", "data.x", "jar"])
 def test_other_kinds_of_address_are_never_opened(scheme):
-    with pytest.raises(ImageUrlRefused, match="never opened"):
+    with pytest.raises(ImageUrlRefused, match="not supported"):
         load_image(f"{scheme}:///etc/passwd", allow_url=True)
 
 
@@ -314,14 +314,14 @@ def test_a_slow_name_lookup_is_given_up(monkeypatch):
     [
         (lambda r: r.answer(b"gone", status=404), ImageFetchFailed, "status 404"),
         (lambda r: r.answer(b"", status=302), ImageFetchFailed, "status 302"),
-        (lambda r: r.answer(b"<html>", "text/html; charset=utf-8"), UnsupportedImage, "says it is text/html"),
+        (lambda r: r.answer(b"<html>", "text/html; charset=utf-8"), UnsupportedImage, "declares it as text/html"),
         (lambda r: r.answer(b"<html></html>", "image/png"), UnsupportedImage, "looks like HTML"),
         (lambda r: r.answer(b"", "image/png"), UnsupportedImage, "empty"),
-        (lambda r: r.answer(GOOD_PNG, Content_Encoding="gzip"), ImageFetchFailed, "compresses"),
-        (lambda r: r.answer(GOOD_PNG, Content_Length="lots"), ImageFetchFailed, "no number"),
+        (lambda r: r.answer(GOOD_PNG, Content_Encoding="gzip"), ImageFetchFailed, "compressed"),
+        (lambda r: r.answer(GOOD_PNG, Content_Length="lots"), ImageFetchFailed, "not a number"),
         (lambda r: r.answer(GOOD_PNG[:500], Content_Length="9999"), ImageDamaged, "the server sent 500 of 9999 bytes"),
         (lambda r: r.wfile.write(b"SSH-2.0-OpenSSH\r\n"), ImageFetchFailed, "does not speak HTTP"),
-        (lambda r: None, ImageFetchFailed, "broke off"),
+        (lambda r: None, ImageFetchFailed, "closed the connection"),
     ],
 )
 def test_what_a_server_says_instead_of_an_image_is_told(server, page, error, message):
@@ -333,7 +333,7 @@ def test_what_a_server_says_instead_of_an_image_is_told(server, page, error, mes
 def test_no_answer_and_no_such_host_are_told():
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
         port = listening.getsockname()[1]
-    with pytest.raises(ImageFetchFailed, match="no connection"):
+    with pytest.raises(ImageFetchFailed, match="cannot connect"):
         fetch(f"http://127.0.0.1:{port}/")
     with pytest.raises(ImageFetchFailed, match="cannot be found"):
         fetch("http://no-such-host.invalid/")

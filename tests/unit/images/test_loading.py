@@ -229,7 +229,7 @@ BROKEN_HEADER[29] ^= 0xFF  # the header's checksum
 
 HOSTILE = {
     # name: (data, error, what the message says)
-    "empty": (b"", UnsupportedImage, "empty, 0 bytes"),
+    "empty": (b"", UnsupportedImage, r"empty \(0 bytes\)"),
     "html": (b"<!DOCTYPE html>\n<html><body>404</body></html>", UnsupportedImage, "looks like HTML"),
     "html-without-doctype": (b"<!-- x --> <head></head>", UnsupportedImage, "looks like HTML"),
     "svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', UnsupportedImage, "SVG"),
@@ -330,7 +330,7 @@ def test_limits_are_checked_before_decoding(tmp_path):
         with pytest.raises(ImageTooLarge, match="megapixels"):
             load_image(source(), limits=ImageLimits(max_pixels=64 * 48 - 1))
         assert load_image(source(), limits=ImageLimits(max_pixels=64 * 48, max_side=64)).size == (64, 48)
-        with pytest.raises(ImageTooLarge, match="may have 63"):
+        with pytest.raises(ImageTooLarge, match="longer side is 63"):
             load_image(source(), limits=ImageLimits(max_side=63))
     with pytest.raises(ImageTooLarge):
         load_image(noise(), limits=ImageLimits(max_side=63))
@@ -402,7 +402,7 @@ def test_a_path_that_leads_to_no_file_is_an_error_that_says_so(tmp_path, name, m
 
 def test_a_named_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageUnreadable, match="no regular file"):
+    with pytest.raises(ImageUnreadable, match="not a regular file"):
         load_image(tmp_path / "pipe.png")
 
 
@@ -440,7 +440,7 @@ def test_a_server_can_forbid_paths(tmp_path):
 
 @pytest.mark.parametrize("source", [None, 7, ["a.png"], object()])
 def test_something_that_is_no_source_is_a_typed_error(source):
-    with pytest.raises(UnsupportedImage, match="no image source"):
+    with pytest.raises(UnsupportedImage, match="cannot load an image from"):
         load_image(source)
 
 
@@ -478,7 +478,7 @@ def test_data_uris_are_read_as_browsers_write_them(uri):
         ("data:image/png;base64", ImageDamaged, "no comma"),
         ("data:image/png;base64,!!!!", ImageDamaged, r"not valid base64 \(character '!' at position 0\)"),
         ("data:image/png;base64,iVBORw0KG\u00e9", ImageDamaged, "not valid base64"),
-        ("data:image/png;base64,AAAAA", ImageDamaged, "its length"),
+        ("data:image/png;base64,AAAAA", ImageDamaged, "the length is wrong"),
         ("data:image/png;base64,", UnsupportedImage, "empty"),
         ("data:text/html;base64," + base64.b64encode(b"<html></html>").decode(), UnsupportedImage, "HTML"),
         ("data:text/html,<html>", UnsupportedImage, "HTML"),

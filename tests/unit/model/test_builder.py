@@ -269,7 +269,7 @@ def test_folder_without_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as JSON"),
+        ("{", "not JSON at line 1"),
         ("[]", "expected a JSON object"),
         ('{"model_type": "bert"}', "is a model of type 'bert'"),
         ('{"model_type": "llava", "mm_vision_tower": "x"}', "no mm_hidden_size"),

@@ -292,7 +292,7 @@ def test_a_worker_that_dies_in_the_middle_leaves_the_partial_answer_and_a_senten
         wait_until(lambda: doomed.figure("llava:running") == 1)
         opened.page.wait_for_timeout(500)
         doomed.process.send_signal(signal.SIGKILL)
-        opened.seen("worker .* (broke off|went away|lost|cannot be reached)")
+        opened.seen("worker .* (disconnected|went away|lost|cannot be reached)")
         opened.wait_for_answer()
         photograph(opened, "error")
         assert opened.button("Regenerate").is_enabled()

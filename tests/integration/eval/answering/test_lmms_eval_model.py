@@ -103,7 +103,7 @@ def test_a_request_that_cannot_be_served_is_marked_and_the_others_are_answered(m
     texts = model.generate_until(requests)
     failed = [text.startswith("[LMMS_EVAL_REQUEST_FAILED] ") for text in texts]
     assert failed == [True, False, True, True, False]
-    assert "this model takes images, nothing else" in texts[2]
+    assert "this model accepts images only" in texts[2]
     assert "3 of 5 requests could not be served: documents 0, 9, 8" in caplog.text
     assert len(model.cache_hook.kept) == 2
 

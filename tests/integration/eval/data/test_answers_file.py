@@ -24,7 +24,7 @@ def test_a_full_disk_leaves_the_answers_before_it_whole(tmp_path, repository):
     done = subprocess.run(
         [sys.executable, "-c", FILLS_THE_DISK, path], cwd=repository, capture_output=True, text=True, check=False
     )
-    assert "cannot be written: File too large. The records before this one are in it" in done.stderr
+    assert "cannot be written: File too large. Earlier records are unharmed" in done.stderr
     assert ids_in(path) == [1, 2]
     write(path, 3)
     assert ids_in(path) == [1, 2, 3]

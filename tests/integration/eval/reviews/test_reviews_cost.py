@@ -28,7 +28,7 @@ def test_a_dry_run_takes_its_estimate_from_the_replies_that_are_there(judge, fil
     code, out, _ = review(arguments(files, output, dry_run=True, swap=True))
     assert code == 0
     assert "calls:   9 to make, 9 made already" in out
-    assert "as in the 9 replies that are there" in out
+    assert "as in the 9 existing replies" in out
     assert "replies: about 180 tokens (20 each)" in out
 
 

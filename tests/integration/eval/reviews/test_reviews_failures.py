@@ -69,7 +69,7 @@ def test_one_question_that_always_fails_does_not_hold_up_the_others(judge, files
     )
     code, _, err = review(arguments(files, output))
     assert code == 1
-    assert "no reply to 1 of 9 (question 4); the first: HTTP 400: Too long." in err
+    assert "no reply to 1 of 9 (question 4). First error: HTTP 400: Too long." in err
     assert len(read_lines(output)) == 8
     judge.answer = lambda body, number: in_schema(body)
     assert review(arguments(files, output))[0] == 0
@@ -80,7 +80,7 @@ def test_a_service_that_is_down_is_given_up_after_three_calls(judge, files, outp
     judge.answer = lambda body, number: at_once(500, "Out of order.")
     code, _, err = review(arguments(files, output, max_retries=2))
     assert code == 1
-    assert "3 calls in a row got no reply; the last: HTTP 500: Out of order." in err
+    assert "3 calls in a row got no reply. Last error: HTTP 500: Out of order." in err
     assert len(judge.bodies) == 9
 
 

@@ -40,7 +40,7 @@ def test_a_run_killed_after_40_of_90_reviews_goes_on_and_pays_for_next_to_nothin
         time.sleep(0.02)
     process.send_signal(sent)
     if sent == signal.SIGTERM:
-        while "waiting for the calls under way" not in process.stderr.readline():
+        while "Stopping after the calls in progress" not in process.stderr.readline():
             assert process.poll() is None
     judge.hold_at = None
     judge.release.set()
@@ -66,7 +66,7 @@ def test_a_second_interrupt_gives_up_the_calls_under_way(judge, files, output):
     process = start(*arguments(files, output))
     assert judge.reached.wait(120)
     process.send_signal(signal.SIGINT)
-    while "once more: give them up" not in process.stderr.readline():
+    while "Press Ctrl-C again to abandon them" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -112,7 +112,7 @@ def test_reviews_of_another_program_are_left_alone(judge, files, output, review)
     content = write_lines(output, [{"question_id": 0, "tuple": [8, 9], "category": "conv"}]).read_text()
     code, _, err = review(arguments(files, output))
     assert code == 1
-    assert "lines made by another program: 1 of 1" in err
+    assert "1 of 1 lines were made by another program" in err
     assert output.read_text() == content
 
 

@@ -25,10 +25,10 @@ def test_a_configuration_file_names_the_judge_and_flags_win(judge, files, output
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ('{"judge_modle": "x"}', "'judge_modle' means nothing. Did you mean 'judge_model'?"),
-        ('{"concurrency": 0}', "'concurrency' is 0, expected a whole number from 1"),
+        ('{"judge_modle": "x"}', "'judge_modle' is not a known field. Did you mean 'judge_model'?"),
+        ('{"concurrency": 0}', "'concurrency' is 0, expected a whole number, 1 or more"),
         ('{"reply_format": "xml"}', "'reply_format' is 'xml', expected auto or schema or text"),
-        ('["x"]', "holds a JSON list, expected an object"),
+        ('["x"]', "contains a JSON list, expected an object"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_named(config, said, judge, files, output, review, tmp_path):
@@ -42,7 +42,7 @@ def test_a_configuration_that_makes_no_sense_is_named(config, said, judge, files
     ("words", "said"),
     [
         ({"max_cost": 5}, "--max-cost needs --price-in and --price-out"),
-        ({"temperature": "-1"}, "--temperature is -1.0, expected a number from 0"),
+        ({"temperature": "-1"}, "--temperature is -1.0, expected a number, 0 or more"),
     ],
 )
 def test_flags_that_make_no_sense_are_named(words, said, judge, files, output, review):
@@ -56,7 +56,7 @@ def test_three_answer_files_are_not_silently_two(judge, files, output, review):
     argv.insert(argv.index("--output"), str(files["ours"]))
     code, _, err = review(argv)
     assert code == 1
-    assert "--answer-list names 3 files; a review compares two" in err
+    assert "--answer-list names 3 files, but a review compares two" in err
 
 
 def test_without_a_key_the_variable_is_named(judge, files, output, review, monkeypatch):

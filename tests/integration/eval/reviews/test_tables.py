@@ -83,7 +83,7 @@ def test_answers_of_another_model_are_not_mixed_with_these(service, answer, comm
     assert answer()[0] == 0
     code, _, err, _ = answer("--model", "chat-2")
     assert code == 1
-    assert "line 1 (question 1): an answer to something else. Give another --output." in err
+    assert "line 1 (question 1): the answer is to another question or by another model. Give another --output." in err
 
 
 def test_a_model_that_answers_nothing_is_asked_again_and_then_recorded_as_such(service, answer):
@@ -166,7 +166,7 @@ def test_a_question_without_an_answer_or_a_missing_table_is_named(tables, comman
     write_lines(tables / "a.jsonl", [{"question_id": n, "text": "A"} for n in range(2, 81)])
     code, _, err = command(generate_webpage_data_from_table, "--answers", "vicuna=a.jsonl")
     assert code == 1
-    assert "a.jsonl: nothing for 1 questions (1)" in err
+    assert "a.jsonl: lacks 1 of the questions (1)" in err
     (tables / "table/review/review_vicuna-13b_llama-13b-hf-alpaca.jsonl").unlink()
     code, _, err = command(generate_webpage_data_from_table)
     assert code == 1

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from llava.errors import EngineFailed, OutOfMemory
-from llava.serve.service.app import Limits
+from llava.serve.service.middleware import Limits
 from llava.serve.service.security import ApiKeys, ClusterToken
 from tests.support.fake_backend import FakeEngine, Plan
 from tests.support.serving import wait_until

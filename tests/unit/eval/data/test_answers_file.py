@@ -79,10 +79,10 @@ def other(**metadata: object) -> dict:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (other(temperature=0.7), "was answered with temperature 0, this run has temperature 0.7"),
-        (other(checkpoint="d"), 'with checkpoint "c", this run has checkpoint "d"'),
-        (other(answer_prompter=True), "with no answer_prompter, this run has answer_prompter true"),
-        ({**SETTINGS, "model_id": "n"}, "has the model_id 'm', this run 'n'"),
+        (other(temperature=0.7), "was answered with temperature 0, but this run has temperature 0.7"),
+        (other(checkpoint="d"), 'with checkpoint "c", but this run has checkpoint "d"'),
+        (other(answer_prompter=True), "with no answer_prompter, but this run has answer_prompter true"),
+        ({**SETTINGS, "model_id": "n"}, "has the model_id 'm', but this run has 'n'"),
     ],
 )
 def test_answers_of_other_settings_are_not_gone_on_with(tmp_path, settings, said):
@@ -99,13 +99,16 @@ def test_answers_of_other_settings_are_not_gone_on_with(tmp_path, settings, said
 def test_answers_of_a_program_that_tells_no_settings_are_not_gone_on_with(tmp_path):
     path = tmp_path / "a.jsonl"
     write(path, 1, settings={"model_id": "m", "metadata": {}})
-    with AnswersFile(path, SETTINGS) as file, pytest.raises(DataError, match="does not say with which settings"):
+    with AnswersFile(path, SETTINGS) as file, pytest.raises(DataError, match="does not record its settings"):
         file.answered(QUESTIONS)
 
 
 @pytest.mark.parametrize(
     ("questions", "said"),
-    [([question(2)], "answers a question that is not asked now"), ([question(1, "Why?")], "now with another text")],
+    [
+        ([question(2)], "answers a question that this run does not ask"),
+        ([question(1, "Why?")], "whose text has changed"),
+    ],
 )
 def test_answers_to_other_questions_are_not_gone_on_with(tmp_path, questions, said):
     write(tmp_path / "a.jsonl", 1)

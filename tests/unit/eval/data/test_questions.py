@@ -65,12 +65,12 @@ def test_a_repeated_question_is_asked_once_and_said(tmp_path, capsys):
         ("2", "Why?"),
     ]
     said = capsys.readouterr().err
-    assert "asked before, answered once: 1 (line 3 (question 1))" in said
-    assert "1 questions share an id with another" in said
+    assert "duplicate questions are answered once: 1 (line 3 (question 1))" in said
+    assert "questions that share an id with another and are told apart by their text: 1" in said
 
 
 def test_one_id_and_text_about_two_images_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"line 2 \(question 1\): line 1 \(question 1\) asks the same about another"):
+    with pytest.raises(DataError, match=r"line 2 \(question 1\): line 1 \(question 1\) has the same id and text"):
         distinct(read(tmp_path, ask(1), ask(1, image="scene.png")))
 
 
@@ -88,7 +88,7 @@ def test_parts_are_the_originals_and_a_part_too_many_is_empty(count, sizes):
 
 @pytest.mark.parametrize(("count", "index"), [(0, 0), (2, 2), (2, -1)])
 def test_a_part_that_is_none_is_refused(count, index):
-    with pytest.raises(InvalidRequest, match="counted from 0"):
+    with pytest.raises(InvalidRequest, match="chunks count from 0"):
         chunk([1], count, index)
 
 
@@ -155,7 +155,7 @@ def test_the_letter_alone_is_asked_for_in_the_words_of_later_releases(data):
         ([], "holds an empty list"),
         ({"a": 1}, "holds a JSON object"),
         ([1], "record 1 is a JSON number"),
-        ([{"id": "1", "conversations": []}], r"record 1 \(question 1\): 'conversations' is no list of turns"),
+        ([{"id": "1", "conversations": []}], r"record 1 \(question 1\): 'conversations' is not a list of turns"),
         ([{"id": "1", "conversations": [{"from": "human"}]}], r"\(question 1\), first turn: 'value' is missing"),
     ],
 )
@@ -204,7 +204,7 @@ def test_an_image_may_be_that_of_another_row_and_a_field_may_hold_lines(tmp_path
     ("rows", "said"),
     [
         ([], "holds no questions"),
-        (["1\tWhich?\t\tx"], "has \\d fields, the header 8"),
+        (["1\tWhich?\t\tx"], "has \\d fields, but the header has 8"),
         ([f"1\tWhich?\t\t\t\t\t\t{IMAGE}"], r"row 1 \(question 1\) has no options"),
         (["1\tWhich?\t\tx\ty\t\t\t9"], r"row 1 \(question 1\): 'image' is neither"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from llava.errors import DataError
 from llava.eval.data import records
-from llava.eval.data.records import locate, read_answers, read_questions, some
+from llava.eval.data.records import annotation_texts, locate, read_answers, read_questions, some, text_field
 from tests.support.science_qa import write_lines
 
 
@@ -28,10 +28,10 @@ def test_an_id_that_is_there_twice_is_reported_and_its_last_record_counts(tmp_pa
     ("lines", "said"),
     [
         ([{"question_id": 1}, {"id": 2}], "line 2 has no 'question_id'"),
-        ([{"question_id": 1.5}], "line 1: 'question_id' is 1.5; an id is a whole number or a string"),
-        ([{"question_id": True}], "line 1: 'question_id' is True; an id is"),
-        ([{"question_id": " "}], "line 1: 'question_id' is ' '; an id is"),
-        ([{"question_id": None}], "line 1: 'question_id' is None; an id is"),
+        ([{"question_id": 1.5}], "line 1: 'question_id' is 1.5; an id must be an integer or a non-empty string"),
+        ([{"question_id": True}], "line 1: 'question_id' is True; an id must be"),
+        ([{"question_id": " "}], "line 1: 'question_id' is ' '; an id must be"),
+        ([{"question_id": None}], "line 1: 'question_id' is None; an id must be"),
         ([], "holds no records"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_path_is_looked_for_in_the_current_folder_first_then_in_the_repository
     monkeypatch.setattr(records, "EVAL_FOLDER", folder)
     monkeypatch.chdir(here)
 
-    with pytest.raises(DataError, match=rf"a\.jsonl: no such file.*neither here nor in {root} nor in {folder}\. Why"):
+    with pytest.raises(DataError, match=rf"a\.jsonl: no such file.*the current folder, {root} and {folder}\)\. Why"):
         locate("a.jsonl", remedy="Why")
     for place in (folder, root):
         (place / "a.jsonl").touch()
@@ -100,3 +100,12 @@ def test_an_absolute_path_is_looked_for_nowhere_else(tmp_path):
 def test_a_list_of_ids_shows_the_first_and_counts_the_rest():
     assert some(["1", "2"]) == "1, 2"
     assert some([str(number) for number in range(12)]) == "0, 1, 2, 3, 4 and 7 more"
+
+
+def test_numbers_are_text_in_annotations_and_nowhere_else():
+    record = {"answer": 2, "image": "a.jpg", "flag": True}
+    assert annotation_texts(record, "here", "answer", "image") == ("2", "a.jpg")
+    with pytest.raises(DataError, match="here: 'answer' is a JSON number, expected a string"):
+        text_field(record, "answer", "here")
+    with pytest.raises(DataError, match="here: 'flag' is a JSON boolean"):
+        annotation_texts(record, "here", "flag")

@@ -129,6 +129,14 @@ def test_problems_without_an_answer_are_wrong_and_named(tmp_path):
     assert any("2 without an answer, counted as wrong: 11, 12" in remark for remark in told["remarks"])
 
 
+def test_an_answer_that_is_no_letter_by_itself_names_none(tmp_path):
+    """An empty answer and two letters together are parts of `ABCDE`, but no letters."""
+    base = make_science_qa(tmp_path / "sqa")
+    answers = [answer(n, {1: "", 2: "BC"}.get(n, right(n))) for n in range(1, 13)]
+    told = figures(tmp_path, write_lines(tmp_path / "a.jsonl", answers), "--base-dir", base)
+    assert told["runs"][0]["outcomes"] == {"right": 10, "unparsable": 2}
+
+
 # Plain answers and questions
 
 
@@ -199,7 +207,7 @@ def test_reviews_of_other_answers_are_refused(tmp_path, capsys):
     assert report(reviews, write_lines(tmp_path / "a.jsonl", answers), "--output", tmp_path / "r.html") == 1
     message = capsys.readouterr().err
     assert (
-        f"{reviews}: the review of question 2 is about the answer b2, which {tmp_path / 'a.jsonl'} does not hold"
+        f"{reviews}: the review of question 2 is about the answer b2, which {tmp_path / 'a.jsonl'} does not contain"
         in message
     )
 
@@ -251,7 +259,7 @@ def test_fewer_answers_leave_the_figures_as_they_are(tmp_path):
     marks = write_marks(tmp_path / "a.json", [mark(n, float(n > 1)) for n in range(1, 5)])
     html = page(tmp_path, marks, "--max-answers", 1)
     assert "75.00" in html
-    assert "answers of the first 1" in html
+    assert "answers of the first 1 are shown" in html
     assert [question["id"] for question in data_of(html)["questions"]] == ["1"]
 
 
@@ -285,7 +293,7 @@ def test_thumbnails_shrink_to_fit_and_what_does_not_fit_is_said(tmp_path, images
     assert sum(map(len, data_of(small)["images"])) <= 20_100
     tiny = page(tmp_path, *words, "--image-megabytes", 0.0003)
     assert images_of(tiny) == []
-    assert "images left out: 2 (1.png, 2.png): over the 0.0003 MB" in tiny
+    assert "images left out: 2 (1.png, 2.png): over the limit of 0.0003 MB" in tiny
     assert "images left out: 2 (1.png, 2.png)" in capsys.readouterr().err
 
 
@@ -297,7 +305,7 @@ def test_images_that_are_missing_damaged_or_outside_of_the_folder_are_counted_an
     assert len(images_of(html)) == 1
     assert "left out: 1 (3.png): not in" in html
     assert "left out: 1 (2.png): " in html
-    assert "left out: 1 (../private.png): ../private.png is not inside of" in html
+    assert "left out: 1 (../private.png): ../private.png is not inside" in html
 
 
 # Wrong input
@@ -313,7 +321,7 @@ def test_files_that_do_not_fit_together_are_refused_with_file_line_and_id(tmp_pa
     for words, message in (
         ([a, other_benchmark], f"{a} is of POPE, {other_benchmark} of MME"),
         ([a, other_ids], f"{other_ids} answers none of the questions of {a}: the first are 9, and 1"),
-        ([a, other_target], f"{other_target}: mark 1 (question 1): the right answer is 'no', but 'yes' in {a}"),
+        ([a, other_target], f"{other_target}: mark 1 (question 1): the correct answer is 'no', but 'yes' in {a}"),
         ([answers, "--question-file", questions], f"{answers}: line 2 (question 6): not a question of {questions}"),
         ([f"A={a}", f"A={other_ids}"], "two runs are called 'A'"),
         ([a, a], "given twice"),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from llava.eval.data.records import EVAL_FOLDER, REPOSITORY, read_answers, read_questions
-from llava.eval.reviews.prompts import Kind, read_review_set
+from llava.eval.reviews.prompts import ReviewKind, read_review_set
 from scripts import review_example
 from scripts.pocket import scenes
 from scripts.pocket.patches import HELD_OUT_SEED
@@ -19,7 +19,7 @@ FOLDER = REPOSITORY / "playground" / "data" / "example_review"
 
 def test_every_question_has_an_image_a_context_and_two_answers():
     reviews = read_review_set(
-        Kind("boxes"),
+        ReviewKind("boxes"),
         question=str(FOLDER / "questions.jsonl"),
         answers=(str(FOLDER / "reference_answers.jsonl"), str(FOLDER / "answers_tiny.jsonl")),
         rule=str(EVAL_FOLDER / "table" / "rule.json"),

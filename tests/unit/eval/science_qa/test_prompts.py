@@ -105,12 +105,12 @@ def test_several_splits_are_given_in_any_of_the_ways_shells_leave_them(tmp_path,
 @pytest.mark.parametrize(
     ("words", "changes", "said"),
     [
-        (["test", "tset"], {}, "has no split 'tset'; there are test, minitest, val. Did you mean 'test'?"),
-        (["test", "val"], {}, "has no problem '13', which split 'val' in pid_splits.json names"),
+        (["test", "tset"], {}, "has no split 'tset'. The splits are test, minitest, val. Did you mean 'test'?"),
+        (["test", "val"], {}, "has no problem '13', which pid_splits.json lists in split 'val'"),
         (["{,}"], {}, "names no split"),
-        (["test"], {3: {"answer": 3}}, "problem 3: 'answer' must be the index of one of 3 choices, found 3"),
-        (["test"], {3: {"answer": "A"}}, "problem 3: 'answer' must be the index of one of 3 choices, found 'A'"),
-        (["test"], {3: {"choices": list("uvwxyz")}}, "problem 3: has 6 choices, the letters are for 5"),
+        (["test"], {3: {"answer": 3}}, "problem 3: 'answer' must be the index of one of the 3 choices, found 3"),
+        (["test"], {3: {"answer": "A"}}, "problem 3: 'answer' must be the index of one of the 3 choices, found 'A'"),
+        (["test"], {3: {"choices": list("uvwxyz")}}, "problem 3: has 6 choices, but only 5 letters"),
         (["test"], {3: {"choices": []}}, "problem 3: 'choices' must be a list of strings, found []"),
         (["test"], {3: {"question": None}}, "problem 3: 'question' must be a string, found a JSON null"),
         (["test"], {3: {"hint": 5}}, "problem 3: 'hint' must be a string, found a JSON number"),
@@ -127,4 +127,4 @@ def test_data_that_are_wrong_are_named_and_nothing_is_written(tmp_path, capsys, 
 
 def test_a_folder_without_the_data_says_which_files_are_looked_for(tmp_path, capsys):
     assert convert("convert_to_llava", "--base-dir", tmp_path, "--split", "test") == 1
-    assert "pid_splits.json: no such file. --base-dir takes the folder of ScienceQA" in capsys.readouterr().err
+    assert "pid_splits.json: no such file. --base-dir must be the folder of ScienceQA" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_an_outcome_says_what_became_of_an_answer(mark, outcome):
     ("content", "message"),
     [
         ([MARK], "has no list 'marks'"),
-        ({"marks": []}, "'marks' are empty"),
+        ({"marks": []}, "'marks' is empty"),
         ({"marks": [MARK, 3]}, r"mark 2: is a JSON number"),
         ({"marks": [{"score": 1, "text": "B"}]}, r"mark 1: 'question_id' is None"),
         ({"marks": [{"question_id": 4, "text": "B"}]}, r"mark 1 \(question 4\): 'score' is missing"),

@@ -11,14 +11,14 @@ from tests.support.benchmarks import answers, evaluate
 
 def test_answers_to_another_benchmark_are_refused(seed_bench, tmp_path, capsys):
     result = answers(tmp_path / "a.jsonl", [("x", "A")])
-    assert evaluate("convert_seed_bench", annotation_file=seed_bench, result_file=result) == 1
-    assert "none of its 1 answers belongs to a question of" in capsys.readouterr().err
+    assert evaluate("eval_seed_bench", annotation_file=seed_bench, result_file=result) == 1
+    assert "none of the 1 answers matches a question in" in capsys.readouterr().err
 
 
 def test_an_answer_that_was_cut_off_is_named_with_its_line(seed_bench, tmp_path, capsys):
     result = answers(tmp_path / "a.jsonl", [(10, "A"), (11, "B")])
     result.write_text(result.read_text()[:-9])
-    assert evaluate("convert_seed_bench", annotation_file=seed_bench, result_file=result) == 1
+    assert evaluate("eval_seed_bench", annotation_file=seed_bench, result_file=result) == 1
     assert "a.jsonl: line 2: not JSON" in capsys.readouterr().err
 
 

@@ -11,7 +11,8 @@ import torch
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.conversation import conv_templates
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
-from llava.train.data.labels import ImageTokens, encode, segments_of, training_template
+from llava.train.data.labels import ImageTokens, encode
+from llava.train.data.layouts import segments_of, training_template
 from llava.train.data.records import load_records
 from scripts.pocket import language, pointers, practice, records, scene_questions, scenes, sheets
 from scripts.pocket.patch_words import Words

@@ -72,21 +72,24 @@ def test_other_lines_of_the_page_are_known_by_their_type(kind):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ([1, 2], "no JSON object"),
+        ([1, 2], "not a JSON object"),
         (without(vote("a", "b"), "type"), "no type"),
         (vote("a", "b", "leftvot"), "unknown type 'leftvot'"),
         (vote("a", "b", ["leftvote"]), "unknown type"),  # type: ignore[arg-type]
         (without(vote("a", "b"), "tstamp"), "`tstamp` is missing"),
-        (vote("a", "b", at=float("nan")), "`tstamp` is missing or no number"),
-        (vote("a", "b", at=True), "`tstamp` is missing or no number"),
-        (vote("a", "b", at=1_767_571_200_000.0), "no time in seconds"),
-        (vote("a", "b", at=-1.0), "no time in seconds"),
+        (vote("a", "b", at=float("nan")), "`tstamp` is missing or not a number"),
+        (vote("a", "b", at=True), "`tstamp` is missing or not a number"),
+        (vote("a", "b", at=1_767_571_200_000.0), "not a time in seconds"),
+        (vote("a", "b", at=-1.0), "not a time in seconds"),
         (without(vote("a", "b"), "models"), "`models` is not a list of two names"),
         ({**vote("a", "b"), "models": ["", None]}, "`models` is not a list of two names"),
         ({**vote("a", "b"), "models": ["", "", ""]}, "`models` is not a list of two names"),
         (without(vote("a", "b"), "states"), "`states` is not a list of two conversations"),
         ({**vote("a", "b"), "states": ["a", "b"]}, "`states` is not a list of two conversations"),
-        ({**vote("a", "b"), "states": [{"model_name": "a"}, {"model_name": 7}]}, "`model_name` in `states` is no text"),
+        (
+            {**vote("a", "b"), "states": [{"model_name": "a"}, {"model_name": 7}]},
+            "`model_name` in `states` is not a string",
+        ),
         (vote("a", ""), "the right model has no name"),
         (vote("", "b"), "the left model has no name"),
         (vote("a", "b", models=("", "b")), "`models` names the right model only"),
@@ -125,8 +128,8 @@ def test_a_bad_line_is_reported_with_its_place_and_the_others_are_read(tmp_path:
     assert found.others == {"chat": 1}
     assert found.num_lines == 5
     assert [str(bad) for bad in found.bad_lines] == [
-        f"{log}, line 2: no JSON object",
-        f"{log}, line 5: cut off: the end of the line is missing",
+        f"{log}, line 2: not a JSON object",
+        f"{log}, line 5: cut off before the end of the line",
     ]
 
 
@@ -166,7 +169,7 @@ def test_battles_of_several_logs_come_in_order_of_time(tmp_path: Path):
 
 
 def test_a_path_without_logs_is_an_error_that_says_how_to_get_votes(tmp_path: Path):
-    with pytest.raises(DataError, match=r"no log here .*llava web --log-dir"):
+    with pytest.raises(DataError, match=r"contains no logs .*llava web --log-dir"):
         read_votes([tmp_path])
     with pytest.raises(DataError, match=r"nowhere: no such file or folder"):
         read_votes([tmp_path / "nowhere"])

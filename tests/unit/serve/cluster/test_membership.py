@@ -12,12 +12,16 @@ import httpx
 import pytest
 
 from llava.serve.cluster.access import ClusterAccess
+from llava.serve.cluster.app import create_controller_app
 from llava.serve.cluster.membership import Membership
 from llava.serve.cluster.registry import Registry
-from llava.serve.controller import CLUSTER_PATHS, ControllerSettings, create_controller_app
+from llava.serve.cluster.routes import CLUSTER_PATHS
+from llava.serve.cluster.settings import ControllerSettings
 from llava.serve.protocol.original import RegisterWorker, WorkerStatus
-from llava.serve.service.app import HEALTH_PATHS
-from llava.serve.service.security import AddressPolicy, ApiKeys, ClusterToken
+from llava.serve.service.addresses import AddressPolicy
+from llava.serve.service.health import HEALTH_PATHS
+from llava.serve.service.security import ApiKeys, ClusterToken
+from llava.serve.service.settings import ServiceSettings
 
 TOKEN = "a-token-of-the-tests"
 SHOWN = {"x-llava-cluster-token": TOKEN}
@@ -44,6 +48,10 @@ class Caller:
     @property
     def num_workers(self) -> int:
         return len(self.app.state.registry)
+
+
+def service(**settings: Any) -> ControllerSettings:
+    return ControllerSettings(ServiceSettings(**settings))
 
 
 def registration(worker: str = LOCAL_WORKER, *, models: tuple[str, ...] = ("m",), **status: Any) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def test_without_a_token_nobody_else_may(peer: str, host: str, headers: dict[str
 
 @pytest.mark.parametrize("peer", [HERE, ELSEWHERE])
 def test_with_a_token_everybody_must_show_it(peer: str):
-    caller = Caller(ControllerSettings(cluster_token=ClusterToken(TOKEN)), peer)
+    caller = Caller(service(cluster_token=ClusterToken(TOKEN)), peer)
     for headers in ({}, {"x_llava_cluster_token": TOKEN + "x"}, {"authorization": "Bearer wrong"}):
         for path in sorted(CLUSTER_PATHS):
             assert caller(path, registration(), **headers).status_code == 401, path
@@ -95,7 +103,7 @@ def test_with_a_token_everybody_must_show_it(peer: str):
 
 
 def test_insecure_lets_a_stranger_register_itself_but_nobody_else():
-    caller = Caller(ControllerSettings(insecure=True), ELSEWHERE)
+    caller = Caller(service(insecure=True), ELSEWHERE)
     assert caller("/register_worker", registration(f"http://{ELSEWHERE}:80")).status_code == 200
     for third_party in ("http://10.9.9.8:80", LOCAL_WORKER, "http://169.254.169.254"):
         answer = caller("/register_worker", registration(third_party))
@@ -104,14 +112,14 @@ def test_insecure_lets_a_stranger_register_itself_but_nobody_else():
 
 
 def test_another_machine_cannot_register_an_address_that_means_this_one():
-    caller = Caller(ControllerSettings(cluster_token=ClusterToken(TOKEN)), ELSEWHERE)
+    caller = Caller(service(cluster_token=ClusterToken(TOKEN)), ELSEWHERE)
     answer = caller("/register_worker", registration("http://localhost:21002"), x_llava_cluster_token=TOKEN)
     assert code_of(answer) == "worker_address_refused"
     assert "--worker-address" in answer.json()["error"]["message"]
 
 
 def test_every_route_is_public_or_asks_who_is_there():
-    settings = ControllerSettings(cluster_token=ClusterToken(TOKEN), api_keys=ApiKeys("key"))
+    settings = service(cluster_token=ClusterToken(TOKEN), api_keys=ApiKeys("key"))
     caller = Caller(settings, ELSEWHERE)
     routes = [(path, method) for path, methods in caller.app.openapi()["paths"].items() for method in methods]
     assert len(routes) >= 14
@@ -247,7 +255,7 @@ def test_a_remote_worker_proves_at_its_own_address_that_it_is_one():
     assert worker.auth_headers == SHOWN  # and is sent the token from then on
 
     membership, _, registry = door(token, None)
-    with pytest.raises(Forbidden, match="does not show that it holds the cluster token"):
+    with pytest.raises(Forbidden, match="did not prove that it has the cluster token"):
         join(membership, "http://10.1.2.3:80", TOKEN)
     assert len(registry) == 0
 

@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 
 from llava.errors import ModelNotFound, NoWorker, TryAgain, WorkerConflict
-from llava.serve.cluster.registry import Registry, Worker
+from llava.serve.cluster.registry import RegisteredWorker, Registry
 from llava.serve.protocol.original import WorkerStatus
-from llava.serve.service.security import AddressPolicy, WorkerAddress, parse_worker_address
+from llava.serve.service.addresses import AddressPolicy, WorkerAddress, parse_worker_address
 
 
 class Clock:
@@ -35,7 +35,9 @@ def at(port: int, host: str = "127.0.0.1") -> WorkerAddress:
     return parse_worker_address(f"http://{host}:{port}", AddressPolicy())
 
 
-def add(registry: Registry, port: int, *, model: str = "m", speed: float = 1, queue_length: int = 0, **more) -> Worker:
+def add(
+    registry: Registry, port: int, *, model: str = "m", speed: float = 1, queue_length: int = 0, **more
+) -> RegisteredWorker:
     status = WorkerStatus(model_names=[model], speed=speed, queue_length=queue_length)
     return registry.register(at(port), status, **more)
 

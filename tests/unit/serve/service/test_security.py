@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from llava.errors import AddressRefused, InvalidRequest, Unauthorized
-from llava.serve.service.addresses import address_key
-from llava.serve.service.security import (
-    AddressPolicy,
-    ApiKeys,
-    ClusterToken,
-    for_this_machine_only,
-    parse_worker_address,
-)
+from llava.serve.service.addresses import AddressPolicy, address_key, parse_worker_address
+from llava.serve.service.security import ApiKeys, ClusterToken, for_this_machine_only
 
 TOKEN = "0123456789abcdef"
 LOCAL = AddressPolicy()
@@ -29,7 +23,7 @@ def test_a_key_opens_only_as_a_bearer_token():
     assert keys.check({"authorization": "Bearer secret"}) == "default"
     assert keys.check({"authorization": "bearer other"}) == "ann"
     for headers in ({}, {"authorization": "secret"}, {"authorization": "Basic secret"}, {"x-api-key": "secret"}):
-        with pytest.raises(Unauthorized, match="is needed"):
+        with pytest.raises(Unauthorized, match="is required"):
             keys.check(headers)
     for wrong in ("Secret", "secre", "secret2", "s\xe9cret"):
         with pytest.raises(Unauthorized, match="not valid"):
@@ -52,7 +46,7 @@ def test_secrets_come_from_a_file_with_owners_or_from_the_environment(tmp_path: 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "holds no cluster token"), ("short\n", "at least 16"), (f"a b {TOKEN}\n", "line 1")],
+    [("", "contains no cluster token"), ("short\n", "at least 16"), (f"a b {TOKEN}\n", "line 1")],
 )
 def test_a_file_that_cannot_be_used_is_named_without_its_content(text: str, message: str, tmp_path: Path):
     file = tmp_path / "tokens"
@@ -162,7 +156,7 @@ def test_an_address_that_two_parsers_could_read_differently_is_refused(text: str
 )  # fmt: skip
 def test_some_places_are_never_workers_whatever_is_allowed(host: str):
     policy = AddressPolicy.parse(["0.0.0.0/0", "::/0", "metadata.google.internal"])
-    with pytest.raises(AddressRefused, match="no worker can be there"):
+    with pytest.raises(AddressRefused, match="never allowed at this address"):
         parse_worker_address(f"http://{host}:80", policy, resolve=resolving("10.0.0.1"))
 
 

@@ -50,13 +50,13 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path):
 
 def test_a_checkpoint_of_another_program_is_refused(tmp_path):
     checkpoint(tmp_path, 1, identity=None)
-    with pytest.raises(InvalidRequest, match=r"no llava_run\.json"):
+    with pytest.raises(InvalidRequest, match=r"llava_run\.json is missing"):
         find_checkpoint(tmp_path, RUN)
 
 
 def test_a_named_checkpoint_must_be_complete(tmp_path):
     assert named_checkpoint(str(checkpoint(tmp_path, 1))) == tmp_path / "checkpoint-1"
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         named_checkpoint(str(checkpoint(tmp_path, 2, state="")))
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         named_checkpoint(str(tmp_path / "none"))

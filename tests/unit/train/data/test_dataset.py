@@ -14,11 +14,11 @@ from llava.errors import DataError
 from llava.model.loading.tokenizer import load_tokenizer
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.train.data.collator import COUNTS_KEY, Collator
-from llava.train.data.dataset import ConversationDataset, ImageLoader, Sample
-from llava.train.data.labels import Encoded, ImageTokens, training_template
+from llava.train.data.dataset import ConversationDataset, ImageLoader, PositionCounter, Sample
+from llava.train.data.labels import Encoded, ImageTokens
+from llava.train.data.layouts import training_template
 from llava.train.data.length_sampler import ModalityLengthSampler
 from llava.train.data.records import parse_record
-from llava.train.setup.parts import _PositionCounter
 
 DATA = Path(__file__).parents[3] / "data"
 PATCH = 2049
@@ -42,7 +42,7 @@ def record(question: str, images: list[str], index: int = 0):
 def dataset(tokenizer, tower, records, *, aspect="square", version="v0", folder=DATA / "images", **options):
     template = training_template(version)
     config = SimpleNamespace(image_aspect_ratio=aspect, image_grid_pinpoints=[[224, 448], [448, 224]])
-    images = ImageLoader(folder, tower.image_processor, config, _PositionCounter(tower))
+    images = ImageLoader(folder, tower.image_processor, config, PositionCounter(tower))
     form = ImageTokens(not template.image_first, start_end=True)
     return ConversationDataset(records, tokenizer, template, form, images, **{"max_length": 2048, **options})
 
@@ -58,7 +58,7 @@ def test_tiles_of_a_large_image_fit_the_length_they_were_counted_with(tokenizer,
     samples = dataset(tokenizer, tower, [record("<image>\nWhat?", ["wide.png"])], aspect="anyres", version="v1")
     sample = samples[0]
     assert sample.pixels[0].dim() == 4
-    counted = samples.images.num_positions(sample.pixels[0], sample.image_sizes[0])
+    counted = samples.images.num_positions(sample.pixels[0])
     assert counted >= sample.pixels[0].shape[0] * 256
 
 
@@ -74,7 +74,7 @@ def test_images_that_are_cut_off_are_not_handed_to_the_model(tokenizer, tower):
 def test_a_broken_image_names_record_and_file(tokenizer, tower, tmp_path, content):
     (tmp_path / "broken.png").write_bytes(content)
     samples = dataset(tokenizer, tower, [record("<image>?", ["broken.png"], 4)], folder=tmp_path)
-    with pytest.raises(DataError, match=r"t\.json: record 4 \(id 'r4'\): image .*broken\.png"):
+    with pytest.raises(DataError, match=r"t\.json: record 4 \(id 'r4'\): cannot read image .*broken\.png"):
         samples[0]
 
 

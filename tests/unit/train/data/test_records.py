@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava.errors import DataError
-from llava.train.data.records import Turn, check_first_images, load_records
+from llava.train.data.records import RecordTurn, check_first_images, load_records
 
 HUMAN = {"from": "human", "value": "What is it?"}
 WITH_IMAGE = {"from": "human", "value": "<image>\nWhat is it?"}
@@ -33,18 +33,18 @@ def test_records_with_and_without_images_are_read_in_order(tmp_path):
     first, second, third = load_records(path)
     assert first.images == ("a.png",)
     assert second.images == ()
-    assert second.turns == (Turn("human", "What is it?"), Turn("gpt", "A cat."))
+    assert second.turns == (RecordTurn("human", "What is it?"), RecordTurn("gpt", "A cat."))
     assert third.images == ("b.png", "c.png")
 
 
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ("text", "is a JSON string, expected an object"),
+        ("text", "expected an object with 'conversations', found a JSON string"),
         ({"id": 1}, "'conversations' is missing or empty"),
         ({"id": 1, "conversations": []}, "'conversations' is missing or empty"),
-        ({"id": 1, "conversations": [{"from": "human"}]}, "turn 0 has no text"),
-        ({"id": 1, "conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "turn 1 has no text"),
+        ({"id": 1, "conversations": [{"from": "human"}]}, "turn 0 must be an object"),
+        ({"id": 1, "conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "turn 1 must be an object"),
         ({"id": 1, "conversations": [{"from": "user", "value": "hi"}]}, "'from': 'user', expected 'human' or 'gpt'"),
         ({"id": 1, "conversations": [HUMAN]}, "no answer to learn"),
         ({"id": 1, "conversations": [WITH_IMAGE, GPT]}, "1 <image> but the record has no 'image'"),
@@ -77,8 +77,8 @@ def test_the_number_of_other_malformed_records_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"a": 1}', "holds a JSON object, expected a list"),
-        ("[]", "holds no records"),
+        ('{"a": 1}', "expected a list of records, found a JSON object"),
+        ("[]", "the list of records is empty"),
         ('{"id": 1}\n{"id": 2}\n', "not JSON at line 2"),
         ("[{]", "not JSON at line 1, column 3"),
     ],

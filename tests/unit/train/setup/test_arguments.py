@@ -48,16 +48,16 @@ def test_one_process_trains_without_the_sharding_it_was_asked_for():
         "--fsdp", "full_shard auto_wrap", "--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"
     )
     assert not training.fsdp
-    assert any("one process has nothing to shard" in note for note in training.notes)
+    assert any("a single process has nothing to shard" in note for note in training.notes)
 
 
 @on_cpu
 @pytest.mark.parametrize(
     ("flags", "name", "said"),
     [
-        (["--bf16", "True"], "bf16", "--bf16: left out on a CPU"),
-        (["--fp16", "True"], "fp16", "--fp16: left out on a CPU"),
-        (["--tf32", "True"], "tf32", "--tf32: left out"),
+        (["--bf16", "True"], "bf16", "--bf16: ignored"),
+        (["--fp16", "True"], "fp16", "--fp16: ignored"),
+        (["--tf32", "True"], "tf32", "--tf32: ignored"),
     ],
 )
 def test_arithmetic_that_this_machine_lacks_is_left_out_and_said(flags, name, said):
@@ -113,7 +113,7 @@ def test_what_is_not_supported_is_refused_not_ignored(flags, said):
 
 def test_sharding_over_processes_is_refused_with_the_way_out(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(InvalidRequest, match="Leave out --fsdp"):
+    with pytest.raises(InvalidRequest, match="Remove --fsdp"):
         parse("--fsdp", "full_shard auto_wrap")
 
 

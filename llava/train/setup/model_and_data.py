@@ -1,14 +1,13 @@
-"""From arguments to the parts of a run: model, tokenizer, data."""
+"""Builds the model, tokenizer and dataset of a training run from its settings."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_PAD_TOKEN
 from llava.conversation import Conversation, SeparatorStyle
@@ -18,8 +17,9 @@ from llava.model.llava_arch import fill_with_mean, resize_embeddings
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
 from llava.model.weights.reader import resolve_folder
 from llava.template_choice import LATER_KEYS
-from llava.train.data.dataset import ConversationDataset, ImageLoader
-from llava.train.data.labels import ImageTokens, token_id, training_template
+from llava.train.data.dataset import ConversationDataset, ImageLoader, PositionCounter
+from llava.train.data.labels import ImageTokens, token_id
+from llava.train.data.layouts import training_template
 from llava.train.data.records import Record
 from llava.train.setup.arguments import DataArguments, ModelArguments
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
     from llava.train.setup.training_arguments import TrainingArguments
 
-_SAID_BY_LATER_RELEASES = {name: plain for name, plain in LATER_KEYS.items() if plain is not None}
-"""Settings that v0 did not write down, and what it always had."""
+_V0_SETTINGS = {name: value for name, value in LATER_KEYS.items() if value is not None}
+"""Settings that v0 checkpoints do not record, and their only value in v0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a run needs before its data."""
+    """The parts of a run that the dataset depends on."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     template: Conversation
     image_tokens: ImageTokens
     start_end_ids: tuple[int, ...]
-    """Ids of `<im_start>` and `<im_end>` where the run uses them."""
+    """Ids of `<im_start>` and `<im_end>`; empty if the run does not use them."""
 
 
 def prepare_model(
@@ -51,15 +51,15 @@ def prepare_model(
     *,
     attn_implementation: str | None = None,
 ) -> Prepared:
-    """Loads the language model in float32, gives it tower, projector and image tokens, and sets the template.
+    """Loads the language model in float32 and adds the vision tower, the projector and the image tokens.
 
     Raises:
-        CheckpointError: weights, tower or tokenizer that cannot be used.
-        InvalidRequest: flags that do not fit the model or each other.
+        CheckpointError: the weights, the tower or the tokenizer cannot be used.
+        InvalidRequest: flags contradict the model or each other.
     """
     template = training_template(model_args.version)
     folder = resolve_folder(str(model_args.model_name_or_path))
-    # Master weights are float32 whatever the file holds: 16-bit weights would lose most small updates.
+    # Weights are float32 whatever the file holds, because 16-bit weights would lose most small updates.
     _, model, _, _ = load_pretrained_model(
         folder,
         device="cpu",
@@ -90,15 +90,15 @@ def prepare_data(
     data_args: DataArguments,
     training_args: TrainingArguments,
 ) -> ConversationDataset:
-    """The dataset of a run.
+    """Builds the dataset of a run.
 
     Raises:
-        DataError: records with images and no vision tower.
+        DataError: a record has an image, but there is no vision tower.
     """
     model, images = prepared.model, None
     if model.config.has_vision:
         tower = model.get_vision_tower()
-        images = ImageLoader(image_folder(data_args), tower.image_processor, model.config, _PositionCounter(tower))
+        images = ImageLoader(image_folder(data_args), tower.image_processor, model.config, PositionCounter(tower))
     return ConversationDataset(
         records,
         prepared.tokenizer,
@@ -111,25 +111,8 @@ def prepare_data(
 
 
 def image_folder(data_args: DataArguments) -> Path:
-    """Where the records' image paths begin: `--image_folder`, else beside the training file."""
+    """Returns the folder of the images: `--image_folder`, else the training file's own folder."""
     return Path(data_args.image_folder) if data_args.image_folder else Path(str(data_args.data_path)).parent
-
-
-class _PositionCounter:
-    """How many positions a processed image takes; keeps the numbers of the tower, not its weights."""
-
-    def __init__(self, tower: Any) -> None:
-        self.patch = tower.config.patch_size
-        self.extra = tower.num_features(self.patch, self.patch) - 1
-
-    def __call__(self, pixels: Tensor, size: tuple[int, int]) -> int:
-        height, width = pixels.shape[-2:]
-        rows, columns = height // self.patch, width // self.patch
-        positions = rows * columns + self.extra
-        if pixels.dim() == 3:
-            return positions
-        # At most: removing padding makes it fewer, line ends add one a row of patches.
-        return pixels.shape[0] * (positions + rows)
 
 
 def _set_padding(tokenizer: PreTrainedTokenizerBase, model: Any, *, add_token: bool) -> None:
@@ -147,25 +130,24 @@ def _add_vision(
 ) -> None:
     if as_patches and not model_args.mm_use_im_patch_token:
         raise InvalidRequest(
-            f"--version {model_args.version} writes images as <im_patch> tokens: leave --mm_use_im_patch_token on."
+            f"--mm_use_im_patch_token False does not work with --version {model_args.version}, "
+            "which writes images as <im_patch> tokens. Remove the flag."
         )
     config = model.config
+    settings = _VisionSettings.choose(model_args, config)
     had_projector = getattr(model.get_model(), "mm_projector", None) is not None
-    kind = _chosen(model_args, config, "mm_projector_type", "linear")
-    if had_projector and kind != (config.mm_projector_type or "linear"):
+    projector_type = config.mm_projector_type or "linear"
+    if had_projector and settings.mm_projector_type != projector_type:
         raise InvalidRequest(
-            f"--mm_projector_type {kind}: {model_args.model_name_or_path} already has a projector of type "
-            f"{config.mm_projector_type or 'linear'}. Leave the flag out, or start from the plain language model."
+            f"--mm_projector_type {settings.mm_projector_type}: {model_args.model_name_or_path} already has a "
+            f"{projector_type} projector. Remove the flag, or start from the plain language model."
         )
     if as_patches:
-        _refuse_later_settings(model_args, config)
+        _refuse_later_settings(settings, model_args.version)
     if model_args.vision_tower is not None or not had_projector:
         model.initialize_vision_modules(
             model_args.vision_tower,
-            mm_vision_select_layer=_chosen(model_args, config, "mm_vision_select_layer", -1),
-            mm_vision_select_feature=_chosen(model_args, config, "mm_vision_select_feature", "patch"),
-            mm_projector_type=kind,
-            mm_patch_merge_type=_chosen(model_args, config, "mm_patch_merge_type", "flat"),
+            **asdict(settings),
             pretrain_mm_mlp_adapter=model_args.pretrain_mm_mlp_adapter,
             dtype=torch.float32,
         )
@@ -178,24 +160,38 @@ def _add_vision(
     model.get_vision_tower().requires_grad_(False)
 
 
-def _refuse_later_settings(model_args: ModelArguments, config: Any) -> None:
-    """A v0 checkpoint is told by what it does not say; with later settings readers would take it for a later one."""
-    for name, meaning in _SAID_BY_LATER_RELEASES.items():
-        chosen = _chosen(model_args, config, name, meaning)
+@dataclass(frozen=True, slots=True)
+class _VisionSettings:
+    """How the model sees images; the names are those of the config."""
+
+    mm_vision_select_layer: int
+    mm_vision_select_feature: str
+    mm_projector_type: str
+    mm_patch_merge_type: str
+
+    @classmethod
+    def choose(cls, model_args: ModelArguments, config: Any) -> _VisionSettings:
+        """Takes each setting from its flag, else from the model's config, else the default."""
+        return cls(
+            _first_set(model_args.mm_vision_select_layer, config.mm_vision_select_layer, -1),
+            _first_set(model_args.mm_vision_select_feature, config.mm_vision_select_feature, "patch"),
+            _first_set(model_args.mm_projector_type, config.mm_projector_type, "linear"),
+            _first_set(model_args.mm_patch_merge_type, config.mm_patch_merge_type, "flat"),
+        )
+
+
+def _first_set(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _refuse_later_settings(settings: _VisionSettings, version: str) -> None:
+    """Refuses what v0 lacks: a v0 checkpoint is recognised by the config keys of later releases that it lacks."""
+    for name, meaning in _V0_SETTINGS.items():
+        chosen = getattr(settings, name)
         if chosen != meaning:
             raise InvalidRequest(
-                f"--{name} {chosen} does not go with --version {model_args.version}, whose checkpoints have "
-                f"{meaning}. Use --version v1."
+                f"--{name} {chosen} does not work with --version {version}, which requires {meaning}. Use --version v1."
             )
-
-
-def _chosen(model_args: ModelArguments, config: Any, name: str, default: Any) -> Any:
-    """The flag where it was given, else the model's own setting, else the default."""
-    given = getattr(model_args, name)
-    if given is not None:
-        return given
-    own = getattr(config, name, None)
-    return default if own is None else own
 
 
 def _write_settings(
@@ -205,7 +201,7 @@ def _write_settings(
     data_args: DataArguments,
     training_args: TrainingArguments,
 ) -> None:
-    """What the checkpoint must remember to be used as it was trained."""
+    """Writes the settings that a checkpoint needs to be used the way it was trained."""
     if data_args.image_aspect_ratio is not None:
         config.image_aspect_ratio = data_args.image_aspect_ratio
     if data_args.image_grid_pinpoints is not None:
@@ -213,21 +209,17 @@ def _write_settings(
     config.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
     config.freeze_mm_mlp_adapter = training_args.freeze_mm_mlp_adapter
     if template.sep_style is not SeparatorStyle.PLAIN:
-        config.conv_mode = _template_name(template, model_args.version)
+        config.conv_mode = template.name or model_args.version
     if template.image_first:
         config.mm_use_im_patch_token = model_args.mm_use_im_patch_token
         config.tokenizer_padding_side = "right"
         config.tokenizer_model_max_length = training_args.model_max_length
         return
-    # Readers tell a v0 checkpoint, whose images are runs of <im_patch>, by the keys that it does not have.
+    # Readers recognise a v0 checkpoint, whose images are runs of <im_patch>, by the keys that it lacks.
     config.mm_use_im_patch_token = None
-    for name, meaning in _SAID_BY_LATER_RELEASES.items():
+    for name, meaning in _V0_SETTINGS.items():
         if getattr(config, name) == meaning:
             setattr(config, name, None)
-
-
-def _template_name(template: Conversation, version: str) -> str:
-    return template.name or version
 
 
 def _grid(text: str) -> list[list[int]]:
@@ -236,5 +228,5 @@ def _grid(text: str) -> list[list[int]]:
         return [[int(width), int(height)] for width, height in grid]
     except (TypeError, ValueError) as error:
         raise InvalidRequest(
-            f"--image_grid_pinpoints {text}: not a JSON list of [width, height] pairs in pixels ({error})."
+            f"--image_grid_pinpoints {text}: expected a JSON list of [width, height] pairs in pixels ({error})."
         ) from None

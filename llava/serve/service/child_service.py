@@ -1,4 +1,4 @@
-"""Services of ours that another command starts beside itself, and ends with itself."""
+"""Runs another service of this package in a child process that ends with the command that started it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from types import TracebackType
 from typing import Final
 
 from llava.errors import LlavaError
+from llava.serve.service.logs import RUNNING_LINE
 
-RUNNING_LINE: Final = "Uvicorn running on "
-"""What a service logs once it can answer (`llava.serve.service.server`)."""
 _END_S: Final = 10.0
+"""Seconds that a service has to end before it is killed."""
 
 
 class ServiceFailed(LlavaError):
-    """A service that this command started has ended by itself."""
+    """A service that this command started ended on its own."""
 
     code = "service_failed"
 
 
-class Child:
-    """One service in a process of its own. Its lines go to standard error, with its name before them."""
+class ChildService:
+    """One service in a process of its own. Its output goes to standard error, each line prefixed with its name."""
 
     def __init__(self, name: str, module: str, arguments: Sequence[str]):
+        """
+        Args:
+            name: name of the service in output and errors.
+            module: its command, run with `python -m`.
+            arguments: its command line.
+        """
         self.name = name
         self._settled = threading.Event()
         self._running = False
@@ -36,24 +42,24 @@ class Child:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C is this command's business, which ends its children in order
+            start_new_session=True,  # Ctrl-C must reach only this command, which ends its services in order
         )
-        self._reader = threading.Thread(target=self._pass_on, daemon=True)
+        self._reader = threading.Thread(target=self._forward_output, daemon=True)
         self._reader.start()
 
     def wait_until_running(self) -> None:
-        """
+        """Returns once the service answers requests.
+
         Raises:
-            ServiceFailed: it ended instead.
+            ServiceFailed: the service ended instead.
         """
         self._settled.wait()
         if not self._running:
-            raise ServiceFailed(
-                f"the {self.name} could not be started (exit code {self._process.wait()}); its lines above say why."
-            )
+            code = self._process.wait()
+            raise ServiceFailed(f"the {self.name} could not be started (exit code {code}). Its output above says why.")
 
     def end(self) -> None:
-        """Asks it to end, waits, and kills it if it takes too long."""
+        """Asks the service to end, waits, and kills it if it takes too long."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -63,7 +69,7 @@ class Child:
             self._process.wait()
         self._reader.join(1)
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> ChildService:
         return self
 
     def __exit__(
@@ -71,7 +77,7 @@ class Child:
     ) -> None:
         self.end()
 
-    def _pass_on(self) -> None:
+    def _forward_output(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             sys.stderr.write(f"{self.name} | {line}")

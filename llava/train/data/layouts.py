@@ -1,0 +1,168 @@
+"""Lays a training record out as segments: pieces of the training text, each supervised or not.
+
+`llava.train.data.labels` turns the segments into token ids and labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.conversation import Conversation, SeparatorStyle, conv_templates
+from llava.errors import DataError, InvalidRequest
+from llava.train.data.records import ASSISTANT, HUMAN, Record, RecordTurn
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of training text."""
+
+    text: str
+    supervised: bool
+    """True if the model is trained to write this text."""
+    answer: bool = False
+    """True for the words of an answer; false for role names and separators, which some templates also train."""
+
+
+Layout = Callable[[Conversation, Sequence[RecordTurn], str], list[Segment]]
+"""Lays out turns in a template; the string is the record's name in error messages."""
+
+
+def training_template(version: str) -> Conversation:
+    """Returns the training template that `--version` selects.
+
+    `v0` and `v0.5` select the first release's training text, `v1` and its variants (`v1_1`, `v1_3`, ...) the text of
+    Vicuna v1.1. Any other name must be a key of `conv_templates`.
+
+    Raises:
+        InvalidRequest: the name is unknown; the message lists the known ones.
+    """
+    if version in ("v0", "v0.5"):
+        return conv_templates["v0_train"].copy()
+    if version not in conv_templates and version.startswith(("v1_", "v1.")):
+        return conv_templates["vicuna_v1"].copy()
+    if version not in conv_templates:
+        known = ", ".join(sorted(conv_templates))
+        raise InvalidRequest(f"--version {version}: there is no such template. Available: {known}.")
+    template = conv_templates[version].copy()
+    if template.sep_style is SeparatorStyle.SINGLE:
+        # Training adds line ends that chats in `###` templates lack, and leaves out their few-shot examples.
+        return replace(template, messages=[], offset=0, sep_style=SeparatorStyle.HEADED, sep2="\n")
+    return template
+
+
+def segments_of(record: Record, template: Conversation, *, images_first: bool) -> list[Segment]:
+    """Lays a record out as training text, with one `<image>` for each image.
+
+    Args:
+        record: a record from `load_records`.
+        template: a template from `training_template`.
+        images_first: moves a turn's only `<image>` to a line of its own before the text, as v1 and later do.
+            v0 leaves it where the record has it.
+
+    Raises:
+        DataError: the record does not have the alternating turns, or the image and caption, that the template needs.
+    """
+    turns = record.turns
+    if images_first and template.sep_style is not SeparatorStyle.PLAIN:
+        tagged = "mmtag" in str(template.version)
+        turns = tuple(replace(turn, text=_image_first(turn.text, tagged=tagged)) for turn in turns)
+    return _LAYOUTS[template.sep_style](template, turns, record.name)
+
+
+def _image_first(text: str, *, tagged: bool) -> str:
+    if text.count(DEFAULT_IMAGE_TOKEN) == 1:
+        text = f"{DEFAULT_IMAGE_TOKEN}\n{text.replace(DEFAULT_IMAGE_TOKEN, '').strip()}".strip()
+    if tagged:
+        text = text.replace(DEFAULT_IMAGE_TOKEN, f"<Image>{DEFAULT_IMAGE_TOKEN}</Image>")
+    return text
+
+
+def _headed_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+    """Writes the system text, a blank line and one `### Role: text` line per turn, as the first release trained.
+
+    Role names of answers are trained too, and so is the `###` before a question, because it ends an answer.
+    """
+    signal, line_end = template.sep, template.sep2 or ""
+    segments = [Segment(template.system + 2 * line_end, supervised=False)]
+    for turn in turns:
+        if turn.role == HUMAN:
+            segments.append(Segment(signal, supervised=True))
+            segments.append(Segment(f" {template.roles[0]}: {turn.text}{line_end}", supervised=False))
+        else:
+            segments.append(Segment(f"{signal} {template.roles[1]}:", supervised=True))
+            segments.append(Segment(f" {turn.text}{line_end}", supervised=True, answer=True))
+    segments.append(Segment(f"{signal} ", supervised=True))
+    return segments
+
+
+def _two_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+    """Writes `system USER: text ASSISTANT: text</s>...`; only answers and the `</s>` after them are trained."""
+    segments = [Segment(template.system + template.sep, supervised=False)]
+    for turn in _alternating(turns, name):
+        is_answer = turn.role == ASSISTANT
+        role, separator = (template.roles[1], template.sep2 or "") if is_answer else (template.roles[0], template.sep)
+        segments.append(Segment(f"{role}:", supervised=False))
+        if turn.text:
+            segments.append(Segment(f" {turn.text}{separator}", supervised=is_answer, answer=is_answer))
+    return segments
+
+
+def _llama_2_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+    """Writes `[INST] <<SYS>>...<</SYS>> text [/INST] text </s><s>[INST] ...`; trains answers and their `</s>`."""
+    segments = []
+    for number, turn in enumerate(_alternating(turns, name)):
+        if turn.role == ASSISTANT:
+            segments.append(Segment(f" {turn.text} {template.sep2 or ''}", supervised=True, answer=True))
+            continue
+        text = turn.text
+        if number == 0 and template.system:
+            text = f"<<SYS>>\n{template.system}\n<</SYS>>\n\n{text}"
+        opening = template.sep if number else ""
+        segments.append(Segment(f"{opening}[INST] {text} [/INST]", supervised=False))
+    return segments
+
+
+def _mpt_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+    """Writes ChatML, `role` text `<|im_end|>`; answers and the `<|im_end|>` after them are trained."""
+    segments = [Segment(template.system + template.sep, supervised=False)]
+    for turn in _alternating(turns, name):
+        is_answer = turn.role == ASSISTANT
+        segments.append(Segment(template.roles[1] if is_answer else template.roles[0], supervised=False))
+        if turn.text:
+            segments.append(Segment(turn.text + template.sep, supervised=is_answer, answer=is_answer))
+    return segments
+
+
+def _plain_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+    """Writes the image, its caption and a line end; the instruction is left out."""
+    if [turn.role for turn in turns] != [HUMAN, ASSISTANT] or DEFAULT_IMAGE_TOKEN not in turns[0].text:
+        raise DataError(
+            f"{name}: the plain template needs one human turn with {DEFAULT_IMAGE_TOKEN} and one answer, "
+            f"found {len(turns)} turns. Choose another --version for conversations."
+        )
+    images = DEFAULT_IMAGE_TOKEN * turns[0].text.count(DEFAULT_IMAGE_TOKEN)
+    return [Segment(images, supervised=False), Segment(turns[1].text + template.sep, supervised=True, answer=True)]
+
+
+def _alternating(turns: Sequence[RecordTurn], name: str) -> Sequence[RecordTurn]:
+    if turns[0].role != HUMAN:
+        turns = turns[1:]  # An answer without a question; later releases drop it too.
+    for number, turn in enumerate(turns):
+        expected = (HUMAN, ASSISTANT)[number % 2]
+        if turn.role != expected:
+            raise DataError(
+                f"{name}: turn {number} of the dialogue is from '{turn.role}', expected '{expected}'. "
+                "This template needs alternating turns, starting with 'human'."
+            )
+    return turns
+
+
+_LAYOUTS: dict[SeparatorStyle, Layout] = {
+    SeparatorStyle.HEADED: _headed_layout,
+    SeparatorStyle.TWO: _two_layout,
+    SeparatorStyle.LLAMA_2: _llama_2_layout,
+    SeparatorStyle.MPT: _mpt_layout,
+    SeparatorStyle.PLAIN: _plain_layout,
+}
