@@ -52,7 +52,6 @@ IMPORT_NAMES = {
     "matplotlib": "matplotlib",
     "jinja2": "jinja2",
     "openpyxl": "openpyxl",
-    "openai": "openai",
     "shtab": "shtab",
     "wandb": "wandb",
 }

@@ -350,9 +350,18 @@ class WorkerTimeout(LlavaError):
 class RemoteError(LlavaError):
     """Another service reported an error; message, `code` and `status` are those of that service."""
 
-    def __init__(self, message: str, *, code: str = "internal", status: int = 500):
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "internal",
+        status: int = 500,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ):
         super().__init__(message)
-        self.code, self.status = code, status
+        self.code, self.status, self.param = code, status, param
+        self.retry_after_s = retry_after_s
 
 
 class CannotListen(LlavaError):

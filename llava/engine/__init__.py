@@ -1,8 +1,9 @@
-"""The one way to generate: batched, streamed, cancelled. See `llava.engine.engine.Engine`."""
+"""Generates text: batched, streamed and cancellable. See `llava.engine.engine.Engine`."""
 
-from llava.engine.batcher import BatchSettings
-from llava.engine.engine import Engine, EngineSettings, EngineStats
+from llava.engine.engine import Engine
 from llava.engine.request import Request
-from llava.text_generation.settings import Answer, Piece, Sampling
+from llava.engine.settings import BatchSettings, EngineSettings, EngineStats
+from llava.text_generation.answer_events import Answer, Piece
+from llava.text_generation.settings import Sampling
 
 __all__ = ["Answer", "BatchSettings", "Engine", "EngineSettings", "EngineStats", "Piece", "Request", "Sampling"]

@@ -1,10 +1,10 @@
-"""Virtual image tokens: each row of an image's features gets a token id of its own above the vocabulary.
+"""Gives each image feature a virtual token id above the vocabulary.
 
-A table behind the token embedding maps such ids to feature rows, so whatever serves a language model by token ids
-serves one that sees images, without knowing it. Ids are handed out once and never again for another image:
-two prompts with equal ids have equal content, and a cache of prefixes may be shared by ids alone.
+A table behind the token embedding maps these ids to feature rows, so a program that serves a language model by token
+ids also serves one that sees images, without knowing about images. An id is never reused for another image: two prompts
+with equal ids have equal content, so a prefix cache can compare ids alone.
 
-The table is a ring: a new image overwrites the oldest ones. An image in use is skipped, never overwritten.
+The table is a ring: a new image overwrites the oldest ones. Images in use are skipped, never overwritten.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_ID = 2**31 - 1
-"""The batching manager keeps token ids in 32 bits."""
+"""Largest id; the batching manager stores token ids in 32 bits."""
 
 
 class IdsUsedUp(LlavaError):
-    """All ids that fit were handed out; the table has to begin anew, together with every cache that knows ids."""
+    """No id is left below the limit. The table must start over, together with every cache that knows ids."""
 
 
 class TooManyFeatures(LlavaError):
-    """One request's images have more features than the whole table holds."""
+    """The images of one request have more features than the whole table can hold."""
 
     code, status = "too_many_pictures", 400
 
@@ -44,14 +44,16 @@ class TooManyFeatures(LlavaError):
 
 
 @dataclass(eq=False)
-class Run:
-    """The consecutive ids of one image."""
+class IdRun:
+    """The consecutive virtual ids of one image."""
 
     key: bytes
+    """The image's `content_key`."""
     start: int
     """First id, above the vocabulary."""
     length: int
     users: int = 0
+    """Number of requests that hold the image."""
 
     @property
     def ids(self) -> range:
@@ -59,10 +61,10 @@ class Run:
 
 
 class ImageEmbedding(nn.Module):
-    """A token embedding that reads ids from `vocabulary` on from the image table instead."""
+    """A token embedding that looks up ids from `vocabulary` upwards in the image table."""
 
     rows: Tensor
-    """[rows, hidden]."""
+    """The table's features, [rows, hidden]."""
 
     def __init__(self, text: nn.Module, vocabulary: int, num_rows: int):
         super().__init__()
@@ -74,11 +76,11 @@ class ImageEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The text embedding's, for everything that asks a model for its width, device or dtype."""
+        """The weight of the text embedding, for callers that read the model's width, device or dtype from it."""
         return self.text.weight  # type: ignore[return-value]
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[...] int -> [..., hidden]. Branch-free, so that it can be part of a CUDA graph."""
+        """Maps ids [...] to embeddings [..., hidden]. Free of branches, so that it can be part of a CUDA graph."""
         is_image = ids >= self.vocabulary
         text = self.text(ids.masked_fill(is_image, 0))
         rows = (ids.long() - self.vocabulary).remainder(self.rows.shape[0])
@@ -86,7 +88,7 @@ class ImageEmbedding(nn.Module):
 
 
 class ImageTable:
-    """Who occupies which rows of a `ImageEmbedding`. Safe to use from several threads."""
+    """Assigns the rows of an `ImageEmbedding` to images. Safe to use from several threads."""
 
     def __init__(self, embedding: ImageEmbedding, *, max_id: int = MAX_ID):
         self.embedding = embedding
@@ -96,7 +98,7 @@ class ImageTable:
         self._max_id = max_id
         self._closed = False
         self._next = embedding.vocabulary
-        self._runs: dict[bytes, Run] = {}
+        self._runs: dict[bytes, IdRun] = {}
         self._changed = threading.Condition()
 
     @property
@@ -105,12 +107,12 @@ class ImageTable:
 
     @property
     def num_in_use(self) -> int:
-        """Images that running requests hold."""
+        """Number of images that running requests hold."""
         with self._changed:
             return sum(run.users > 0 for run in self._runs.values())
 
-    def find(self, key: bytes) -> Run | None:
-        """The image stored under `key`, now in use once more, or None."""
+    def find(self, key: bytes) -> IdRun | None:
+        """Returns the image stored under `key` and counts one more user of it, or returns None."""
         with self._changed:
             run = self._runs.get(key)
             if run is not None:
@@ -118,17 +120,17 @@ class ImageTable:
                 self.num_hits += 1
             return run
 
-    def store(self, key: bytes, features: Tensor, *, own: Sequence[Run] = ()) -> Run:
-        """Writes an image's features, [features, hidden], and returns its run, in use once.
+    def store(self, key: bytes, features: Tensor, *, own: Sequence[IdRun] = ()) -> IdRun:
+        """Writes an image's features, [features, hidden], and returns its ids, with one user.
 
         Waits while images of other requests leave no room.
 
         Args:
-            own: runs that the same request holds already; they are not waited for.
+            own: ids that the same request holds already; it does not wait for their release.
 
         Raises:
-            TooManyFeatures: the request's images together do not fit into the table.
-            IdsUsedUp: see there.
+            TooManyFeatures: the images of the request together do not fit into the table.
+            IdsUsedUp: no id is left.
             ShuttingDown: the table was closed meanwhile.
         """
         length = len(features)
@@ -140,35 +142,35 @@ class ImageTable:
             if start is None:
                 raise TooManyFeatures(length + sum(run.length for run in own), self._size)
             if start + length > self._max_id:
-                raise IdsUsedUp("all ids for images were handed out")
+                raise IdsUsedUp("no virtual id is left for another image")
             for other in [other for other in self._runs.values() if self._in_the_way(other, start, length)]:
                 del self._runs[other.key]
             self._next = start + length  # before writing: an id that was ever written is never handed out again
             self._write(start, features)
-            run = self._runs[key] = Run(key, start, length, users=1)
+            run = self._runs[key] = IdRun(key, start, length, users=1)
             self.num_stored += 1
             return run
 
-    def release(self, run: Run) -> None:
-        """One use less; the image stays until its rows are needed."""
+    def release(self, run: IdRun) -> None:
+        """Counts one user less. The image stays until its rows are needed."""
         with self._changed:
             run.users -= 1
             self._changed.notify_all()
 
     def forget_all(self) -> None:
-        """Begins anew with the first id. For when no request and no cache knows the old ids any more."""
+        """Starts over with the first id. Call it only when no request and no cache knows the old ids any more."""
         with self._changed:
             self._runs.clear()
             self._next = self.embedding.vocabulary
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Lets nobody wait any more."""
+        """Ends all waiting in `store` with `ShuttingDown`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _is_alone(self, own: Sequence[Run]) -> bool:
+    def _is_alone(self, own: Sequence[IdRun]) -> bool:
         return all(run in own for run in self._runs.values() if run.users)
 
     def _write(self, start: int, features: Tensor) -> None:
@@ -179,7 +181,7 @@ class ImageTable:
             torch.cuda.current_stream(table.device).synchronize()
 
     def _place(self, length: int) -> int | None:
-        """The next first id whose rows no image in use occupies, or None."""
+        """Returns the next first id whose rows are free of images in use, or None."""
         start = self._next
         if length > self._size:
             return None
@@ -192,8 +194,8 @@ class ImageTable:
             start += max(skips)
         return None
 
-    def _in_the_way(self, run: Run, start: int, length: int) -> int:
-        """How far beyond `start` a run ends whose rows overlap those of [start, start + length); 0 if none do."""
+    def _in_the_way(self, run: IdRun, start: int, length: int) -> int:
+        """Returns how far beyond `start` a run ends if its rows overlap [start, start + length), otherwise 0."""
         ahead = (run.start - start) % self._size
         if ahead < length:
             return ahead + run.length
@@ -201,9 +203,9 @@ class ImageTable:
 
 
 def content_key(image: Image.Image, preprocessing: bytes) -> bytes:
-    """A key that only equal images under equal preprocessing share: of mode, size and every pixel.
+    """Returns a key that only equal images with equal preprocessing share.
 
-    Size and mode are part of it: pixels alone are the same for a 30 x 100 and a 100 x 30 image of one colour.
+    The key covers mode and size as well as pixels: a 30 x 100 and a 100 x 30 image of one colour have equal pixels.
     """
     digest = hashlib.sha256(preprocessing)
     digest.update(f"{image.mode} {image.width} {image.height}".encode())

@@ -1,8 +1,8 @@
-"""Attention over a batch of requests of different lengths on a device without flash attention, mostly a CPU.
+"""Computes attention over requests of different lengths on devices without flash attention, mostly CPUs.
 
-transformers' batching manager lays the requests of a step one behind the other into a single row. Its path for plain
-scaled-dot-product attention then lets every token look at every request and masks the others out: with sixteen
-requests fifteen sixteenths of that work is thrown away. Here each request attends to its own keys alone.
+transformers' batching manager concatenates the requests of a step into a single row. Its path for plain
+scaled-dot-product attention lets every token attend to all requests and masks the other requests out: with sixteen
+requests, fifteen sixteenths of the work is wasted. Here each request attends to its own keys alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 RAGGED: Final = "llava_ragged"
-"""The name under which a model's config asks for it."""
+"""The name of this attention in a model's config."""
 
 
 def ragged_attention(
@@ -31,21 +31,21 @@ def ragged_attention(
     cache: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function of one layer, in the form that transformers' `AttentionInterface` asks for.
+    """Computes the attention of one layer, with the signature that transformers' `AttentionInterface` requires.
 
     Args:
-        query: [1, heads, tokens, head size], the requests' new tokens one behind the other.
-        key, value: [1, key heads, tokens, head size] of the same tokens.
+        query: [1, heads, tokens, head size], the new tokens of all requests concatenated.
+        key, value: [1, key heads, tokens, head size], for the same tokens.
         cache: the manager's paged cache, up to transformers 5.23. From 5.24 on the decoder layer updates it, and `key`
             and `value` hold everything that the requests attend to.
-        **kwargs: without `read_index`, which the manager always passes, this is transformers' own `sdpa`. Also
-            `cu_seq_lens_q` [requests + 1], int32, and `cu_seq_lens_k`, the same by type of layer.
+        **kwargs: include `cu_seq_lens_q` [requests + 1], int32, and `cu_seq_lens_k`, the same per type of layer.
+            Without `read_index`, which the manager always passes, transformers' own `sdpa` is used.
 
     Returns:
-        [1, tokens, heads, head size], and no attention weights.
+        The output [1, tokens, heads, head size], and None in place of attention weights.
     """
     if cache is not None:
-        # Writes the new keys and values, returns all that the requests attend to, and picks this layer's lengths.
+        # Stores the new keys and values, returns all that the requests attend to, and selects this layer's lengths.
         key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
     elif "read_index" not in kwargs:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
@@ -57,7 +57,7 @@ def ragged_attention(
         new = end_q - start_q
         asked, keys, values = query[:, :, start_q:end_q], key[:, :, start_k:end_k], value[:, :, start_k:end_k]
         if new == 1:
-            # One token a request: heads that share keys become rows of one product, nothing is repeated.
+            # With one new token, heads that share keys become rows of one product, so keys need not be repeated.
             packed = asked.reshape(1, key.shape[1], groups, query.shape[3])
             attended = scaled_dot_product_attention(packed, keys, values, scale=scaling)
             output[:, start_q] = attended.reshape(1, query.shape[1], query.shape[3])

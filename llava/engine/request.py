@@ -1,4 +1,4 @@
-"""A request to the engine: a prompt, its images, and how to answer."""
+"""Defines a request to the engine: a prompt, its images, and how to answer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
+    """A request for one answer.
+
+    Raises:
+        ImageTokenMismatch: the number of markers in the prompt differs from the number of images.
+    """
+
     prompt: str
-    """In the words of the checkpoint's template, with one `<image>` an image."""
+    """The prompt in the checkpoint's template, with one `<image>` marker per image."""
     images: tuple[Image.Image, ...] = ()
-    """As `llava.mm_utils.load_image` returns them, in reading order."""
+    """Images in reading order, as `llava.mm_utils.load_image` returns them."""
     sampling: Sampling = field(default_factory=Sampling)
+    """How tokens are chosen."""
     stop: tuple[str, ...] = ()
-    """Texts that end the answer and are not part of it; found across tokens, never shown in part."""
+    """Texts that end the answer and are not part of it; they are found across tokens and never shown in part."""
     prefixes: tuple[str, ...] = ()
-    """Texts to drop where the answer begins with them, such as the assistant's role name."""
+    """Texts to drop from the beginning of the answer, such as the assistant's role name."""
     request_id: str | None = None
-    """For logs."""
+    """An id for log messages."""
 
     def __post_init__(self) -> None:
         found = self.prompt.count(DEFAULT_IMAGE_TOKEN)

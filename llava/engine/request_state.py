@@ -1,113 +1,122 @@
-"""One request on its way through the engine, and who wants to hear of it."""
+"""Tracks one request on its way through the engine."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from llava.engine.image_table import Run
+from llava.engine.image_table import IdRun
 from llava.engine.request import Request
 from llava.errors import LlavaError
+from llava.text_generation.answer_events import Answer, AnswerEvent, Failure, FinishReason, Piece, Timings
 from llava.text_generation.answer_text import AnswerText
-from llava.text_generation.settings import MAX_SEED, Answer, Piece, Sampling, Timings
+from llava.text_generation.settings import MAX_SEED, Sampling
 
-Event = Piece | Answer | LlavaError
-Sink = Callable[[Event], None]
-"""Called from the engine's threads: must be quick, and may not raise."""
+EngineEvent = AnswerEvent | Failure
+Sink = Callable[[EngineEvent], None]
+"""Receives the events of a request on the engine's threads. It must return quickly and must not raise."""
 
 
 @dataclass(eq=False)
-class Ticket:
-    """The engine's own view of a request. Only the engine's thread changes it, but for `cancelled`."""
+class RequestState:
+    """The engine's view of a request. Only the engine's thread changes it, except for `cancelled`."""
 
     number: int
+    """A number that is unique in this engine."""
     request: Request
     sink: Sink
     created: float = field(default_factory=time.monotonic)
     cancelled: bool = False
-    """Nobody listens any more."""
+    """True once nobody waits for the answer any more."""
     done: bool = False
+    """True once the request has ended, in whatever way."""
 
     prompt: list[int] = field(default_factory=list)
-    """Token ids, images as virtual ids."""
+    """Token ids, with images as virtual ids."""
     num_image_tokens: int = 0
     encoding_s: float = 0.0
+    """Seconds spent on encoding the images."""
     max_new_tokens: int = 0
-    """What was asked, or what the context leaves."""
-    runs: list[Run] = field(default_factory=list)
+    """The requested number of tokens, or what the context leaves."""
+    runs: list[IdRun] = field(default_factory=list)
+    """The virtual ids that the request holds in the image table."""
 
     tokens: list[int] = field(default_factory=list)
-    """All generated so far."""
-    tokens_before: int = 0
-    """Those of them that the present manager was given as part of the prompt."""
-    life: int = 0
-    """How often it was handed to a manager."""
-    deaths: int = 0
-    """Managers that ended while this request was in them."""
+    """All tokens generated so far."""
+    num_tokens_before: int = 0
+    """Number of these tokens that the current manager received as part of the prompt."""
+    num_submissions: int = 0
+    """Number of times the request was handed to a manager."""
+    num_crashes: int = 0
+    """Number of managers that crashed while this request was running."""
     text: AnswerText | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    """The request's, with a seed drawn where it has none."""
+    """The requested sampling, with a seed drawn if the request has none."""
     started: float | None = None
     first_token: float | None = None
 
     @property
     def manager_id(self) -> str:
-        """What the manager knows it by; another after each death, so that late news of an old life is told apart."""
-        return f"{self.number}.{self.life}"
+        """The id under which the manager knows the request. It changes with each submission, so that late progress
+        reports of an earlier one are told apart."""
+        return f"{self.number}.{self.num_submissions}"
 
     @staticmethod
     def number_of(manager_id: str) -> int:
-        """Whose `manager_id` this is, in any of its lives."""
+        """Returns the number of the request with this `manager_id`, whichever submission it belongs to."""
         return int(manager_id.partition(".")[0])
 
     @property
-    def num_tokens_at_most(self) -> int:
-        """Tokens in the cache when the answer is as long as it may get."""
+    def max_cache_tokens(self) -> int:
+        """Number of cache tokens that the request occupies if its answer gets as long as allowed."""
         return len(self.prompt) + self.max_new_tokens
 
-    def open_text(self, tokenizer: Any) -> None:
-        """Prepares for tokens."""
+    @property
+    def waits_for_first_token(self) -> bool:
+        """Whether the current manager has not reported a token yet."""
+        return len(self.tokens) == self.num_tokens_before
+
+    def begin_text(self, tokenizer: Any) -> None:
+        """Prepares the state for tokens."""
         asked = self.request.sampling
-        seed = random.randrange(MAX_SEED) if asked.seed is None else asked.seed
-        self.sampling = Sampling(
-            asked.temperature, asked.top_p, asked.num_beams, asked.max_new_tokens, asked.top_k, seed
-        )
-        self.text = AnswerText(tokenizer, self.request.stop, self.request.prefixes, self._emit)
+        self.sampling = replace(asked, seed=random.randrange(MAX_SEED) if asked.seed is None else asked.seed)
+        self.text = AnswerText(tokenizer, self.request.stop, self.request.prefixes, self.emit)
 
     def take(self, tokens: Sequence[int]) -> bool:
-        """Takes all tokens of the present life; true once a stop text has ended the answer."""
+        """Takes all tokens of the current submission; returns True once a stop text has ended the answer."""
         assert self.text is not None
-        self.tokens[self.tokens_before :] = tokens
+        self.tokens[self.num_tokens_before :] = tokens
         if self.first_token is None and self.tokens:
             self.first_token = time.monotonic()
         self.text.update(self.tokens)
         return self.text.stopped
 
-    def answer(self, end_ids: Sequence[int]) -> Answer:
-        """Hands on the rest of the text; returns the answer."""
+    def finish(self, end_ids: Sequence[int]) -> Answer:
+        """Emits the rest of the text and returns the answer."""
         assert self.text is not None
         self.text.finish()
         ended = self.text.stopped or bool(self.tokens and self.tokens[-1] in end_ids)
-        reason: Literal["stop", "length"] = "stop" if ended else "length"
+        reason: FinishReason = "stop" if ended else "length"
         num_tokens = (len(self.prompt), len(self.tokens), self.num_image_tokens)
         return Answer(self.text.text, reason, *num_tokens, self.timings())
 
     def timings(self) -> Timings:
-        """Up to now."""
+        """Returns the durations up to now."""
         now = time.monotonic()
         started, first = self.started or now, self.first_token or now
         return Timings(started - self.created, first - self.created, now - self.created, self.encoding_s)
 
-    def close(self, event: Answer | LlavaError | None) -> None:
-        """Ends the request with its answer, an error, or (None) silently."""
-        self.done = True
-        self.text = None  # it knows the ticket, too: together they would keep the images until a garbage collection
-        if event is not None and not self.cancelled:
-            self.sink(event)
-
-    def _emit(self, text: str) -> None:
+    def emit(self, piece: Piece) -> None:
+        """Passes a piece of text to whoever waits for it."""
         if not self.cancelled:
-            self.sink(Piece(text, len(self.tokens)))
+            self.sink(piece)
+
+    def close(self, result: Answer | LlavaError | None) -> None:
+        """Ends the request with its answer, with an error, or silently (None)."""
+        self.done = True
+        self.text = None  # it refers to this state: the cycle would keep the images until a garbage collection
+        if result is not None and not self.cancelled:
+            self.sink(Failure(result) if isinstance(result, LlavaError) else result)

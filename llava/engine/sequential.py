@@ -1,4 +1,4 @@
-"""One answer at a time by transformers' own `generate`: for what the batching manager cannot do, such as beams."""
+"""Answers one request at a time with transformers' `generate`, for what the batching manager cannot do: beam search."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList
 
-from llava.engine.request_state import Ticket
+from llava.engine.capacity import end_ids
+from llava.engine.commands import EngineCommand, RequestFinished
+from llava.engine.failures import as_error
+from llava.engine.request_state import RequestState
 from llava.engine.steps_after_cancel import StepsAfterCancel
-from llava.engine.supervisor import as_error
-from llava.errors import ContextTooLong, LlavaError
+from llava.errors import ContextTooLong
+from llava.model.language_model.splice import num_text_tokens
 from llava.prompting import ModelInputs, encode_prompt
+from llava.text_generation.answer_events import Answer, Piece
 from llava.text_generation.answer_text import AnswerText
-from llava.text_generation.settings import Answer, Piece, Sampling
+from llava.text_generation.settings import Sampling
 
 
-class Soloist:
+class SequentialRunner:
     """Answers requests one after the other on a thread of its own."""
 
     def __init__(
@@ -29,69 +33,72 @@ class Soloist:
         tokenizer: Any,
         image_processor: Any,
         context_length: int,
-        on_end: Callable[[Ticket, Answer | LlavaError], None],
-        steps: StepsAfterCancel,
+        post: Callable[[EngineCommand], None],
     ):
         """
         Args:
-            on_end: called on the soloist's thread.
-            steps: told of each step.
+            post: receives a `RequestFinished` for each request, on the runner's thread.
         """
+        self.steps = StepsAfterCancel()
         self._model = model
         self._tokenizer = tokenizer
         self._image_processor = image_processor
         self._context_length = context_length
-        self._on_end = on_end
-        self._steps = steps
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="llava-single")
+        self._post = post
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="llava-sequential")
         self._closing = False
-        self.is_busy = False
-        self.last_progress = time.monotonic()
+        self._is_busy = False
+        self._last_progress = time.monotonic()
 
-    def begin(self, ticket: Ticket) -> None:
-        self._thread.submit(self._answer, ticket)
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the last token, or 0 if nothing is running."""
+        return time.monotonic() - self._last_progress if self._is_busy else 0.0
+
+    def submit(self, state: RequestState) -> None:
+        """Queues a request."""
+        self._thread.submit(self._run, state)
 
     def close(self) -> None:
-        """Ends the answer under way with its next token, and forgets those that wait."""
+        """Ends the current answer with its next token and drops the waiting requests."""
         self._closing = True
         self._thread.shutdown(cancel_futures=True)
 
-    def _answer(self, ticket: Ticket) -> None:
-        if ticket.done or ticket.cancelled:
+    def _run(self, state: RequestState) -> None:
+        if state.done or state.cancelled:
             return
-        self.is_busy = True
-        ticket.started = self.last_progress = time.monotonic()
-        num_tokens = 0
+        self._is_busy = True
+        state.started = self._last_progress = time.monotonic()
+        self.steps.begins([state.number])
+        try:
+            self._post(RequestFinished(state, self._answer(state)))
+        except BaseException as error:
+            self._post(RequestFinished(state, as_error(error)))
+        finally:
+            self.steps.begins([])
+            self._is_busy = False
 
-        def stepped(count: int) -> bool:
-            nonlocal num_tokens
-            num_tokens = count
-            self.last_progress = time.monotonic()
-            ticket.first_token = ticket.first_token or self.last_progress
-            ends = ticket.cancelled or self._closing
-            self._steps.begins([] if ends else [ticket.number])
+    def _answer(self, state: RequestState) -> Answer:
+        def ends_after_step() -> bool:
+            self._last_progress = time.monotonic()
+            state.first_token = state.first_token or self._last_progress
+            ends = state.cancelled or self._closing
+            self.steps.begins([] if ends else [state.number])
             return ends
 
-        self._steps.begins([ticket.number])
-        try:
-            request = ticket.request
-            result = answer(
-                self._model,
-                self._tokenizer,
-                encode_prompt(request.prompt, request.images, self._model, self._tokenizer, self._image_processor),
-                request.sampling,
-                stop=request.stop,
-                prefixes=request.prefixes,
-                context_length=self._context_length,
-                on_text=lambda text: None if ticket.cancelled else ticket.sink(Piece(text, num_tokens)),
-                on_step=stepped,
-            )
-            self._on_end(ticket, replace(result, timings=ticket.timings()))
-        except BaseException as error:
-            self._on_end(ticket, as_error(error))
-        finally:
-            self._steps.begins([])
-            self.is_busy = False
+        request = state.request
+        result = answer(
+            self._model,
+            self._tokenizer,
+            encode_prompt(request.prompt, request.images, self._model, self._tokenizer, self._image_processor),
+            request.sampling,
+            stop=request.stop,
+            prefixes=request.prefixes,
+            context_length=self._context_length,
+            on_piece=state.emit,
+            ends_after_step=ends_after_step,
+        )
+        return replace(result, timings=state.timings())
 
 
 def answer(
@@ -103,20 +110,20 @@ def answer(
     stop: Sequence[str] = (),
     prefixes: Sequence[str] = (),
     context_length: int,
-    on_text: Callable[[str], None] | None = None,
-    on_step: Callable[[int], bool] | None = None,
+    on_piece: Callable[[Piece], None] | None = None,
+    ends_after_step: Callable[[], bool] | None = None,
 ) -> Answer:
     """Answers one prompt.
 
     Args:
         stop: texts that end the answer and are not part of it.
-        prefixes: texts to drop, in any order and number, where the answer begins with them.
-        context_length: tokens of prompt, images and answer together; the answer is limited to what is left.
-        on_text: called with each new piece of the answer; the pieces together are the answer's text.
-        on_step: called with the number of tokens after each; True ends the answer there.
+        prefixes: texts to drop from the beginning of the answer, in any order and number.
+        context_length: limit of prompt, images and answer together, in tokens.
+        on_piece: called with each new piece of the answer. Beams produce no piece before the search ends.
+        ends_after_step: called after each token; True ends the answer there.
 
     Raises:
-        ContextTooLong: prompt and images leave no room for an answer; nothing is computed then.
+        ContextTooLong: prompt and images leave no room for an answer. Nothing is computed in this case.
     """
     spliced = model.splice_images(inputs.input_ids, None, None, inputs.images, inputs.image_sizes, padding_side="left")
     prompt_tokens = spliced.inputs_embeds.shape[1]
@@ -124,8 +131,8 @@ def answer(
     room = context_length - prompt_tokens
     if room < 1:
         raise ContextTooLong(prompt_tokens, context_length)
-    text = AnswerText(tokenizer, stop, prefixes, on_text)
-    step = _Step(text if sampling.num_beams == 1 else None, on_step)
+    text = AnswerText(tokenizer, stop, prefixes, on_piece)
+    step = _Step(text if sampling.num_beams == 1 else None, ends_after_step)
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     generated = model.generate(
@@ -141,31 +148,18 @@ def answer(
     return Answer(text.text, "stop" if ended else "length", prompt_tokens, len(generated), num_image_tokens)
 
 
-def num_text_tokens(ids: torch.Tensor, patch_id: int | None) -> int:
-    """Those of a prompt's ids, [1, length], that are no places for features of images."""
-    return int(((ids >= 0) & (ids != (-1 if patch_id is None else patch_id))).sum())
-
-
-def end_ids(model: Any) -> tuple[int, ...]:
-    """The tokens that end an answer."""
-    end = model.generation_config.eos_token_id
-    if end is None:
-        return ()
-    return tuple(end) if isinstance(end, (list, tuple)) else (end,)
-
-
 class _Step:
-    """Feeds the ids of each step to an `AnswerText`; true once it met a stop text, or the caller wants no more."""
+    """A stopping criterion that passes the ids of each step to an `AnswerText`."""
 
-    def __init__(self, text: AnswerText | None, on_step: Callable[[int], bool] | None):
+    def __init__(self, text: AnswerText | None, ends_after_step: Callable[[], bool] | None):
         self._text = text
-        self._on_step = on_step
+        self._ends_after_step = ends_after_step
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         done = False
         if self._text is not None:
             self._text.update(input_ids[0].tolist())
             done = self._text.stopped
-        if self._on_step is not None:
-            done = self._on_step(input_ids.shape[1]) or done
+        if self._ends_after_step is not None:
+            done = self._ends_after_step() or done
         return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)

@@ -1,4 +1,4 @@
-"""Counts the steps that a model spends on requests which nobody waits for any more."""
+"""Counts the steps that a model spends on cancelled requests."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from collections.abc import Iterable
 from typing import Final
 
 _REMEMBERED: Final = 1024
-"""Cancelled requests still counted; far more than run at once."""
+"""Number of cancelled requests that are still counted; far more than run at once."""
 
 
 class StepsAfterCancel:
-    """Told of each step as it begins, from the model's thread, and of each request as its client goes, from any thread.
+    """Counts, for each cancelled request, the steps that include it.
 
-    A step counts for a cancelled request that is part of it when it begins, and so does the one under way when the
-    client goes. Where that one was just over, it is counted all the same: one too many at most, never one too few.
+    The step in progress at the moment of cancellation counts, and so does each later step that includes the request. If
+    the step in progress had just ended, the count is one too high; it is never too low.
     """
 
     def __init__(self) -> None:
         self.total = 0
-        """Steps, summed over all cancelled requests."""
+        """Number of steps, summed over all cancelled requests."""
         self.most = 0
-        """Steps of the one request that had the most."""
+        """The largest number of steps for a single request."""
         self._lock = threading.Lock()
-        self._under_way: frozenset[int] = frozenset()
+        self._in_progress: frozenset[int] = frozenset()
         self._cancelled: OrderedDict[int, int] = OrderedDict()
 
     def begins(self, requests: Iterable[int]) -> None:
-        """A step begins, with these requests in it."""
+        """Records that a step with these requests begins. Called on the model's thread."""
         with self._lock:
-            self._under_way = frozenset(requests)
-            for number in self._under_way & self._cancelled.keys():
+            self._in_progress = frozenset(requests)
+            for number in self._in_progress & self._cancelled.keys():
                 self._count(number)
 
     def cancelled(self, number: int) -> None:
-        """From now on nobody waits for this request."""
+        """Records that a request was cancelled. Called on any thread."""
         with self._lock:
             self._cancelled[number] = 0
-            if number in self._under_way:
+            if number in self._in_progress:
                 self._count(number)
             while len(self._cancelled) > _REMEMBERED:
                 self._cancelled.popitem(last=False)

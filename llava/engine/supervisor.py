@@ -1,9 +1,9 @@
-"""Keeps requests running on a batching manager, over its deaths.
+"""Keeps requests running on a batching manager, across the manager's crashes.
 
-A manager dies with the first exception of a step, and all its requests with it. The supervisor starts another and
-hands it every unfinished request with the tokens it had, so streams go on. So that the request which caused it is
-found, those that were present come back one at a time, each alone on trial until its next token; one that is on trial
-at another death fails.
+A manager crashes with the first exception of a step, and loses all its requests. The supervisor then starts a new
+manager and resubmits every unfinished request with the tokens generated so far, so that streams continue. To find the
+request that caused the crash, it resubmits the requests that were running one at a time: each runs alone, on trial,
+until its next token. A request that is on trial during another crash fails.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
-from llava.engine.batcher import Batcher, BatchSettings, Progress
-from llava.engine.request_state import Ticket
+from llava.engine.batcher import Batcher, Progress
+from llava.engine.commands import EngineCommand, StepReported
+from llava.engine.failures import as_error
+from llava.engine.request_state import RequestState
+from llava.engine.settings import BatchSettings
 from llava.engine.steps_after_cancel import StepsAfterCancel
-from llava.errors import EngineFailed, LlavaError, OutOfMemory
+from llava.errors import EngineFailed, LlavaError
+from llava.text_generation.answer_events import Answer
 
 logger = logging.getLogger(__name__)
 
-_MAX_DEATHS = 5
-"""A request that was present at so many is given up, whoever was to blame."""
-
+_MAX_CRASHES = 5
+"""Number of crashes after which a request that was running fails, even if another request may be the cause."""
 
 _WORTH_WAITING_FOR = 64
-"""Tokens that two prompts have in common, so that the second had better wait until the first was read."""
+"""Length of a common prefix, in tokens, from which the second request waits until the first has read it."""
 
 
 class Supervisor:
-    """Owns the manager and what runs on it. All methods belong to one thread, but for what they hand to `tell`."""
+    """Owns the manager and its running requests. Its methods belong to one thread, except for `cancel`."""
 
     def __init__(
         self,
@@ -40,147 +41,156 @@ class Supervisor:
         settings: BatchSettings,
         end_ids: Sequence[int],
         *,
-        tell: Callable[[Callable[[], None]], None],
-        on_answered: Callable[[Ticket], None],
-        on_failed: Callable[[Ticket, LlavaError], None],
-        steps: StepsAfterCancel,
+        post: Callable[[EngineCommand], None],
+        on_end: Callable[[RequestState, Answer | LlavaError], None],
     ):
         """
         Args:
-            tell: has a function called on the supervisor's thread.
-            on_answered: a request has all its tokens.
-            on_failed: a request will get no more.
-            steps: told of each step.
+            post: receives a `StepReported` after each step, on the manager's thread; pass it on to `progressed`.
+            on_end: called when a request has all its tokens or has failed, on the supervisor's thread.
 
         Raises:
             OutOfMemory, EngineFailed: the device cannot hold the cache, or the manager does not start.
         """
+        self.steps = StepsAfterCancel()
+        self.num_crashes = 0
+        self.cache_tokens = 0
+        """Size of the cache in tokens, for all running requests together."""
         self._model = model
         self._settings = settings
         self._end_ids = end_ids
-        self._tell = tell
-        self._on_answered = on_answered
-        self._on_failed = on_failed
-        self._steps = steps
-        self._running: dict[str, Ticket] = {}
-        self._suspects: deque[Ticket] = deque()
-        self._on_trial: Ticket | None = None
-        self.num_deaths = 0
-        self.last_progress = time.monotonic()
-        self.cache_tokens = 0
-        """Tokens that the cache holds, those of all running requests together."""
+        self._post = post
+        self._on_end = on_end
+        self._running: dict[str, RequestState] = {}
+        self._suspects: deque[RequestState] = deque()
+        self._on_trial: RequestState | None = None
+        self._last_progress = time.monotonic()
         self._batcher = self._start()
 
     @property
     def num_running(self) -> int:
+        """Number of requests on the manager."""
         return len(self._running)
 
     @property
     def is_idle(self) -> bool:
+        """Whether no request is running or waits to be resubmitted."""
         return not (self._running or self._suspects)
 
-    def has_room_for(self, ticket: Ticket) -> bool:
-        """Whether it may begin: nobody is on trial, and to the end of its answer it pushes nobody out of the cache."""
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the last progress, or 0 if nothing is running."""
+        return time.monotonic() - self._last_progress if self._running else 0.0
+
+    def has_room_for(self, state: RequestState) -> bool:
+        """Returns whether a request may begin: none is on trial, and the cache holds all answers at their longest."""
         if self._on_trial is not None or self._suspects or len(self._running) >= self._settings.max_running:
             return False
-        held = sum(other.num_tokens_at_most for other in self._running.values())
-        return not self._running or held + ticket.num_tokens_at_most <= self.cache_tokens
+        held = sum(other.max_cache_tokens for other in self._running.values())
+        return not self._running or held + state.max_cache_tokens <= self.cache_tokens
 
     def is_being_read(self, prompt: Sequence[int]) -> bool:
-        """Whether a request that has no token yet begins like `prompt`.
+        """Returns whether a request that has no token yet begins like `prompt`.
 
-        One that waits for its first token finds that beginning in the cache; one that does not computes it again.
+        A prompt that waits for that request's first token finds the common prefix in the cache; a prompt that does not
+        wait computes it again.
         """
         return any(
-            len(other.tokens) == other.tokens_before and _common_prefix(other.prompt, prompt) >= _WORTH_WAITING_FOR
+            other.waits_for_first_token and _common_prefix(other.prompt, prompt) >= _WORTH_WAITING_FOR
             for other in self._running.values()
         )
 
-    def begin(self, ticket: Ticket) -> None:
-        """Hands a request to the manager, with the tokens that it has already."""
-        ticket.life += 1
-        ticket.tokens_before = len(ticket.tokens)
-        ticket.started = ticket.started or time.monotonic()
+    def begin(self, state: RequestState) -> None:
+        """Submits a request to the manager, together with the tokens it already has."""
+        state.num_submissions += 1
+        state.num_tokens_before = len(state.tokens)
+        state.started = state.started or time.monotonic()
         if not self._running:
-            self.last_progress = time.monotonic()
-        self._running[ticket.manager_id] = ticket
+            self._last_progress = time.monotonic()
+        self._running[state.manager_id] = state
         accepted = self._batcher.submit(
-            ticket.manager_id,
-            ticket.prompt + ticket.tokens,
-            ticket.max_new_tokens - len(ticket.tokens),
+            state.manager_id,
+            state.prompt + state.tokens,
+            state.max_new_tokens - len(state.tokens),
             self._end_ids,
-            ticket.sampling,
+            state.sampling,
         )
         if not accepted:
             self._recover()
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Has the manager end a request at once, from any thread; `drop` follows.
+    def cancel(self, state: RequestState) -> None:
+        """Makes the manager end a request at once. May be called on any thread; `drop` must follow.
 
-        The engine's thread may have much to do before it comes to that, and each step meanwhile would be for nobody.
+        The engine's thread may be busy, and every step until it gets to the request would be wasted.
         """
-        self._batcher.cancel(ticket.manager_id)
+        self.steps.cancelled(state.number)
+        self._batcher.cancel(state.manager_id)
 
-    def drop(self, ticket: Ticket) -> None:
-        """Lets go of a request, wherever it is; the manager spends no more than the step it is in."""
-        if self._running.get(ticket.manager_id) is ticket:
-            del self._running[ticket.manager_id]
-            self._batcher.cancel(ticket.manager_id)
-        if ticket in self._suspects:
-            self._suspects.remove(ticket)
-        self._acquit(ticket)
+    def drop(self, state: RequestState) -> None:
+        """Forgets a request. The manager spends no more than its current step on it."""
+        if self._running.get(state.manager_id) is state:
+            del self._running[state.manager_id]
+            self._batcher.cancel(state.manager_id)
+        if state in self._suspects:
+            self._suspects.remove(state)
+        self._acquit(state)
+
+    def progressed(self, batcher: Batcher, progress: Sequence[Progress]) -> None:
+        """Handles the manager's report about a step."""
+        if batcher is not self._batcher:
+            return
+        self._last_progress = time.monotonic()
+        for one in progress:
+            state = self._running.get(one.request_id)
+            if state is None:
+                continue
+            if one.error is not None and batcher.crash is not None:
+                self._recover()
+                return
+            if one.error is not None:
+                self.drop(state)
+                self._on_end(state, EngineFailed(f"the model could not take this request: {one.error}"))
+                continue
+            if one.tokens:
+                self._acquit(state)  # it got past the place where the manager crashed
+            if state.take(one.tokens) or one.finished:
+                self.drop(state)
+                self._on_end(state, state.finish(self._end_ids))
 
     def restart(self) -> None:
-        """A new manager with an empty cache. Only when idle."""
+        """Replaces the manager by one with an empty cache. Allowed only when idle."""
         assert self.is_idle
         self._batcher.stop()
         self._batcher = self._start()
 
     def stop(self) -> None:
+        """Ends the manager."""
         self._batcher.stop()
 
     def _start(self) -> Batcher:
-        """Makes a manager and waits until it has its cache."""
-        batcher = Batcher(
-            self._model,
-            self._settings,
-            on_progress=lambda progress: self._tell(lambda: self._progressed(batcher, progress)),
-            on_step=lambda manager_ids: self._steps.begins(map(Ticket.number_of, manager_ids)),
-        )
+        """Creates a manager and waits until it has its cache."""
+        batcher = Batcher(self._model, self._settings, self._report, self._step_begins)
         while (cache_tokens := batcher.cache_tokens) is None:
-            if batcher.death is not None:
+            if batcher.crash is not None:
                 batcher.wait_for_end(5)
-                error = batcher.death
+                error = batcher.crash
                 batcher.stop()
                 raise as_error(error)
             time.sleep(0.002)
         self.cache_tokens = cache_tokens
-        self.last_progress = time.monotonic()
+        self._last_progress = time.monotonic()
         return batcher
 
-    def _progressed(self, batcher: Batcher, progress: Sequence[Progress]) -> None:
-        if batcher is not self._batcher:
-            return
-        self.last_progress = time.monotonic()
-        for one in progress:
-            ticket = self._running.get(one.request_id)
-            if ticket is None:
-                continue
-            if one.error is not None and batcher.death is not None:
-                self._recover()
-                return
-            if one.error is not None:
-                self.drop(ticket)
-                self._on_failed(ticket, EngineFailed(f"the model could not take this request: {one.error}"))
-                continue
-            if one.tokens:
-                self._acquit(ticket)  # it got past the place where the manager died
-            if ticket.take(one.tokens) or one.finished:
-                self.drop(ticket)
-                self._on_answered(ticket)
+    def _report(self, batcher: Batcher, progress: list[Progress]) -> None:
+        """Runs on the manager's thread after each step."""
+        self._post(StepReported(batcher, progress))
 
-    def _acquit(self, ticket: Ticket) -> None:
-        if self._on_trial is ticket:
+    def _step_begins(self, manager_ids: Sequence[str]) -> None:
+        """Runs on the manager's thread before each step."""
+        self.steps.begins(map(RequestState.number_of, manager_ids))
+
+    def _acquit(self, state: RequestState) -> None:
+        if self._on_trial is state:
             self._on_trial = None
             self._try_next()
 
@@ -190,44 +200,30 @@ class Supervisor:
             self.begin(self._on_trial)
 
     def _recover(self) -> None:
-        """After the manager's death: another one, and its requests one by one."""
+        """Replaces a crashed manager and resubmits its requests one by one."""
         self._batcher.wait_for_end(30)
-        error = self._batcher.death or RuntimeError("the batching manager stopped")
-        logger.warning("the batching manager died with %d requests: %s", len(self._running), error)
-        self.num_deaths += 1
+        error = self._batcher.crash or RuntimeError("the batching manager stopped")
+        logger.warning("The batching manager crashed with %d running requests: %s", len(self._running), error)
+        self.num_crashes += 1
         present = list(self._running.values())
-        alone_again = present[0] if len(present) == 1 and present[0].deaths else None
-        blamed = self._on_trial or alone_again
+        crashed_alone_again = present[0] if len(present) == 1 and present[0].num_crashes else None
+        culprit = self._on_trial or crashed_alone_again
         self._running.clear()
         self._on_trial = None
-        for ticket in present:
-            ticket.deaths += 1
-        given_up = [ticket for ticket in present if ticket is blamed or ticket.deaths >= _MAX_DEATHS]
-        self._suspects.extendleft(ticket for ticket in reversed(present) if ticket not in given_up)
+        for state in present:
+            state.num_crashes += 1
+        given_up = [state for state in present if state is culprit or state.num_crashes >= _MAX_CRASHES]
+        self._suspects.extendleft(state for state in reversed(present) if state not in given_up)
         self._batcher.stop()
         self._batcher = self._start()
-        for ticket in given_up:
-            self._on_failed(ticket, as_error(error))
+        for state in given_up:
+            self._on_end(state, as_error(error))
         self._try_next()
 
 
 def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two prompts begin with alike."""
-    longest = min(len(one), len(other))
-    if one[:longest] == other[:longest]:
-        return longest
+    """Returns the number of tokens with which both prompts begin."""
+    shortest = min(len(one), len(other))
+    if one[:shortest] == other[:shortest]:
+        return shortest
     return next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-
-
-def as_error(error: BaseException) -> LlavaError:
-    """What a user is told of an exception from the model; one that nobody foresaw is logged with its traceback."""
-    if isinstance(error, LlavaError):
-        return error
-    text = str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in text.lower():
-        return OutOfMemory(
-            f"the device has not enough memory for this request ({text.splitlines()[0] if text else 'out of memory'}). "
-            "Give fewer or smaller images, a shorter prompt, or ask for fewer tokens."
-        )
-    logger.error("the model failed on a request", exc_info=error)
-    return EngineFailed(f"the model failed on this request: {type(error).__name__}: {text}")

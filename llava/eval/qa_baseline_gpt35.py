@@ -24,7 +24,7 @@ from llava.eval.judge.settings import JudgeSettings, add_judge_arguments, judge_
 from llava.files.json_files import write_jsonl
 
 if TYPE_CHECKING:
-    from llava.eval.judge.model import Reply
+    from llava.eval.judge.model import JudgeReply
     from llava.eval.judge.run import Job, JudgeOutcome, RunReport
     from llava.files.jsonl_log import JsonlLog
 
@@ -140,7 +140,7 @@ def _unanswered(output: Path, jobs: list[Job], settings: JudgeSettings) -> list[
     return [job for job in jobs if job.subject[0] not in answers.lines]
 
 
-def _accept(reply: Reply) -> str:
+def _accept(reply: JudgeReply) -> str:
     from llava.eval.judge.run import Unusable
 
     if not reply.text.strip():

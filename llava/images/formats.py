@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from PIL import ImageFile
 
 
+MEDIA_TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WebP": "image/webp", "GIF": "image/gif"}
+"""Media types of the formats that services accept, by label; command lines read a few more formats."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
     """A supported format: how it is recognised and decoded."""

@@ -1,7 +1,7 @@
 """Serves one model: loads it, answers a first question with it, then registers with the controller.
 
-Speaks the original's protocol (/worker_generate_stream) and OpenAI's (/v1/chat/completions). Without --model-path the
-small embedded model answers. It is ready when it says "Uvicorn running on".
+Supports the original's protocol (/worker_generate_stream) and OpenAI's (/v1/chat/completions). Without --model-path it
+serves the embedded model `tiny`. It is ready when it prints "Uvicorn running on".
 
     python -m llava.serve.model_worker --controller http://localhost:10000 --port 40000
         --worker http://localhost:40000 --model-path ./LLaVA-13B-v0
@@ -14,7 +14,7 @@ import sys
 
 from llava.command_line import run
 from llava.model.loading.arguments import find_model
-from llava.serve.worker.command import add_worker_arguments, image_hosts, run_worker
+from llava.serve.worker.command import WorkerSettings, add_worker_arguments, run_worker
 from llava.serve.worker.model_loading import add_loading_arguments, load_model, typed
 
 
@@ -24,20 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, and how it is loaded."""
+    """Adds the flags that choose a model and say how it is loaded."""
     model = parser.add_argument_group("model")
+    model.add_argument("--model-path", metavar="MODEL", help="Model folder, hub id, or embedded model (default: tiny).")
     model.add_argument(
-        "--model-path", metavar="MODEL", help="model folder, hub id, or an embedded model (default: tiny)"
+        "--model-name", metavar="NAME", help="Name under which the model is served (default: last part of the path)."
     )
-    model.add_argument("--model-name", metavar="NAME", help="name to serve it under (default: the path's last part)")
     add_loading_arguments(model)
-    # Accepted and unused: whether a model sees, and how it wants images cut, its own config says.
+    # Accepted but unused: the model's own config says whether it has a vision tower and how images are cropped.
     model.add_argument("--multi-modal", action="store_true", help=argparse.SUPPRESS)
     model.add_argument("--keep-aspect-ratio", action="store_true", help=argparse.SUPPRESS)
 
 
 def model_flags(args: argparse.Namespace) -> list[str]:
-    """What `add_model_arguments` read, as it would be typed, for a worker that another command starts."""
+    """Returns the flags of `add_model_arguments` as they were typed, for a worker that another command starts."""
     which = (("--model-path", args.model_path), ("--model-name", args.model_name))
     return [word for flag, value in which if value is not None for word in (flag, value)] + typed(args)
 
@@ -49,13 +49,14 @@ def main(args: argparse.Namespace) -> int:
     folder, name, notice = find_model(args.model_path)
     if notice:
         print(notice, file=sys.stderr)
+    settings = WorkerSettings.from_args(args)
     backend = EngineBackend(
         name=args.model_name or name,
         load=lambda: load_model(args, folder),
-        images=ImageReader(allowed_hosts=image_hosts(args)),
-        asked_limit=args.limit_model_concurrency,
+        images=ImageReader(allowed_hosts=settings.image_hosts),
+        asked_limit=settings.max_running,
     )
-    return run_worker(args, backend, title="LLaVA model worker")
+    return run_worker(settings, backend, title="LLaVA model worker")
 
 
 if __name__ == "__main__":

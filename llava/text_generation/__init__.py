@@ -1,1 +1,1 @@
-"""What is asked of a generation and what comes back, as plain values that need no PyTorch."""
+"""Holds the plain values of text generation: settings, answer events, decoding and stop texts."""

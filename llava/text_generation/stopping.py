@@ -1,4 +1,4 @@
-"""Stops generation at a keyword, for programs that pass `stopping_criteria` to `generate` themselves."""
+"""Stops generation at keywords, for programs that pass `stopping_criteria` to `generate` themselves."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from transformers import StoppingCriteria
 
 
 class KeywordsStoppingCriteria(StoppingCriteria):
-    """Says for each row whether what it generated contains one of the keywords.
+    """Tells for each row whether its generated text contains one of the keywords.
 
-    Only generated text counts, from its first token on, in every row; the prompt may contain keywords. Works whether
-    `generate` returns prompt and answer or, as with `inputs_embeds`, the answer alone.
+    Only generated text counts, from its first token on; the prompt may contain keywords. This works whether `generate`
+    returns prompt and answer or, as with `inputs_embeds`, the answer alone.
     """
 
     def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: torch.Tensor):
         """
         Args:
-            keywords: texts that end an answer; a special token such as `</s>` is found too.
+            keywords: texts that end an answer; special tokens such as `</s>` are found too.
             tokenizer: the model's tokenizer.
             input_ids: the prompt, [rows, length].
         """
@@ -27,12 +27,12 @@ class KeywordsStoppingCriteria(StoppingCriteria):
         self.tokenizer = tokenizer
         self._prompt = input_ids
         self._keyword_ids = [_ids_without_bos(tokenizer, keyword) for keyword in self.keywords]
-        # A token is at least one byte of text, so a keyword ends within that many tokens; two more keep the text
-        # before it from losing its first space.
+        # A token is at least one byte of text, so a keyword spans at most that many tokens; two more tokens keep the
+        # text from losing its leading space.
         self._window = max((len(keyword.encode()) for keyword in self.keywords), default=0) + 2
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """`input_ids` [rows, length so far] -> bool [rows], True where the row is finished."""
+        """Maps `input_ids` [rows, length so far] to bool [rows]: True if the row is finished."""
         generated = input_ids[:, self._start(input_ids) :]
         done = [self._ends(row) for row in generated.tolist()]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)

@@ -136,7 +136,7 @@ class OpenedPage:
 
     def wait_for_answer(self, number: int = 1) -> None:
         """Until so many answers have ended by themselves, well or not, and nothing is written any more."""
-        expect(self.conversation.locator(".llava-figures, .llava-error")).to_have_count(number, timeout=TIMEOUT_MS)
+        expect(self.conversation.locator(".llava-statistics, .llava-error")).to_have_count(number, timeout=TIMEOUT_MS)
         self.is_idle()
 
     def is_idle(self) -> None:

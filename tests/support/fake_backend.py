@@ -19,9 +19,10 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import ContextTooLong, ImageTokenMismatch
-from llava.serve.worker.command import add_worker_arguments, image_hosts, run_worker
+from llava.serve.worker.command import WorkerSettings, add_worker_arguments, run_worker
 from llava.serve.worker.engine_backend import EngineBackend, LoadedModel
-from llava.text_generation.settings import Answer, Piece, Sampling
+from llava.text_generation.answer_events import Answer, Piece
+from llava.text_generation.settings import Sampling
 
 CONFIG = SimpleNamespace(
     model_type="llava_llama",
@@ -120,12 +121,13 @@ class FakeEngine:
                 if isinstance(event, Exception):
                     raise type(event)(*event.args)  # a new one: an exception keeps what it passed through
                 number += 1
-                text += event
+                written, text = text, text + event
                 cut = min((text.find(stop) for stop in request.stop if stop in text), default=-1)
                 if cut >= 0:
                     text = text[:cut]
+                    yield Piece(text[len(written) :], 1)
                     break
-                yield Piece(event, number)
+                yield Piece(event, 1)
             reason = "length" if len(words) == request.sampling.max_new_tokens and event is None else "stop"
             self.finished += 1
             yield Answer(text, reason, num_prompt_tokens, number, 9 * len(request.images))
@@ -169,11 +171,12 @@ def main(args: argparse.Namespace) -> int:
             raise CheckpointError(args.load_error)
         return LoadedModel(engine, CONFIG, FakeRequest)
 
+    settings = WorkerSettings.from_args(args)
     backend = EngineBackend(
         name="llava-fake",
         load=load,
-        images=ImageReader(allowed_hosts=image_hosts(args)),
-        asked_limit=args.limit_model_concurrency,
+        images=ImageReader(allowed_hosts=settings.image_hosts),
+        asked_limit=settings.max_running,
     )
     if args.dies_after:
         started = backend.start
@@ -183,7 +186,7 @@ def main(args: argparse.Namespace) -> int:
             asyncio.get_running_loop().call_later(args.dies_after, lambda: setattr(engine, "healthy", False))
 
         backend.start = start_and_die  # type: ignore[method-assign]
-    return run_worker(args, backend, title="fake worker")
+    return run_worker(settings, backend, title="fake worker")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
 from loguru import logger  # type: ignore[import-not-found]  # lmms-eval's log
 from tqdm import tqdm
 
-from llava.engine import Answer, Engine, Request
-from llava.engine.batcher import BatchSettings
-from llava.engine.engine import EngineSettings
+from llava.engine import Answer, BatchSettings, Engine, EngineSettings, Request
 from llava.errors import EngineFailed, InvalidRequest, LlavaError
 from llava.eval.data.records import some
 from llava.mm_utils import get_model_name_from_path, load_image

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from llava.engine import Engine
     from llava.prompting import Prompt
-    from llava.text_generation.settings import Answer, Sampling
+    from llava.text_generation.answer_events import Answer
+    from llava.text_generation.settings import Sampling
 
 _LETTER_PROMPT = " ###\nANSWER:"
 """Appended to an explanation as in the original: the heading of the letter in ScienceQA's training data."""

@@ -16,13 +16,13 @@ from llava.eval.answering.answerer import EvalAnswer
 from llava.eval.answering.model_settings import ModelSettings
 from llava.eval.answering.settings import AnsweringSettings
 from llava.eval.data.questions import Question
-from llava.images.formats import recognise
+from llava.images.formats import MEDIA_TYPES, recognise
 from llava.images.loading import read_encoded
+from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.chat_server import ChatServer
-from llava.serve.client.conversation import AnswerSettings, Chat, Turn
+from llava.serve.client.conversation import Chat, Turn
 from llava.serve.client.images import ChatImage, read_image
-from llava.serve.worker.backend import Finished
-from llava.serve.worker.images import MEDIA_TYPES
+from llava.text_generation.answer_events import Answer
 
 _MAX_BYTES: Final = 12_000_000
 """Maximum size of an image that is sent unchanged, so that in base64 it stays below a request's limit of 20 MB."""
@@ -102,7 +102,7 @@ class ServerModel:
         reason = None
         async with aclosing(self._server.answer(chat, self._name, settings)) as events:
             async for event in events:
-                if isinstance(event, Finished):
+                if isinstance(event, Answer):
                     reason = event.finish_reason
                 else:
                     pieces.append(event.text)

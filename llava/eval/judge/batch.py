@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from llava.errors import DataError, TryAgain
-from llava.eval.judge.model import CallFailed, ChatModel, Messages, Reply, ServiceRefuses, as_reply, sorted_error
+from llava.errors import DataError, LlavaError, RemoteError, TryAgain
+from llava.eval.judge.model import CallFailed, ChatModel, JudgeReply, Messages, ServiceRefuses, as_reply, judge_error
 from llava.files.json_files import read_json, read_jsonl, write_json, write_text
+
+T = TypeVar("T")
 
 ENDPOINT: Final = "/v1/chat/completions"
 WINDOW: Final = "24h"
@@ -47,7 +49,7 @@ class Collected:
     """The result of one call in a batch that has ended."""
 
     custom_id: str
-    reply: Reply | None
+    reply: JudgeReply | None
     reason: str | None
     """Why there is no reply; None if there is one."""
 
@@ -145,14 +147,16 @@ async def collect(model: ChatModel, file: BatchFile, keep: Path) -> tuple[list[C
         raise DataError(f"{file.path}: the submission was interrupted. Repeat --batch submit to continue it.")
     collected, waiting, states = [], [], []
     for part in parts:
-        batch = await _guarded(model, model.client.batches.retrieve(str(part.batch_id)))
-        if batch.status in _ENDED:
+        batch = await _guarded(model, model.client.get(f"/batches/{part.batch_id}"))
+        if batch.get("status") in _ENDED:
             collected += await _results(model, part, batch, keep)
         else:
             waiting.append(part)
-            counts = batch.request_counts
-            done = f"{counts.completed + counts.failed} of {counts.total} done" if counts else "not started"
-            states.append(f"{batch.id} is {batch.status}, {done}")
+            counts = batch.get("request_counts")
+            done = "not started"
+            if counts:
+                done = f"{counts.get('completed', 0) + counts.get('failed', 0)} of {counts.get('total', 0)} done"
+            states.append(f"{part.batch_id} is {batch.get('status')}, {done}")
     if not collected:
         raise BatchUnfinished(f"the batch has not ended: {'; '.join(states)}. Collect again later.", retry_after_s=60)
     return collected, waiting
@@ -179,42 +183,40 @@ def _parts(lines: dict[str, str]) -> list[BatchPart]:
 async def _submit_part(model: ChatModel, part: BatchPart, lines: list[str]) -> str:
     content = "".join(f"{line}\n" for line in lines).encode()
     upload = ("requests.jsonl", content, "application/jsonl")
-    uploaded = await _guarded(model, model.client.files.create(file=upload, purpose="batch"))
-    batch = await _guarded(
-        model,
-        model.client.batches.create(
-            input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window=WINDOW, metadata={_MARK: part.mark}
-        ),
-    )
-    return str(batch.id)
+    uploaded = await _guarded(model, model.client.post("/files", files={"file": upload}, data={"purpose": "batch"}))
+    request = {
+        "input_file_id": uploaded.get("id"),
+        "endpoint": ENDPOINT,
+        "completion_window": WINDOW,
+        "metadata": {_MARK: part.mark},
+    }
+    batch = await _guarded(model, model.client.post("/batches", json=request))
+    return str(batch.get("id"))
 
 
 async def _found(model: ChatModel, part: BatchPart) -> str | None:
     """Returns the id of the batch that an interrupted submission created, if the service has it."""
-    page = await _guarded(model, model.client.batches.list(limit=100))
-    for batch in page.data:
-        if (batch.metadata or {}).get(_MARK) == part.mark and batch.status not in ("failed", "cancelled"):
-            return str(batch.id)
+    page = await _guarded(model, model.client.get("/batches", params={"limit": 100}))
+    for batch in page.get("data") or ():
+        if (batch.get("metadata") or {}).get(_MARK) == part.mark and batch.get("status") not in ("failed", "cancelled"):
+            return str(batch["id"])
     return None
 
 
-async def _results(model: ChatModel, part: BatchPart, batch: Any, keep: Path) -> list[Collected]:
+async def _results(model: ChatModel, part: BatchPart, batch: dict[str, Any], keep: Path) -> list[Collected]:
     text = ""
-    for file_id in (batch.output_file_id, batch.error_file_id):
+    for file_id in (batch.get("output_file_id"), batch.get("error_file_id")):
         if file_id:
-            content = await _guarded(model, model.client.files.content(file_id))
-            text += content.text if content.text.endswith("\n") or not content.text else content.text + "\n"
-    raw = keep / f"{batch.id}.jsonl"
+            lines = await _guarded(model, model.client.text(f"/files/{file_id}/content"))
+            text += lines if lines.endswith("\n") or not lines else lines + "\n"
+    raw = keep / f"{part.batch_id}.jsonl"
     write_text(raw, text)
     found = {one.custom_id: one for one in (_collected(line.record, raw) for line in read_jsonl(raw))}
-    nothing = f"the batch is {batch.status}{_reasons(batch)}"
+    nothing = f"the batch is {batch.get('status')}{_reasons(batch)}"
     return [found.get(custom_id, Collected(custom_id, None, nothing)) for custom_id in part.calls]
 
 
 def _collected(record: dict[str, Any], raw: Path) -> Collected:
-    from openai.types.chat import ChatCompletion
-    from pydantic import ValidationError
-
     custom_id = record.get("custom_id")
     if not isinstance(custom_id, str):
         raise DataError(f"{raw}: a result has no 'custom_id'. The service's file does not follow the batch protocol.")
@@ -224,22 +226,22 @@ def _collected(record: dict[str, Any], raw: Path) -> Collected:
         message = error.get("message") if isinstance(error, dict) else error
         return Collected(custom_id, None, f"HTTP {response.get('status_code', '-')}: {message}")
     try:
-        return Collected(custom_id, as_reply(ChatCompletion.model_validate(response.get("body"))), None)
-    except (ValidationError, CallFailed):
+        return Collected(custom_id, as_reply(response.get("body")), None)
+    except CallFailed:
         return Collected(custom_id, None, "the reply does not follow the protocol")
 
 
-def _reasons(batch: Any) -> str:
-    errors = batch.errors.data if batch.errors and batch.errors.data else []
-    return f": {errors[0].message}" if errors else ""
+def _reasons(batch: dict[str, Any]) -> str:
+    errors = (batch.get("errors") or {}).get("data") or []
+    return f": {errors[0].get('message')}" if errors else ""
 
 
-async def _guarded(model: ChatModel, call: Any) -> Any:
-    import openai
-
+async def _guarded(model: ChatModel, call: Awaitable[T]) -> T:
     try:
         return await call
-    except openai.NotFoundError as error:
-        raise ServiceRefuses(f"the service has no such batch, or no batch queue at all (HTTP 404: {error})") from error
-    except openai.OpenAIError as error:
-        raise sorted_error(error, model.settings) from error
+    except LlavaError as error:
+        if isinstance(error, RemoteError) and error.status == 404:
+            raise ServiceRefuses(
+                f"the service has no such batch, or no batch queue at all (HTTP 404: {error})"
+            ) from error
+        raise judge_error(error, model.settings) from error

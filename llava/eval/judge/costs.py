@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from llava.eval.judge.model import Messages, Usage
+from llava.eval.judge.model import Messages
 from llava.eval.judge.settings import JudgeSettings
+from llava.serve.client.openai_client import TokenUsage
 
 CHARACTERS_PER_TOKEN: Final = 4.0
 """Assumed length of a token of English text, for estimates."""
@@ -42,7 +43,7 @@ class CostEstimate:
 class Spending:
     """Counts tokens and keeps the cost of all replies below `settings.max_cost`."""
 
-    def __init__(self, settings: JudgeSettings, before: Usage = Usage()):  # noqa: B008 - frozen
+    def __init__(self, settings: JudgeSettings, before: TokenUsage = TokenUsage()):  # noqa: B008 - frozen
         """
         Args:
             before: tokens that earlier runs used.
@@ -67,7 +68,7 @@ class Spending:
         self._calls_in_progress += 1
         return most
 
-    def settle(self, reserved: float, usage: Usage | None) -> None:
+    def settle(self, reserved: float, usage: TokenUsage | None) -> None:
         """Replaces the reserved cost of a call by what the call really used."""
         self._promised -= reserved
         self._calls_in_progress -= 1
@@ -89,9 +90,11 @@ def money(amount: float) -> str:
     return f"{amount:,.2f}" if amount >= 0.1 else f"{amount:.4f}"
 
 
-def estimated_usage(messages: Messages, reply: str) -> Usage:
+def estimated_usage(messages: Messages, reply: str) -> TokenUsage:
     """Estimates the tokens of a call for services that do not report them."""
-    return Usage(math.ceil(characters(messages) / CHARACTERS_PER_TOKEN), math.ceil(len(reply) / CHARACTERS_PER_TOKEN))
+    return TokenUsage(
+        math.ceil(characters(messages) / CHARACTERS_PER_TOKEN), math.ceil(len(reply) / CHARACTERS_PER_TOKEN)
+    )
 
 
 def most_prompt_tokens(messages: Messages) -> int:
@@ -99,7 +102,9 @@ def most_prompt_tokens(messages: Messages) -> int:
     return sum(len(message["content"].encode()) + _TEMPLATE_TOKENS for message in messages)
 
 
-def estimate(settings: JudgeSettings, prompts: Iterable[Messages], measured: list[tuple[int, Usage]]) -> CostEstimate:
+def estimate(
+    settings: JudgeSettings, prompts: Iterable[Messages], measured: list[tuple[int, TokenUsage]]
+) -> CostEstimate:
     """Estimates what calls will use.
 
     Args:

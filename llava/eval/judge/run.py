@@ -22,13 +22,13 @@ from llava.eval.judge.costs import Spending, estimated_usage, money
 from llava.eval.judge.model import (
     CallFailed,
     ChatModel,
+    JudgeReply,
     Messages,
     NoConnection,
-    Reply,
     ServiceBusy,
     ServiceRefuses,
-    Usage,
 )
+from llava.serve.client.openai_client import TokenUsage
 
 T = TypeVar("T")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -57,11 +57,11 @@ class JudgeOutcome(Generic[T]):
     """What `accept` returned; None if no reply could be used."""
     reason: str | None
     """Why the last reply could not be used; None if it could."""
-    reply: Reply
+    reply: JudgeReply
     """The last reply."""
     tries: int
     """Number of calls."""
-    usage: Usage
+    usage: TokenUsage
     """Tokens of all calls."""
 
 
@@ -94,7 +94,7 @@ class JudgeRun(Generic[T]):
         self,
         model: ChatModel,
         spending: Spending,
-        accept: Callable[[Reply], T],
+        accept: Callable[[JudgeReply], T],
         save: Callable[[JudgeOutcome[T]], None],
     ):
         """
@@ -158,7 +158,7 @@ class JudgeRun(Generic[T]):
 
     async def _ask(self, job: Job) -> JudgeOutcome[T] | None:
         """Calls the model until a reply can be used. Returns None if the cost limit or a signal came first."""
-        used, number = Usage(), 0
+        used, number = TokenUsage(), 0
         while True:
             called = await self._call(job)
             if called is None:
@@ -171,7 +171,7 @@ class JudgeRun(Generic[T]):
                 if number == self.model.settings.tries:
                     return JudgeOutcome(job, None, str(error), reply, number, used)
 
-    async def _call(self, job: Job) -> tuple[Reply, Usage] | None:
+    async def _call(self, job: Job) -> tuple[JudgeReply, TokenUsage] | None:
         reserved = await self._reserve(job.messages)
         if reserved is None:
             return None

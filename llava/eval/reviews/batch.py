@@ -13,7 +13,7 @@ from llava.errors import InvalidRequest
 from llava.eval.data.records import some
 from llava.eval.judge.batch import BatchFile, Call, collect, submit
 from llava.eval.judge.costs import Spending, estimated_usage
-from llava.eval.judge.model import ChatModel, Reply
+from llava.eval.judge.model import ChatModel, JudgeReply
 from llava.eval.judge.run import Job, JudgeOutcome, Unusable
 from llava.eval.reviews.log import Existing, tidy
 from llava.eval.reviews.prompts import ReviewPrompt
@@ -86,7 +86,7 @@ async def _collect(run: ReviewRun, model: ChatModel, file: BatchFile, existing: 
     return DONE
 
 
-def _outcome(run: ReviewRun, prompt: ReviewPrompt, reply: Reply) -> JudgeOutcome[Scores]:
+def _outcome(run: ReviewRun, prompt: ReviewPrompt, reply: JudgeReply) -> JudgeOutcome[Scores]:
     job = Job(prompt.name, run.messages(prompt), prompt)
     usage = reply.usage or estimated_usage(job.messages, reply.text)
     try:

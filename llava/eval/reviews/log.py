@@ -12,18 +12,20 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from llava import __version__
 from llava.errors import DataError
 from llava.eval.data.records import normal_id, some
-from llava.eval.judge.model import Reply, Usage
+from llava.eval.judge.model import JudgeReply
 from llava.eval.judge.run import JudgeOutcome
 from llava.eval.judge.settings import JudgeSettings
 from llava.eval.reviews.prompts import ReviewPrompt, ReviewSet
 from llava.eval.reviews.scores import Scores
 from llava.files.json_files import Line, read_jsonl, write_jsonl
+from llava.serve.client.openai_client import TokenUsage
 
 Key = tuple[str, str]
 """Question id and order."""
@@ -41,7 +43,7 @@ class Existing:
     """Reviews of this run's prompts by its judge that have no scores."""
     other: list[Line]
     """Reviews of other answers, by another rule, by another judge or from another program."""
-    usage: Usage
+    usage: TokenUsage
     """Tokens that all records together have used."""
 
     def to_ask(self, prompts: Iterable[ReviewPrompt], *, redo_unparsable: bool) -> list[ReviewPrompt]:
@@ -49,7 +51,7 @@ class Existing:
         done = set(self.usable) if redo_unparsable else self.usable.keys() | self.flagged.keys()
         return [prompt for prompt in prompts if prompt.key not in done]
 
-    def measured(self, prompts: Iterable[ReviewPrompt]) -> list[tuple[ReviewPrompt, Usage]]:
+    def measured(self, prompts: Iterable[ReviewPrompt]) -> list[tuple[ReviewPrompt, TokenUsage]]:
         """Returns prompts that were answered in one call, with the tokens of that call."""
         pairs = [(prompt, self.usable[prompt.key]) for prompt in prompts if prompt.key in self.usable]
         return [(prompt, used) for prompt, record in pairs if record.get("tries") == 1 and (used := _usage(record))]
@@ -81,9 +83,9 @@ def read_existing(path: Path, prompts: Sequence[ReviewPrompt], settings: JudgeSe
             flagged.pop(key, None)
     if other and not replace:
         raise DataError(_not_of_this_run(path, other, len(lines), settings))
-    total = Usage()
+    total = TokenUsage()
     for line in lines:
-        total += _usage(line.record) or Usage()
+        total += _usage(line.record) or TokenUsage()
     return Existing(usable, {key: record for key, record in flagged.items() if key not in usable}, other, total)
 
 
@@ -142,7 +144,7 @@ def review_record(
     }
 
 
-def _judge_fields(reply: Reply, settings: JudgeSettings, endpoint: str) -> dict[str, Any]:
+def _judge_fields(reply: JudgeReply, settings: JudgeSettings, endpoint: str) -> dict[str, Any]:
     return {
         "judge_model": settings.judge_model,
         "judge_snapshot": reply.snapshot,
@@ -154,10 +156,8 @@ def _judge_fields(reply: Reply, settings: JudgeSettings, endpoint: str) -> dict[
 
 
 def _software_fields() -> dict[str, str]:
-    import openai
-
     return {
-        "client": f"openai {openai.__version__}",
+        "client": f"httpx {version('httpx')}",
         "llava": __version__,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -200,12 +200,12 @@ def _is_by(record: dict[str, Any], settings: JudgeSettings) -> bool:
     return record.get("judge_model") == settings.judge_model
 
 
-def _usage(record: dict[str, Any]) -> Usage | None:
+def _usage(record: dict[str, Any]) -> TokenUsage | None:
     usage = record.get("usage")
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Usage(prompt, completion) if isinstance(prompt, int) and isinstance(completion, int) else None
+    return TokenUsage(prompt, completion) if isinstance(prompt, int) and isinstance(completion, int) else None
 
 
 def _not_of_this_run(path: Path, other: list[Line], total: int, settings: JudgeSettings) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from llava.eval.data.records import some
-from llava.eval.judge.model import ChatModel, Messages, Reply
+from llava.eval.judge.model import ChatModel, JudgeReply, Messages
 from llava.eval.judge.run import JudgeOutcome, Unusable
 from llava.eval.reviews.log import Existing, print_existing, read_existing, review_record
 from llava.eval.reviews.prompts import ReviewPrompt, ReviewSet
@@ -46,7 +46,7 @@ class ReviewRun:
         """Returns what the judge reads."""
         return [{"role": "system", "content": self.reviews.system}, {"role": "user", "content": prompt.text}]
 
-    def accept(self, reply: Reply) -> Scores:
+    def accept(self, reply: JudgeReply) -> Scores:
         """Returns the scores of a reply.
 
         Raises:

@@ -99,6 +99,11 @@ def splice_ids(ids: Tensor, images: list[range], patch_id: int | None) -> list[i
     return spliced + text[end:]
 
 
+def num_text_tokens(ids: Tensor, patch_id: int | None) -> int:
+    """Returns how many of a prompt's ids, [1, length], are text and do not stand for image features."""
+    return int(((ids >= 0) & (ids != (-1 if patch_id is None else patch_id))).sum())
+
+
 def has_markers(ids: Tensor, patch_id: int | None) -> bool:
     """Whether any position of `ids` stands for an image or a part of one."""
     found = ids == IMAGE_TOKEN_INDEX

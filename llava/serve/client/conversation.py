@@ -1,37 +1,43 @@
-"""A conversation as our front ends hold it, and the request that asks for its next answer.
+"""A conversation as our front ends hold it, and the request for its next answer.
 
-The web page and the terminal chat share it. A conversation never changes: what a user does to it gives a new one.
+The web page and the terminal chat share it. A conversation is immutable: every change gives a new one.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from llava.errors import InvalidRequest
+from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.images import ChatImage, ImageShape, shaped
-from llava.serve.protocol.original import MAX_IMAGES
-from llava.serve.worker.backend import ChatEvent, ChatEvents, Finished
+from llava.serve.protocol.constants import MAX_IMAGES
+from llava.text_generation.answer_events import Answer, AnswerEvent, AnswerEvents
 
 Role = Literal["user", "assistant"]
 
+_PLAIN_WORD: Final = re.compile(r"[a-z]+(?=[ ,])")
+
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What an answer cost; None where it is not known."""
+class AnswerStatistics:
+    """Token counts and times of an answer; None for what is not known."""
 
     finish_reason: Literal["stop", "length"] | None = None
-    """None where the answer was stopped or failed."""
+    """None if the answer was stopped or failed."""
     prompt_tokens: int | None = None
-    """Images counted by their features."""
+    """Tokens of the prompt; an image counts as many as it has features."""
     new_tokens: int | None = None
+    """Tokens of the answer."""
     first_s: float | None = None
-    """Seconds from the question to the first piece."""
+    """Seconds from the question to the first piece of the answer."""
     total_s: float | None = None
+    """Seconds from the question to the end of the answer."""
 
     def __str__(self) -> str:
-        """One small line, such as `57 + 12 tokens · 8.1 tokens/s · first after 0.4 s`."""
+        """One short line, such as `57 + 12 tokens · 8.1 tokens/s · first after 0.4 s`."""
         parts = []
         if self.prompt_tokens is not None and self.new_tokens is not None:
             parts.append(f"{self.prompt_tokens} + {self.new_tokens} tokens")
@@ -41,52 +47,38 @@ class Figures:
         if self.first_s is not None:
             parts.append(f"first after {self.first_s:.1f} s")
         if self.finish_reason == "length":
-            parts.append("cut at the limit of tokens")
+            parts.append("cut at the token limit")
         return " · ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message."""
+    """One message of a conversation."""
 
     role: Role
     text: str
     images: tuple[ChatImage, ...] = ()
-    """The user's only."""
+    """Images of a question; an answer has none."""
     model: str = ""
-    """Who answered."""
-    figures: Figures = Figures()
+    """Name of the model that answered."""
+    statistics: AnswerStatistics = AnswerStatistics()
     error: str = ""
-    """Why the answer is missing or ends early; the sentence that the user is shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerSettings:
-    """How an answer is made."""
-
-    temperature: float = 0.2
-    """0 is greedy; at most 2."""
-    top_p: float = 1.0
-    """Above 0; 1 is off."""
-    max_tokens: int = 512
-    """To write at most."""
-    seed: int | None = None
-    shape: ImageShape = "Crop"
+    """Why the answer is missing or incomplete, as the user is told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A whole conversation. Turns alternate, beginning with the user's."""
+    """A whole conversation. Turns alternate and begin with the user's."""
 
     turns: tuple[Turn, ...] = ()
     system: str = ""
-    """Empty: the model's own."""
+    """The system prompt; empty for the model's own."""
 
     def ask(self, text: str, images: tuple[ChatImage, ...] = ()) -> Chat:
-        """The conversation with one question more.
+        """Returns the conversation with one more question.
 
         Raises:
-            InvalidRequest: nothing was asked, or the images are too many.
+            InvalidRequest: the question is empty, or there would be too many images.
         """
         text = text.strip()
         if not text and not images:
@@ -94,43 +86,51 @@ class Chat:
         count = len(self.images) + len(images)
         if count > MAX_IMAGES:
             raise InvalidRequest(
-                f"this conversation would have {count} images, the limit is {MAX_IMAGES}. "
-                "Send fewer, or begin a new conversation."
+                f"this conversation would have {count} images; the limit is {MAX_IMAGES}. "
+                "Send fewer images, or start a new conversation."
             )
         return replace(self, turns=(*self.turns, Turn("user", text, images)))
 
     def answered(self, turn: Turn) -> Chat:
-        """The conversation with an answer to its last question."""
+        """Returns the conversation with an answer to its last question."""
         return replace(self, turns=(*self.turns, turn))
 
     def upto(self, index: int) -> Chat:
-        """The conversation before turn `index`."""
+        """Returns the conversation before turn `index`."""
         return replace(self, turns=self.turns[:index])
 
+    def unanswered(self) -> Chat:
+        """Returns the conversation without the answer at its end, if there is one."""
+        has_answer = bool(self.turns) and self.turns[-1].role == "assistant"
+        return self.upto(len(self.turns) - 1) if has_answer else self
+
     def edited(self, index: int, text: str) -> Chat:
-        """Asked again from the user's turn `index` on with another text; its images stay.
+        """Returns the conversation up to the question at `index`, with another text for it; its images stay.
 
         Raises:
-            InvalidRequest: nothing is left of the message.
+            InvalidRequest: nothing is left of the question.
         """
         return self.upto(index).ask(text, self.turns[index].images)
 
     @property
     def images(self) -> tuple[ChatImage, ...]:
-        """All of them, in the order in which they were sent."""
+        """All images, in the order in which they were sent."""
         return tuple(image for turn in self.turns for image in turn.images)
 
     def messages(self, shape: ImageShape = "Crop") -> list[dict[str, Any]]:
-        """The conversation as the `messages` of a chat completion.
+        """Returns the conversation as the `messages` of a chat completion.
 
-        A question whose answer never came is asked together with the next one, because roles have to alternate.
+        A question that got no answer is sent together with the next one, because roles have to alternate.
         """
-        messages: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system.strip() else []
+        messages: list[dict[str, Any]] = []
+        if self.system.strip():
+            messages.append({"role": "system", "content": self.system})
         parts: list[dict[str, Any]] = []
         for turn in self.turns:
             if turn.role == "user":
                 parts += [_image_part(shaped(image, shape)) for image in turn.images]
-                parts += [{"type": "text", "text": turn.text}] * bool(turn.text)
+                if turn.text:
+                    parts.append({"type": "text", "text": turn.text})
             elif turn.text.strip():
                 messages.append({"role": "user", "content": parts})
                 messages.append({"role": "assistant", "content": turn.text})
@@ -138,63 +138,62 @@ class Chat:
         return [*messages, {"role": "user", "content": parts}] if parts else messages
 
     def request(self, model: str, settings: AnswerSettings) -> dict[str, Any]:
-        """The body of `POST /v1/chat/completions` that asks for the next answer."""
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": self.messages(settings.shape),
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "max_tokens": settings.max_tokens,
-        }
-        return body if settings.seed is None else {**body, "seed": settings.seed}
+        """Returns the body of the `POST /v1/chat/completions` that asks for the next answer."""
+        return {"model": model, "messages": self.messages(settings.shape), **settings.request_fields()}
 
 
 class Draft:
-    """An answer that is being written."""
+    """An answer while it is being written."""
 
     def __init__(self, model: str):
         self.text = ""
         self._model = model
-        self._began_s = time.monotonic()
+        self._start_s = time.monotonic()
         self._first_s: float | None = None
-        self._end: Finished | None = None
+        self._end: Answer | None = None
 
-    def saw(self, event: ChatEvent) -> None:
-        if isinstance(event, Finished):
+    def add(self, event: AnswerEvent) -> None:
+        """Adds the next event of the answer."""
+        if isinstance(event, Answer):
             self._end = event
             return
         if self._first_s is None:
-            self._first_s = time.monotonic() - self._began_s
+            self._first_s = time.monotonic() - self._start_s
         self.text += event.text
 
     def turn(self, error: str = "") -> Turn:
-        """The answer as far as it is written; what was is kept whatever ended it."""
-        end, total_s = self._end, time.monotonic() - self._began_s
+        """Returns the answer as far as it is written; an error does not discard its text."""
+        end, total_s = self._end, time.monotonic() - self._start_s
         if end is None:
-            figures = Figures(first_s=self._first_s, total_s=total_s)
+            statistics = AnswerStatistics(first_s=self._first_s, total_s=total_s)
         else:
-            # A server that tells no counts tells zeros.
+            # A server that reports no counts gives zeros.
             prompt_tokens, new_tokens = end.num_prompt_tokens or None, end.num_new_tokens or None
-            figures = Figures(end.finish_reason, prompt_tokens, new_tokens, self._first_s, total_s)
-        return Turn("assistant", self.text, model=self._model, figures=figures, error=error)
+            statistics = AnswerStatistics(end.finish_reason, prompt_tokens, new_tokens, self._first_s, total_s)
+        return Turn("assistant", self.text, model=self._model, statistics=statistics, error=error)
 
 
 class ChatSource(Protocol):
-    """Who answers: a server, or an engine in this process."""
+    """What answers a chat: a server, or an engine in this process."""
 
     async def models(self) -> list[str]:
-        """What `answer` may be asked for, sorted.
+        """Returns the names of the models that `answer` can be asked for, sorted.
 
         Raises:
-            LlavaError: nobody is there to say.
+            LlavaError: the names are not available.
         """
 
-    def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> ChatEvents:
-        """Begins an answer; closing what it returns ends the work behind it.
+    def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> AnswerEvents:
+        """Starts an answer; closing the generator ends the work behind it.
 
         Raises:
-            LlavaError: while it is read, instead of the end.
+            LlavaError: the answer fails; raised while it is read.
         """
+
+
+def as_sentence(message: str) -> str:
+    """Returns an error message with a capital letter, unless it starts with a file, an address or a name."""
+    return message[:1].upper() + message[1:] if _PLAIN_WORD.match(message) else message
 
 
 def _image_part(image: ChatImage) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Conversations as files: JSON in the words of the OpenAI protocol, and Markdown to read; both whole, with images.
+"""Writes conversations to files and reads them back: as JSON for programs, as Markdown for people; images included.
 
-The JSON is a chat request's `model` and `messages`, so any OpenAI client can go on with it, and beside them what our
-front ends know. The Markdown is one document with its images inside, marked so that it can be read back.
+The JSON holds a chat request's `model` and `messages`, so that any OpenAI client can continue the conversation, and
+beside them what only our front ends know. The Markdown embeds its images and is marked so that it can be read back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from typing import Any, Final
 
 from llava.errors import DataError, LlavaError
-from llava.serve.client.conversation import Chat, Figures, Role, Turn
+from llava.serve.client.conversation import AnswerStatistics, Chat, Role, Turn
 from llava.serve.client.images import ChatImage, read_image
 
 FORMAT: Final = "llava-chat"
@@ -28,8 +28,10 @@ _IMAGE_LINE: Final = re.compile(r"!\[(?P<name>[^\]\n]*)\]\((?P<uri>data:image/[\
 
 
 def to_json(chat: Chat) -> str:
-    """The conversation as a JSON document."""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": chat.system}] if chat.system else []
+    """Returns the conversation as a JSON document."""
+    messages: list[dict[str, Any]] = []
+    if chat.system:
+        messages.append({"role": "system", "content": chat.system})
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -40,37 +42,37 @@ def to_json(chat: Chat) -> str:
 
 
 def from_json(text: str, *, name: str = "conversation") -> Chat:
-    """Reads what `to_json` wrote, or any object with `messages` of the OpenAI protocol.
+    """Reads what `to_json` wrote, or any JSON object with `messages` of OpenAI's protocol.
 
     Raises:
-        DataError: it is neither; names the message at fault.
+        DataError: `text` is neither; names the message at fault.
     """
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{name}: no JSON ({error}). Give a file that was exported as JSON or Markdown.") from error
+        raise DataError(f"{name}: not JSON ({error}). Choose a saved conversation.") from error
     except RecursionError as error:
-        raise DataError(f"{name}: nested too deeply for a conversation.") from error
+        raise DataError(f"{name}: nested too deeply to be a conversation.") from error
     messages = document.get("messages") if isinstance(document, dict) else None
     if not isinstance(messages, list):
-        raise DataError(f"{name}: no conversation; a JSON object with `messages` is expected.")
+        raise DataError(f"{name}: not a conversation; expected a JSON object with `messages`.")
     if document.get("format") == FORMAT and document.get("version") != VERSION:
         raise DataError(
-            f"{name}: version {document.get('version')!r} of the format; this program reads {VERSION}. Update it."
+            f"{name}: format version {document.get('version')!r}; this program reads version {VERSION}. Update LLaVA."
         )
     system: list[str] = []
     turns: list[Turn] = []
     for index, message in enumerate(messages):
         where = f"{name}: messages[{index}]"
         if not isinstance(message, dict):
-            raise DataError(f"{where}: an object with role and content is expected.")
+            raise DataError(f"{where}: expected an object with role and content.")
         role = message.get("role")
         if role in ("system", "developer"):
             system.append(_parts(message.get("content"), where)[0])
         elif role in ("user", "assistant"):
             turns.append(_turn(role, message, where))
         else:
-            raise DataError(f"{where}: the role is {str(role)[:40]!r}; user, assistant or system is expected.")
+            raise DataError(f"{where}: the role is {str(role)[:40]!r}; expected user, assistant or system.")
     return Chat(_alternating(turns, name), "\n".join(system))
 
 
@@ -81,23 +83,24 @@ def _message(turn: Turn) -> dict[str, Any]:
             {"type": "image_url", "image_url": {"url": image.as_data_uri()}, "name": image.name}
             for image in turn.images
         ]
-        content += [{"type": "text", "text": turn.text}] * bool(turn.text)
-    figures = {key: value for key, value in dataclasses.asdict(turn.figures).items() if value is not None}
-    beside = {"model": turn.model, "error": turn.error, "figures": figures}
-    return {"role": turn.role, "content": content, **{key: value for key, value in beside.items() if value}}
+        if turn.text:
+            content.append({"type": "text", "text": turn.text})
+    statistics = {key: value for key, value in dataclasses.asdict(turn.statistics).items() if value is not None}
+    extra = {"model": turn.model, "error": turn.error, "figures": statistics}
+    return {"role": turn.role, "content": content, **{key: value for key, value in extra.items() if value}}
 
 
 def _turn(role: Role, message: dict[str, Any], where: str) -> Turn:
     text, images = _parts(message.get("content"), where)
     if images and role == "assistant":
-        raise DataError(f"{where}: images in an answer; only questions have images.")
-    figures = message.get("figures")
+        raise DataError(f"{where}: an answer has images; only questions can have images.")
+    statistics = message.get("figures")
     return Turn(
         role,
         text,
         images,
         model=_text(message.get("model")),
-        figures=_figures(figures) if isinstance(figures, dict) else Figures(),
+        statistics=_statistics(statistics) if isinstance(statistics, dict) else AnswerStatistics(),
         error=_text(message.get("error")),
     )
 
@@ -106,7 +109,7 @@ def _parts(content: Any, where: str) -> tuple[str, tuple[ChatImage, ...]]:
     if isinstance(content, str) or content is None:
         return content or "", ()
     if not isinstance(content, list):
-        raise DataError(f"{where}.content: text, or a list of parts, is expected.")
+        raise DataError(f"{where}.content: expected text or a list of parts.")
     texts: list[str] = []
     images: list[ChatImage] = []
     for index, part in enumerate(content):
@@ -116,7 +119,7 @@ def _parts(content: Any, where: str) -> tuple[str, tuple[ChatImage, ...]]:
         elif kind == "image_url":
             images.append(_image(part, f"{where}.content[{index}]"))
         else:
-            raise DataError(f"{where}.content[{index}]: parts are of type text or image_url.")
+            raise DataError(f"{where}.content[{index}]: expected a part of type text or image_url.")
     return "\n".join(texts), tuple(images)
 
 
@@ -124,7 +127,7 @@ def _image(part: dict[str, Any], where: str) -> ChatImage:
     address = part.get("image_url")
     address = address.get("url") if isinstance(address, dict) else address
     if not isinstance(address, str) or not address.startswith("data:"):
-        raise DataError(f"{where}: the image is not in the file; only data URIs are read.")
+        raise DataError(f"{where}: the image is not in the file; expected a data URI.")
     return _read(address, _text(part.get("name")), where)
 
 
@@ -135,14 +138,14 @@ def _read(uri: str, name: str, where: str) -> ChatImage:
         raise DataError(f"{where}: {error}") from error
 
 
-def _figures(values: dict[str, Any]) -> Figures:
+def _statistics(values: dict[str, Any]) -> AnswerStatistics:
     def number(key: str, kind: type | tuple[type, ...]) -> Any:
         value = values.get(key)
         fits = isinstance(value, kind) and not isinstance(value, bool)
         return value if fits and float(value) >= 0 else None  # type: ignore[arg-type]
 
     reason = values.get("finish_reason")
-    return Figures(
+    return AnswerStatistics(
         finish_reason=reason if reason in ("stop", "length") else None,
         prompt_tokens=number("prompt_tokens", int),
         new_tokens=number("new_tokens", int),
@@ -155,7 +158,7 @@ def _alternating(turns: list[Turn], name: str) -> tuple[Turn, ...]:
     for index, turn in enumerate(turns):
         expected = ("user", "assistant")[index % 2]
         if turn.role != expected:
-            raise DataError(f"{name}: turn {index + 1} is the {turn.role}'s, the {expected}'s is expected there.")
+            raise DataError(f"{name}: turn {index + 1} has the role {turn.role}; expected {expected}.")
     return tuple(turns)
 
 
@@ -167,32 +170,33 @@ def _text(value: Any) -> str:
 
 
 def to_markdown(chat: Chat) -> str:
-    """The conversation as a document to read, with its images inside."""
+    """Returns the conversation as a Markdown document, with its images inside."""
     mark = _mark(chat)
     blocks = [f"<!-- {FORMAT} {VERSION} {mark} -->"]
     if chat.system:
-        blocks += [f"<!-- {mark} system -->\n## System\n\n{chat.system}"]
+        blocks.append(f"<!-- {mark} system -->\n## System\n\n{chat.system}")
     for turn in chat.turns:
         heading = turn.model or _HEADING[turn.role]
         images = "".join(f"![{_label(image)}]({image.as_data_uri()})\n\n" for image in turn.images)
         blocks.append(f"<!-- {mark} {turn.role} -->\n## {heading}\n\n{images}<!-- {mark} text -->\n{turn.text}")
-        blocks += [f"<!-- {mark} error -->\n> {turn.error}"] * bool(turn.error)
+        if turn.error:
+            blocks.append(f"<!-- {mark} error -->\n> {turn.error}")
     return "\n\n".join([*blocks, f"<!-- {mark} end -->\n"])
 
 
 def from_markdown(text: str, *, name: str = "conversation") -> Chat:
-    """Reads what `to_markdown` wrote; figures are not in it.
+    """Reads what `to_markdown` wrote; statistics are not in it.
 
     Raises:
-        DataError: it was not written by `to_markdown`, or was cut.
+        DataError: `text` was not written by `to_markdown`, or is incomplete.
     """
     text = text.replace("\r\n", "\n")
     head = re.match(rf"\ufeff?<!-- {FORMAT} (\d+) ([0-9a-f]+) -->\n", text)
     if head is None:
-        raise DataError(f"{name}: no exported conversation; its first line is not <!-- {FORMAT} ... -->.")
+        raise DataError(f"{name}: not a saved conversation; its first line is not <!-- {FORMAT} ... -->.")
     mark = head[2]
     if not text.rstrip().endswith(f"<!-- {mark} end -->"):
-        raise DataError(f"{name}: its end is missing; the file was cut short. Export it again.")
+        raise DataError(f"{name}: the end of the file is missing. Save the conversation again.")
     system = ""
     turns: list[Turn] = []
     for kind, body in re.findall(rf"<!-- {mark} (\w+) -->\n(.*?)(?=\n\n<!-- {mark} )", text, re.DOTALL):
@@ -213,7 +217,7 @@ def from_markdown(text: str, *, name: str = "conversation") -> Chat:
 
 
 def _mark(chat: Chat) -> str:
-    """A word that stands in no text of the conversation, so that no text can end its own block."""
+    """Returns a word that no text of the conversation contains, so that no text can end its own block."""
     text = "\n".join([chat.system, *(part for turn in chat.turns for part in (turn.text, turn.error, turn.model))])
     mark = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
     while mark in text:
@@ -229,15 +233,15 @@ def _label(image: ChatImage) -> str:
 
 
 def read_chat(data: bytes, *, name: str = "conversation") -> Chat:
-    """Reads an exported conversation, JSON or Markdown.
+    """Reads a saved conversation, JSON or Markdown.
 
     Raises:
-        DataError: it is neither, or damaged.
+        DataError: `data` is neither, or is damaged.
     """
     if len(data) > MAX_FILE_BYTES:
-        raise DataError(f"{name}: {len(data) / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES >> 20}.")
+        raise DataError(f"{name}: {len(data) / 2**20:.0f} MiB; the limit is {MAX_FILE_BYTES >> 20} MiB.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}: no text in UTF-8 (byte {error.start}). Give an exported conversation.") from error
+        raise DataError(f"{name}: not UTF-8 text (byte {error.start}). Choose a saved conversation.") from error
     return from_markdown(text, name=name) if text.startswith("<!--") else from_json(text, name=name)

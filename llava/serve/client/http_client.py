@@ -1,25 +1,46 @@
-"""How our command-line clients call a service: typed errors out of whatever it answers, or does not."""
+"""Calls a service of the original's protocol: a controller or a worker."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from llava.errors import InvalidField, InvalidRequest, RemoteError, WorkerLost
-from llava.serve.protocol.original import FrameSplitter, raise_for_frame, read_frames_sync
-from llava.serve.service.security import API_KEY_VARIABLE
+from llava.errors import InvalidField, RemoteError, WorkerLost
+from llava.serve.client.http_errors import (
+    CONNECT_TIMEOUT_S,
+    USER_AGENT,
+    bearer,
+    connection_error,
+    environment_key,
+    is_http_url,
+    not_a_url,
+    parsed_json,
+    remote_error,
+)
+from llava.serve.protocol.original import raise_for_frame, read_frames_sync
 
 
 class Client:
-    """One service. Shows the API key of the environment's LLAVA_API_KEY, if there is one."""
+    """A client of the original's protocol. Sends the API key in LLAVA_API_KEY, if that is set."""
 
     def __init__(self, address: str, *, headers: Mapping[str, str] | None = None, timeout_s: float = 30.0):
+        """
+        Raises:
+            InvalidRequest: `address` is not an http(s) URL.
+        """
         self.address = address.rstrip("/")
-        self._http = httpx.Client(**client_options(self.address, headers, timeout_s))
+        if not is_http_url(self.address):
+            raise not_a_url(address)
+        key = environment_key()
+        self._http = httpx.Client(
+            base_url=self.address,
+            headers={"user-agent": USER_AGENT, **bearer(key), **(headers or {})},
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            trust_env=False,
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -30,87 +51,46 @@ class Client:
         self._http.close()
 
     def post(self, path: str, body: Any = None) -> Any:
-        """The JSON that the service answers.
+        """Posts `body` as JSON and returns the JSON that the service answers.
 
         Raises:
-            RemoteError: it refused; with its own words.
-            WorkerLost: it cannot be reached, or what answers is no such service.
+            RemoteError: the service refused; the message is its own.
+            WorkerLost: the service cannot be reached, or is not a LLaVA service.
+            WorkerTimeout: the service did not answer in time.
         """
         try:
             response = self._http.post(path, json=body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise lost(self.address, error) from error
+            raise connection_error(self.address, error) from error
         if response.status_code != 200:
-            raise refusal(response)
+            raise _refusal(response)
         try:
             return response.json()
         except ValueError as error:
-            raise WorkerLost(f"{self.address}{path}: the answer is not JSON. Is that a LLaVA service?") from error
+            raise WorkerLost(f"{self.address}{path}: the answer is not JSON. Is this a LLaVA service?") from error
 
     def frames(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
-        """The frames of a stream.
+        """Posts `body` as JSON and yields the frames of the stream that comes back.
 
         Raises:
-            RemoteError: the service refused, or a frame says that the answer failed.
-            WorkerLost: it cannot be reached, breaks off, or sends something else.
+            RemoteError: the service refused, or a frame reports that the answer failed.
+            WorkerLost: the service cannot be reached, breaks off, or sends something else.
+            WorkerTimeout: the service sent nothing for too long.
         """
         try:
             with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise refusal(response)
+                    raise _refusal(response)
                 for frame in read_frames_sync(response.iter_raw()):
                     raise_for_frame(frame)
                     yield frame
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise lost(self.address, error) from error
+            raise connection_error(self.address, error) from error
         except InvalidField as error:
             raise WorkerLost(f"{self.address}{path}: {error}") from error
 
 
-def client_options(address: str, headers: Mapping[str, str] | None, timeout_s: float) -> dict[str, Any]:
-    """What an httpx client is made with: the address, the environment's key, no proxy.
-
-    Raises:
-        InvalidRequest: `address` is none.
-    """
-    try:
-        url = httpx.URL(address)
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise InvalidRequest(f"{address}: no address; write http://HOST:PORT.")
-    key = os.environ.get(API_KEY_VARIABLE, "").strip()
-    keys = {"authorization": f"Bearer {key}"} if key else {}
-    return {
-        "base_url": url,
-        "headers": {"user-agent": "LLaVA Client", **keys, **(headers or {})},
-        "timeout": httpx.Timeout(timeout_s, connect=5.0),
-        "trust_env": False,
-    }
-
-
-def lost(address: str, error: Exception) -> WorkerLost:
-    """What a failed connection means to a user."""
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)):
-        return WorkerLost(f"{address} cannot be reached. Check the address, and that the service runs.")
-    if isinstance(error, httpx.TimeoutException):
-        return WorkerLost(f"{address} does not answer in time.")
-    return WorkerLost(f"{address} broke off in the middle of its answer.")
-
-
-def refusal(response: httpx.Response) -> RemoteError:
-    """A service's own words, out of an answer that is not 200 and has been read."""
-    try:
-        (content,) = list(FrameSplitter().feed(response.content.rstrip(b"\0") + b"\0"))
-    except (InvalidField, ValueError):
-        content = {}
-    return remote_error(content, response.status_code)
-
-
-def remote_error(content: Any, status: int) -> RemoteError:
-    """The `error` object of OpenAI's shape as an error of ours."""
-    error = content.get("error") if isinstance(content, dict) else None
-    error = error if isinstance(error, dict) else {}
-    message = str(error.get("message") or f"HTTP {status} without a reason")
-    return RemoteError(message, code=str(error.get("code") or "internal"), status=status)
+def _refusal(response: httpx.Response) -> RemoteError:
+    """The error in a response of the original's protocol, which may end in the NUL byte of a frame."""
+    return remote_error(parsed_json(response.content.rstrip(b"\0")), response.status_code)

@@ -1,4 +1,4 @@
-"""Images as our front ends hold them: checked once, small enough to travel, in the shape that the user chose."""
+"""Holds the images of a conversation: checked once, small enough to send, in the shape that the user chose."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from llava.images.formats import recognise
+from llava.images.formats import MEDIA_TYPES, recognise
 from llava.images.loading import decode_image, read_encoded
-from llava.serve.worker.images import MEDIA_TYPES
 
 if TYPE_CHECKING:
     from PIL import Image
 
 ImageShape = Literal["Crop", "Resize", "Pad"]
 SHAPES: Final[tuple[ImageShape, ...]] = get_args(ImageShape)
-"""What is done with an image that is not square, under the original's names: leave it to the model (which crops to the
-centre, or does what its checkpoint says), squeeze it, or pad it."""
+"""What to do with an image that is not square, by the original's names: leave it to the model (most crop it to the
+centre), squeeze it, or pad it."""
 
 MAX_BYTES: Final = 900_000
-"""Of one image as it is sent: 16 of them, in base64, stay below the 20 MB of a request."""
+"""Largest image that is sent. 16 of them, in base64, stay below the 20 MB limit of a request."""
 _PAD_COLOUR: Final = (122, 116, 104)
-"""The mean colour of CLIP's training images, which its normalization turns into zeros."""
+"""The mean colour of CLIP's training images; its normalisation turns this colour into zeros."""
 _REDUCTIONS: Final = ((2048, 90), (2048, 80), (1344, 85), (1344, 70), (1024, 60), (768, 50))
-"""Longest side and JPEG quality, tried in turn. No LLaVA looks at more than 1344 pixels a side."""
+"""Longest side and JPEG quality, tried in this order. No LLaVA uses more than 1344 pixels a side."""
 _MAX_PNG_PIXELS: Final = 4_000_000
-"""A larger image as PNG is seldom small enough, and takes seconds to find out."""
+"""A larger image is seldom small enough as PNG, and encoding it to find out takes seconds."""
 
 
-@dataclass(frozen=True)  # no slots: what is made of an image is kept by weak reference to it
+@dataclass(frozen=True)  # no slots: caches hold weak references to images
 class ChatImage:
-    """One image of a conversation, encoded."""
+    """One image of a conversation."""
 
     data: bytes
+    """The encoded image."""
     media_type: str
+    """Its media type, such as image/jpeg."""
     name: str
     """The file's name, for lists and messages; may be empty."""
 
@@ -44,19 +45,19 @@ class ChatImage:
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
 
     def decode(self) -> Image.Image:
-        """The image as it should be seen, RGB."""
+        """Returns the upright image in RGB."""
         return decode_image(self.data, name=self.name or "image")
 
 
 def read_image(source: str | Path | bytes, *, name: str | None = None, allow_url: bool = False) -> ChatImage:
-    """Reads an image and checks that it can be decoded; one that is too heavy to travel becomes smaller.
+    """Reads an image and checks that it can be decoded; an image above `MAX_BYTES` is made smaller.
 
     Args:
-        source: a file, a data URI, encoded bytes, or with `allow_url` an http(s) address.
-        name: what it is called; the file's own name by default.
+        source: a file, a data URI, encoded bytes, or with `allow_url` an http(s) URL.
+        name: name for lists and messages (default: the file's own).
 
     Raises:
-        ImageError: what `llava.images.loading.load_image` raises.
+        ImageError: see `llava.images.loading.load_image`.
     """
     data, found = read_encoded(source, allow_url=allow_url)
     name = Path(found).name if name is None else name
@@ -68,11 +69,11 @@ def read_image(source: str | Path | bytes, *, name: str | None = None, allow_url
 
 
 def shaped(image: ChatImage, shape: ImageShape) -> ChatImage:
-    """The image as it is sent to the model; itself where the shape changes nothing."""
+    """Returns the image as it is sent to the model: the same object if the shape changes nothing."""
     return image if shape == "Crop" else _shaped(image, shape)
 
 
-@lru_cache(maxsize=16)  # every question of a conversation sends its images again; each entry holds two
+@lru_cache(maxsize=16)  # every question sends the conversation's images again; an entry holds two
 def _shaped(image: ChatImage, shape: ImageShape) -> ChatImage:
     from llava.mm_utils import expand2square
 
@@ -86,7 +87,7 @@ def _shaped(image: ChatImage, shape: ImageShape) -> ChatImage:
 
 
 def _encoded(image: Image.Image, name: str) -> ChatImage:
-    """Without loss where that is small enough, else smaller and smaller."""
+    """Encodes without loss if the result is small enough, else as ever smaller JPEGs."""
     if image.width * image.height <= _MAX_PNG_PIXELS:
         data = _saved(image, "PNG")
         if len(data) <= MAX_BYTES:

@@ -13,7 +13,7 @@ from llava.serve.cluster.access import ClusterAccess
 from llava.serve.cluster.membership import Membership
 from llava.serve.cluster.proxy import Proxy
 from llava.serve.cluster.registry import Registry
-from llava.serve.protocol.framing import Events, Frames, Framing, Whole
+from llava.serve.protocol.framing import EventFraming, Framing, JsonBodyFraming, NulFraming
 from llava.serve.protocol.original import (
     CHALLENGE_HEADER,
     CHAT_PATH,
@@ -99,11 +99,11 @@ def add_generation_routes(app: FastAPI, proxy: Proxy) -> None:
 
     @app.post(GENERATE_PATH, tags=["clients"], response_class=Response)
     async def worker_generate_stream(body: GenerateRequest, request: Request) -> Response:
-        return await proxy.forward(request.receive, GENERATE_PATH, body.model, await request.body(), Frames())
+        return await proxy.forward(request.receive, GENERATE_PATH, body.model, await request.body(), NulFraming())
 
     @app.post(CHAT_PATH, tags=["clients"], response_class=Response)
     async def chat_completions(body: RoutedChatRequest, request: Request) -> Response:
-        framing: Framing = Events() if body.stream else Whole()
+        framing: Framing = EventFraming() if body.stream else JsonBodyFraming()
         return await proxy.forward(request.receive, CHAT_PATH, body.model, await request.body(), framing)
 
 

@@ -1,1 +1,1 @@
-"""The web page: a client of the controller's HTTP protocol, drawn by gradio. It imports neither torch nor a model."""
+"""The web page: a Gradio app that asks a controller over HTTP. It imports neither torch nor a model."""

@@ -1,4 +1,4 @@
-"""The page as an ASGI app, to be run by `llava.serve.service.server.serve`."""
+"""Builds the page as an ASGI app, to be run by `llava.serve.service.server.serve`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from fastapi import FastAPI
 
 from llava.serve.client.chat_server import ChatServer
 from llava.serve.page.accounts import Accounts
-from llava.serve.page.context import Context
+from llava.serve.page.context import PageContext
 from llava.serve.page.layout import build, look
 from llava.serve.page.log import ConversationLog
-from llava.serve.page.models import ModelList
+from llava.serve.page.models import ServedModels
 from llava.serve.page.moderation import Moderator
 from llava.serve.page.settings import MAX_UPLOAD_BYTES, PageSettings
 from llava.serve.service.lifecycle import Lifecycle
 
 
 def create_page_app(settings: PageSettings, *, accounts: Accounts | None = None) -> FastAPI:
-    """
+    """Returns the app.
+
     Raises:
-        InvalidRequest: an address that is none, a log folder that cannot be written, moderation without a key.
+        InvalidRequest: the controller's address is not a URL, the log folder cannot be written, or the key for
+            moderation is missing.
     """
     source = ChatServer(settings.controller)
     log = None
@@ -35,12 +37,12 @@ def create_page_app(settings: PageSettings, *, accounts: Accounts | None = None)
 
     return gr.mount_gradio_app(
         app,
-        build(Context(settings, source, ModelList(source), log, moderator)),
+        build(PageContext(settings, source, ServedModels(source), log, moderator)),
         path="/",
         auth=accounts.check if accounts else None,
         max_file_size=MAX_UPLOAD_BYTES,
         footer_links=[],
-        # Neither other users' calls, nor the machine, nor the inside of an error is anybody's business.
+        # Users see neither the calls of others, nor the machine, nor the inside of an error.
         run_history=False,
         enable_monitoring=False,
         show_error=False,

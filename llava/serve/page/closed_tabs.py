@@ -1,8 +1,8 @@
-"""Lets go of what gradio keeps for tabs that were closed.
+"""Frees the memory that gradio holds for tabs that were closed.
 
-gradio marks a closed tab's session, deletes its values when their last change is an hour ago, and keeps the rest, half
-a megabyte, until there are ten thousand sessions. Here the last few closed tabs are kept whole, because a phone that
-comes back from its pocket and a laptop that wakes up have lost their connection, too; those before them go at once.
+gradio deletes the values of a closed tab an hour after their last change and keeps half a megabyte more until there are
+ten thousand sessions. Here the last few closed tabs are kept whole, because phones and laptops that were asleep lose
+their connection, too, and come back. Tabs that were closed before those are freed at once.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from gradio.state_holder import StateHolder
 
 KEPT: Final = 16
-"""Closed tabs whose conversations wait for their return."""
+"""Number of closed tabs that are kept, in case they reconnect."""
 _REMEMBERED: Final = 10_000
-"""Names of tabs that were let go, so that one of them gets a sentence when it returns after all."""
+"""Number of freed tabs whose names are remembered, to tell their users what happened if they reconnect."""
 
 
 class ClosedTabs:
-    """Tabs by gradio's session, in the order in which they were closed. Belongs to the page's event loop."""
+    """Closed tabs by gradio's session, oldest first. Belongs to the page's event loop."""
 
     def __init__(self) -> None:
         self._closed: OrderedDict[str, None] = OrderedDict()
         self._gone: OrderedDict[str, None] = OrderedDict()
 
     def __contains__(self, tab: object) -> bool:
-        """Whether a tab is closed and may return."""
+        """Whether a tab is closed and kept."""
         return tab in self._closed
 
     def closed(self, tab: str, holder: StateHolder) -> None:
-        """A tab has lost its connection; lets go of the one that did so longest ago, if there are too many."""
+        """Notes that a tab has lost its connection; frees the tab that lost it longest ago, if there are too many."""
         self._closed[tab] = None
         self._closed.move_to_end(tab)
         if tab in holder:
-            holder[tab].is_closed = False  # how long it is kept is decided here
+            holder[tab].is_closed = False  # this class decides how long it is kept
         while len(self._closed) > KEPT:
             oldest, _ = self._closed.popitem(last=False)
             holder.delete_state(oldest)
@@ -49,16 +49,16 @@ class ClosedTabs:
                 self._gone.popitem(last=False)
 
     def seen(self, tab: str) -> None:
-        """A tab has shown that it is open, perhaps again."""
+        """Notes that a tab is open, perhaps again."""
         self._closed.pop(tab, None)
 
     def check(self, tab: str | None) -> None:
-        """
+        """Does nothing if the tab's conversation is still here.
+
         Raises:
-            InvalidRequest: nothing is known of this tab's conversation any more.
+            InvalidRequest: the tab has been freed.
         """
         if tab in self._gone:
             raise InvalidRequest(
-                "this tab was without a connection for too long. Reload the page; the conversation is kept in this "
-                "browser."
+                "this tab was disconnected for too long. Reload the page; your browser has kept the conversation."
             )

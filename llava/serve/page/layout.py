@@ -1,4 +1,4 @@
-"""The page as a whole: title, model list, tabs, and what is said where there is nothing to answer."""
+"""Lays out the page: title, list of models, notices and tabs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import gradio as gr
 
 from llava.serve.page.arena_tab import ArenaTab
 from llava.serve.page.chat_tab import ChatTab
-from llava.serve.page.context import Context, model_list
-from llava.serve.page.models import Served, choose, notice
+from llava.serve.page.context import PageContext
+from llava.serve.page.models import ModelListing, choose, notice
+from llava.serve.page.widgets import model_list
 
 REFRESH_S: Final = 5.0
 _STORAGE: Final = "llava-conversation"
 
-_TITLE: Final = "# LLaVA\nAsk about your images: the large language-and-vision assistant."
-_TERMS: Final = """LLaVA may be wrong, and sure of it: check what matters. Do not upload what you may not share with the
-operator of this page."""
+_TITLE: Final = "# LLaVA\nAsk the large language-and-vision assistant about your images."
+_TERMS: Final = """LLaVA makes mistakes, even when it sounds sure: check anything important. Do not upload anything that
+you must not share with the operator of this page."""
 
 
-def build(context: Context) -> gr.Blocks:
-    """The page, to be mounted with `look`."""
+def build(context: PageContext) -> gr.Blocks:
+    """Returns the page, to be mounted with the options of `look`."""
     with gr.Blocks(title="LLaVA", analytics_enabled=False, fill_width=True, delete_cache=(300, 3600)) as page:
         run_id = gr.Textbox(context.run_id, visible="hidden", label="run")
         kept = gr.BrowserState("", storage_key=_STORAGE, secret=_STORAGE)
@@ -51,9 +52,9 @@ def build(context: Context) -> gr.Blocks:
 
 
 def look() -> dict[str, Any]:
-    """Theme and style sheet, for whoever mounts the page. Fonts are the system's: nothing is fetched from elsewhere."""
+    """Returns the options for theme and style sheet. Fonts are the system's, so nothing is fetched from elsewhere."""
     theme: gr.themes.Base = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    # gradio's own choices are too faint to read for some: below the 4.5 to 1 of WCAG AA.
+    # gradio's own colours have less contrast than the 4.5 to 1 of WCAG AA.
     theme = theme.set(
         block_title_text_color="*primary_700",
         block_title_text_color_dark="white",
@@ -72,7 +73,7 @@ def look() -> dict[str, Any]:
     }
 
 
-def _let_go_of_closed_tabs(context: Context, page: gr.Blocks) -> None:
+def _let_go_of_closed_tabs(context: PageContext, page: gr.Blocks) -> None:
     async def closed(request: gr.Request) -> None:
         if request.session_hash:
             context.closed_tabs.closed(request.session_hash, page.state_holder)
@@ -80,19 +81,20 @@ def _let_go_of_closed_tabs(context: Context, page: gr.Blocks) -> None:
     page.unload(closed)
 
 
-def _keep_models(context: Context, page: gr.Blocks, dropdowns: list[gr.Dropdown], warning: gr.Markdown) -> None:
-    """Fills the model lists when the page opens, and again whenever they change."""
-    seen = gr.State(None)  # until the page has opened: before, the wish of its address is not known
+def _keep_models(context: PageContext, page: gr.Blocks, dropdowns: list[gr.Dropdown], warning: gr.Markdown) -> None:
+    """Fills the lists of models when the page opens, and again whenever the served models change."""
+    seen = gr.State(None)  # None until `opened` has read the model that the page's address asks for
     outputs = [seen, warning, *dropdowns]
 
-    def updates(served: Served, chosen: list[str | None], problem: str = "") -> list[Any]:
+    def updates(served: ModelListing, chosen: list[str | None], problem: str = "") -> list[Any]:
         text = problem or notice(served, context.settings.controller)
-        return [served, gr.update(value=text, visible=bool(text)), *map(_listed(served), chosen)]
+        lists = [gr.update(choices=list(served.names), value=name) for name in chosen]
+        return [served, gr.update(value=text, visible=bool(text)), *lists]
 
     async def opened(request: gr.Request) -> list[Any]:
         served = await context.models.now(fresh=context.settings.model_list_mode == "reload")
         wanted = request.query_params.get("model")
-        if wanted and wanted not in served.names:  # its worker may have come a moment ago
+        if wanted and wanted not in served.names:  # its worker may just have registered
             served = await context.models.now(fresh=True)
         first, problem = choose(served, wanted)
         others = [
@@ -100,7 +102,7 @@ def _keep_models(context: Context, page: gr.Blocks, dropdowns: list[gr.Dropdown]
         ]
         return updates(served, [first, *others], problem)
 
-    async def ticked(request: gr.Request, known: Served | None, *chosen: str | None) -> list[Any]:
+    async def ticked(request: gr.Request, known: ModelListing | None, *chosen: str | None) -> list[Any]:
         if request.session_hash:
             context.closed_tabs.seen(request.session_hash)
         served = await context.models.now()
@@ -114,19 +116,16 @@ def _keep_models(context: Context, page: gr.Blocks, dropdowns: list[gr.Dropdown]
     gr.Timer(REFRESH_S).tick(ticked, [seen, *dropdowns], outputs, **quiet)
 
 
-def _listed(served: Served) -> Any:
-    return lambda name: gr.update(choices=list(served.names), value=name)
-
-
-def _privacy(context: Context) -> str:
+def _privacy(context: PageContext) -> str:
     log = context.settings.log_dir
     if log is None:
         return (
-            "The operator's settings keep no conversation and no image on the server; uploaded files are removed "
-            "within the hour. Your browser keeps the last conversation until you clear it."
+            "This server stores no conversations and no images; uploaded files are deleted within an hour. Your "
+            "browser keeps the last conversation until you clear it."
         )
-    addresses = ", and the address you come from" if context.settings.log_addresses else ""
+    stored = "your messages and images, the answers and your votes"
+    stored += ", and your network address" if context.settings.log_addresses else ""
     return (
-        f"**This page keeps a log**: your messages, your images, the answers and your votes{addresses} are stored on "
-        "the server. Your browser keeps the last conversation until you clear it."
+        f"**This page keeps a log** on the server: {stored}. Your browser keeps the last conversation until you clear "
+        "it."
     )

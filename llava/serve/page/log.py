@@ -1,7 +1,7 @@
-"""The page's log, if the operator wants one: JSON lines with the original's fields, a file a day.
+"""Writes the page's log, if the operator asks for one: JSON lines with the original's fields, one file per day.
 
 `YYYY-MM-DD-conv.json` holds answers (`chat`), votes on one answer (`upvote`, `downvote`, `flag`) and votes between two
-(`leftvote`, `rightvote`, `tievote`, `bothbad_vote`, in FastChat's format); images lie beside it as
+(`leftvote`, `rightvote`, `tievote`, `bothbad_vote`, in FastChat's format); images are stored beside it as
 `serve_images/YYYY-MM-DD/MD5.EXTENSION`.
 """
 
@@ -29,27 +29,27 @@ _EXTENSIONS: Final = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "we
 
 
 class LogFailed(LlavaError):
-    """Something that was to be kept could not be written; says why."""
+    """A line or an image of the log could not be written."""
 
     code = "log_failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who a line is about."""
+    """Whose message a line is about."""
 
     conversation_id: str
     address: str = ""
-    """The client's; written only where the operator asked for addresses."""
+    """The client's network address; written only if the operator asked for addresses."""
 
 
 class ConversationLog:
-    """Appends to the files of one folder, from any thread."""
+    """A log in one folder; its methods can be called from any thread."""
 
     def __init__(self, folder: Path, *, with_addresses: bool = False):
         """
         Raises:
-            InvalidRequest: the folder cannot be made, or nothing can be written there.
+            InvalidRequest: the folder cannot be created or written.
         """
         self._folder = folder
         self._with_addresses = with_addresses
@@ -61,17 +61,18 @@ class ConversationLog:
             probe.unlink()
         except OSError as error:
             raise InvalidRequest(
-                f"--log-dir {folder}: cannot be written ({error.strerror}). Choose another."
+                f"--log-dir {folder}: cannot be written ({error.strerror}). Choose another folder."
             ) from error
 
     def chat(self, chat: Chat, model: str, sender: Sender, *, start: float, finish: float) -> None:
-        """One answer, with the conversation before it.
+        """Logs an answer, with the conversation before it.
 
         Args:
-            start: when it was asked for, in seconds since 1970; `finish` when it ended.
+            start: when the question was asked, in seconds since 1970.
+            finish: when the answer ended.
 
         Raises:
-            LogFailed: the disk does not take it.
+            LogFailed: the line or an image cannot be written.
         """
         line = {
             "type": "chat",
@@ -84,20 +85,20 @@ class ConversationLog:
         self._append(line, sender)
 
     def vote(self, kind: AnswerVote, chat: Chat, model: str, sender: Sender) -> None:
-        """What somebody thinks of the last answer.
+        """Logs a vote on the last answer.
 
         Raises:
-            LogFailed: the disk does not take it.
+            LogFailed: the line or an image cannot be written.
         """
         self._append({"type": kind, "model": model, "state": _state(chat, model, sender)}, sender)
 
     def battle(
         self, kind: Vote, chats: Sequence[Chat], models: Sequence[str], sender: Sender, *, anonymous: bool
     ) -> None:
-        """Which of two answers somebody likes better.
+        """Logs a vote between two answers.
 
         Raises:
-            LogFailed: the disk does not take it.
+            LogFailed: the line or an image cannot be written.
         """
         line = {
             "type": kind.value,
@@ -114,11 +115,11 @@ class ConversationLog:
                 file.write(text)
         except OSError as error:
             raise LogFailed(
-                f"the log could not be written ({error.strerror}). Tell the operator of this page."
+                f"the log could not be written ({error.strerror}). Please tell the operator of this page."
             ) from error
 
     def _keep(self, image: ChatImage) -> str:
-        """Writes an image once a day; returns the name that the log knows it by."""
+        """Stores an image once a day; returns its name in the log."""
         digest = hashlib.md5(image.data, usedforsecurity=False).hexdigest()
         folder = self._folder / "serve_images" / _today()
         file = folder / f"{digest}.{_EXTENSIONS[image.media_type]}"
@@ -130,13 +131,13 @@ class ConversationLog:
                 part.replace(file)
         except OSError as error:
             raise LogFailed(
-                f"an image could not be kept ({error.strerror}). Tell the operator of this page."
+                f"an image could not be stored ({error.strerror}). Please tell the operator of this page."
             ) from error
         return digest
 
 
 def _state(chat: Chat, model: str, sender: Sender) -> dict[str, Any]:
-    """A conversation in the original's words; the separators are the worker's business and stay empty."""
+    """A conversation in the original's format. The separators stay empty: only the worker knows them."""
     return {
         "system": chat.system,
         "roles": ["user", "assistant"],

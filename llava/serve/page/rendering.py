@@ -1,4 +1,4 @@
-"""Conversations as gradio's chatbot shows them, and from what it shows back to the turn that is meant."""
+"""Renders conversations as messages of gradio's chatbot, and finds the turn that a message belongs to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from llava.serve.client.conversation import Chat, Turn
+from llava.serve.client.conversation import Chat, Turn, as_sentence
 from llava.serve.client.images import ChatImage
-from llava.serve.client.wording import sentence
 
 _THUMBNAIL_SIDE: Final = 512
 _HTML: Final = {
@@ -21,25 +20,25 @@ _HTML: Final = {
     "constructor_args": {},
     "props": {"html_template": "${value}", "css_template": "", "js_on_load": "", "visible": True, "buttons": []},
 }
-"""A message that is gradio's HTML component."""
+"""A message that shows gradio's HTML component."""
 _CODE: Final = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)", re.DOTALL)
 _TAG: Final = re.compile(r"<(?=[a-zA-Z/!?])")
 _ESCAPED_TAG: Final = re.compile(r"\\<(?=[a-zA-Z/!?])")
 
 
 def shown(chat: Chat, *, waiting: bool = False) -> list[dict[str, Any]]:
-    """The messages of the chatbot; `waiting` adds the place where the answer will come."""
+    """Returns the messages of the chatbot; `waiting` adds a placeholder for the answer."""
     messages = [message for _, message in _placed(chat)]
     if waiting:
-        messages.append(_html("assistant", '<div class="llava-waiting" role="status">thinking …</div>'))
+        messages.append(_html("assistant", '<div class="llava-waiting" role="status">Thinking …</div>'))
     return messages
 
 
 def turn_at(chat: Chat, message_index: int | Sequence[int]) -> int:
-    """Which turn a message of the chatbot belongs to.
+    """Returns the index of the turn that a message of the chatbot belongs to.
 
     Args:
-        message_index: as gradio's events say it; of a pair the first number counts.
+        message_index: from a gradio event; of a pair, the first number counts.
     """
     index = message_index if isinstance(message_index, int) else message_index[0]
     places = [place for place, _ in _placed(chat)]
@@ -47,12 +46,12 @@ def turn_at(chat: Chat, message_index: int | Sequence[int]) -> int:
 
 
 def literal(text: str) -> str:
-    """Markdown in which tags stand as they were written; the chatbot would drop them without a word."""
+    """Returns Markdown that shows tags as they were written; the chatbot would silently drop them."""
     return _outside_code(text, lambda part: _TAG.sub(r"\\<", part))
 
 
 def as_typed(text: str) -> str:
-    """What `literal` was given."""
+    """Returns the text from which `literal` made `text`."""
     return _outside_code(text, lambda part: _ESCAPED_TAG.sub("<", part))
 
 
@@ -73,23 +72,23 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
         messages.append({"role": turn.role, "content": literal(turn.text)})
     if turn.error:
         messages.append(
-            _html(turn.role, f'<div class="llava-error" role="alert">{html.escape(sentence(turn.error))}</div>')
+            _html(turn.role, f'<div class="llava-error" role="alert">{html.escape(as_sentence(turn.error))}</div>')
         )
-    if turn.figures.finish_reason is not None and (figures := _figures(turn)):
-        messages.append(_html(turn.role, f'<div class="llava-figures">{html.escape(figures)}</div>'))
+    if turn.statistics.finish_reason is not None and (statistics := _statistics(turn)):
+        messages.append(_html(turn.role, f'<div class="llava-statistics">{html.escape(statistics)}</div>'))
     return messages
 
 
-def _figures(turn: Turn) -> str:
-    """The line under an answer that ended by itself."""
-    figures = str(turn.figures)
+def _statistics(turn: Turn) -> str:
+    """The line under an answer that is complete."""
+    statistics = str(turn.statistics)
     if turn.text:
-        return figures
-    return f"an empty answer · {figures}" if figures else "an empty answer"
+        return statistics
+    return f"empty answer · {statistics}" if statistics else "empty answer"
 
 
 def _html(role: str, content: str) -> dict[str, Any]:
-    """What is no text of the conversation: neither copied nor edited with it."""
+    """A message that is not text of the conversation, and is neither copied nor edited with it."""
     return {"role": role, "content": {**_HTML, "value": content}}
 
 
@@ -99,11 +98,11 @@ def _image(image: ChatImage) -> str:
 
 
 _THUMBNAILS: Final[WeakKeyDictionary[ChatImage, str]] = WeakKeyDictionary()
-"""Of the images that some conversation holds: a growing answer is drawn many times a second, with all of them."""
+"""Thumbnails of the images in use. A growing answer is drawn many times a second, with all of them."""
 
 
 def _thumbnail(image: ChatImage) -> str:
-    """A data URI: what is shown needs no file on the server."""
+    """A data URI, so that no file on the server is needed."""
     found = _THUMBNAILS.get(image)
     if found is None:
         found = _THUMBNAILS[image] = _made_smaller(image)

@@ -1,4 +1,4 @@
-"""All that the command line sets about the page."""
+"""Defines the settings of the page."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ MAX_UPLOAD_BYTES: Final = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PageSettings:
-    """What the page shows and keeps."""
+    """What the page shows and stores."""
 
     controller: str
-    """Its address, or that of any OpenAI-compatible server."""
+    """URL of the controller, or of any OpenAI-compatible server."""
     model_list_mode: ModelListMode = "once"
-    """reload: each page asks for the list anew when it is opened; once: one list, asked for now and then, for all."""
+    """`once` shares one list of models, refreshed every few seconds; `reload` fetches it whenever a page is opened."""
     concurrency: int = DEFAULT_CONCURRENCY
-    """Answers that are written at once; more wait in a queue that says their place."""
+    """Number of answers written at the same time; further questions wait and are shown their place in the queue."""
     embed: bool = False
-    """Without title, introduction and terms, to stand inside of another page."""
+    """Whether title and terms are left out, for a page that is embedded in another one."""
     log_dir: Path | None = None
-    """None keeps nothing."""
+    """Folder for the log of conversations, images and votes; None logs nothing."""
     log_addresses: bool = False
-    """Whether the log says from which address a message came."""
+    """Whether the log holds the network addresses of users."""
     moderate: bool = False
-    """Whether messages go to OpenAI's moderation before they are answered."""
+    """Whether OpenAI's moderation checks each message before it is answered."""

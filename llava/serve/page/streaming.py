@@ -1,4 +1,4 @@
-"""An answer while it is written: the conversation again and again, as it grows."""
+"""Streams answers: yields the conversation again and again while its answer grows."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from contextlib import aclosing
 from typing import Final
 
 from llava.errors import LlavaError
-from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Draft
-from llava.serve.worker.backend import Finished
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.client.conversation import Chat, ChatSource, Draft
+from llava.text_generation.answer_events import Answer
 
 _PAUSE_S: Final = 0.06
-"""Between two images of a growing answer; a browser draws the whole conversation each time."""
+"""Pause between two updates of a growing answer; the browser draws the whole conversation each time."""
 
 Growing = AsyncGenerator[Chat, None]
 
 
 async def growing(source: ChatSource, chat: Chat, model: str, settings: AnswerSettings) -> Growing:
-    """The conversation with its answer; the last one has the answer's figures, or says why it ends early.
+    """Yields the conversation with its growing answer; the last one has the answer's statistics or its error.
 
-    Closing the generator ends the work behind it. Raises nothing that a user can cause or meet.
+    Closing the generator ends the work behind it. A `LlavaError` becomes the error of the answer and is not raised.
     """
     draft, shown_s = Draft(model), 0.0
     try:
         async with aclosing(source.answer(chat, model, settings)) as events:
             async for event in events:
-                draft.saw(event)
-                if not isinstance(event, Finished) and time.monotonic() - shown_s >= _PAUSE_S:
+                draft.add(event)
+                if not isinstance(event, Answer) and time.monotonic() - shown_s >= _PAUSE_S:
                     shown_s = time.monotonic()
                     yield chat.answered(draft.turn())
     except LlavaError as error:
@@ -38,7 +39,7 @@ async def growing(source: ChatSource, chat: Chat, model: str, settings: AnswerSe
 
 
 async def growing_together(all_growing: Sequence[Growing]) -> AsyncGenerator[list[Chat | None], None]:
-    """Several answers at once: the newest of each, None where nothing has come yet."""
+    """Yields the newest conversation of each generator; None as long as one has yielded nothing."""
     newest: list[Chat | None] = [None] * len(all_growing)
     changed = asyncio.Event()
 

@@ -1,1 +1,1 @@
-"""What clients, controller and workers say to each other: the original's protocol and OpenAI's."""
+"""Defines what clients, controller and workers send to each other: the original's protocol and OpenAI's."""

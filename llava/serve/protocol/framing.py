@@ -1,4 +1,7 @@
-"""The kinds of stream that a controller passes on: where one may be cut, how it ends well, how a failure is said."""
+"""Describes how streams are divided: where they may be cut, when they are complete, and how they report a failure.
+
+The controller passes streams on without reading what is in them.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,29 @@ from llava.errors import LlavaError
 from llava.serve.protocol.original import MAX_FRAME_BYTES, error_frame, openai_error
 
 MAX_PIECE_BYTES: Final = MAX_FRAME_BYTES
+"""Largest piece of a stream."""
 
 
 class Framing(Protocol):
-    """What is told apart here is never read: pieces pass as they came."""
+    """How a stream is divided into pieces."""
 
     def cut(self, data: bytes | bytearray) -> int:
-        """How many leading bytes of `data` are whole pieces."""
+        """Returns the number of leading bytes of `data` that form whole pieces."""
 
     def is_over(self, rest: bytes, last: bytes) -> bool:
-        """Whether a stream that ended so was complete: `rest` after the last whole piece, `last` the end of those."""
+        """Returns whether a stream that has ended was complete.
+
+        Args:
+            rest: the bytes after the last whole piece.
+            last: the end of the whole pieces.
+        """
 
     def failure(self, error: LlavaError, request_id: str) -> bytes:
-        """The piece that reports `error`."""
+        """Returns the piece that reports `error`."""
 
 
-class Frames:
-    """The original's: JSON and a NUL byte. Nothing marks the last."""
+class NulFraming:
+    """The original's streams: JSON objects, each followed by a NUL byte. Nothing marks the last one."""
 
     def cut(self, data: bytes | bytearray) -> int:
         return data.rfind(b"\0") + 1
@@ -37,8 +46,8 @@ class Frames:
         return error_frame(error, request_id)
 
 
-class Events:
-    """Server-sent events of OpenAI's API, the last of them `[DONE]` or an error."""
+class EventFraming:
+    """The server-sent events of OpenAI's API. The last event is `[DONE]` or an error."""
 
     def cut(self, data: bytes | bytearray) -> int:
         ends = ((data.rfind(mark), len(mark)) for mark in (b"\n\n", b"\r\n\r\n"))
@@ -52,7 +61,7 @@ class Events:
         return b"data: " + json.dumps(openai_error(error, request_id)).encode() + b"\n\n"
 
 
-class Whole:
+class JsonBodyFraming:
     """One JSON object: an answer that is not streamed."""
 
     def cut(self, data: bytes | bytearray) -> int:
@@ -62,4 +71,4 @@ class Whole:
         return True
 
     def failure(self, error: LlavaError, request_id: str) -> bytes:
-        return b""  # the length was announced; the client sees that the rest is missing
+        return b""  # the length was announced, so the client notices that the rest is missing

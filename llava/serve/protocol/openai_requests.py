@@ -1,49 +1,44 @@
-"""The types of `/v1/chat/completions` and `/v1/models`: what is taken, what is refused by name, what is answered.
+"""Reads requests to `/v1/chat/completions`, and refuses fields that cannot be honoured.
 
-Fields that nobody here knows are ignored, as other servers do; those that would change the answer and that no model of
-ours can honour are refused, because an answer that silently ignores them is wrong.
+Unknown fields are ignored, as other servers do. Known fields that would change the answer, but that no model here can
+honour, are refused by name: an answer that silently ignored them would be wrong.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from llava.errors import UnsupportedParameter
-from llava.serve.protocol.original import MAX_STOPS, Name
-from llava.serve.worker.backend import Finished
-
-MAX_CHOICES: Final = 8
-MAX_MESSAGES: Final = 1024
-MAX_TEXT_CHARACTERS: Final = 1_000_000
-"""Of one message or part; far beyond any context, so that the tokenizer never meets a book."""
-
-# Requests
+from llava.serve.protocol.constants import MAX_CHOICES, MAX_MESSAGES, MAX_STOPS, MAX_TEXT_CHARACTERS
+from llava.serve.protocol.original import Name
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARACTERS)]
 
 
 class TextPart(BaseModel):
+    """A part of a message that is text."""
+
     type: Literal["text"]
     text: Text
 
 
 class ImageUrl(BaseModel):
+    """Where an image is."""
+
     url: str
-    """A data URI, or an address where the operator allows its host."""
+    """A data URI, or the address of an image on a host that the operator allows."""
     detail: str | None = None
-    """Accepted and unused: a checkpoint has one resolution."""
+    """Accepted but unused: a checkpoint has only one resolution."""
 
 
 class ImagePart(BaseModel):
+    """A part of a message that is an image."""
+
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -54,6 +49,8 @@ class ImagePart(BaseModel):
 
 
 class RefusalPart(BaseModel):
+    """A part of an assistant's message that declines to answer."""
+
     type: Literal["refusal"]
     refusal: Text
 
@@ -61,18 +58,23 @@ class RefusalPart(BaseModel):
 Part = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
+    """A message of a chat."""
+
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[Part] | None = None
 
     @property
     def parts(self) -> Sequence[TextPart | ImagePart | RefusalPart]:
+        """The content as a list of parts."""
         if isinstance(self.content, str):
             return [TextPart(type="text", text=self.content)] if self.content else []
         return self.content or []
 
 
 class StreamOptions(BaseModel):
+    """Options of a streamed answer."""
+
     include_usage: bool | None = None
 
 
@@ -82,12 +84,12 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     model: Name
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     temperature: float | None = Field(None, ge=0, le=2)
-    """0 is greedy; 1 where absent."""
+    """Randomness of the answer; 0 is greedy, None means 1."""
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=1_000_000)
-    """Not OpenAI's; 0 and -1 are off."""
+    """Number of most likely tokens to sample from; 0 and -1 mean all. Not one of OpenAI's fields."""
     max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000)
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
     """The older name of max_completion_tokens."""
@@ -106,15 +108,17 @@ class ChatRequest(BaseModel):
 
     @property
     def num_choices(self) -> int:
+        """Number of answers to write."""
         return self.n or 1
 
     @property
     def limit(self) -> int | None:
-        """Tokens to write at most; None leaves it to the server."""
+        """Longest answer, in tokens; None leaves it to the server."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
     @property
     def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
@@ -153,16 +157,16 @@ _HARMLESS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "web_search_options": lambda value: value is None,
     "image_aspect_ratio": lambda value: value is None,
 }
-"""Fields that would change the answer, and which of their values do not."""
+"""Fields that would change the answer, each with a test for the values that do not."""
 
 _PARTS: Final = ("text", "image_url", "refusal")
 
 
 def refuse_unsupported(body: Mapping[str, Any]) -> None:
-    """Looks through a request as it came, before its types are checked.
+    """Checks a request as it arrived, before its types are checked.
 
     Raises:
-        UnsupportedParameter: a field, role or part that no model here can honour; names it.
+        UnsupportedParameter: names a field, role or part that no model here can honour.
     """
     for name, is_harmless in _HARMLESS.items():
         if name in body and not is_harmless(body[name]):
@@ -176,7 +180,7 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
 def _refuse_unsupported_message(where: str, message: Mapping[str, Any]) -> None:
     if message.get("role") in ("tool", "function"):
         raise UnsupportedParameter(
-            f"{where}: the role {message['role']!r} is not supported; the models here call no tools.",
+            f"{where}: the role {message['role']!r} is not supported; the models here do not call tools.",
             param=f"{where}.role",
         )
     for name in ("tool_calls", "function_call", "audio"):
@@ -187,112 +191,11 @@ def _refuse_unsupported_message(where: str, message: Mapping[str, Any]) -> None:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if isinstance(kind, str) and kind not in _PARTS:
             raise UnsupportedParameter(
-                f"{where}.content[{index}]: parts of type {_shown(kind)} are not supported. Send text and image_url.",
+                f"{where}.content[{index}]: parts of type {_printable(kind)} are not supported. "
+                "Send text and image_url.",
                 param=f"{where}.content[{index}]",
             )
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     return repr(re.sub(r"[^\x20-\x7e]", "?", text[:40]))
-
-
-# Replies
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    """Images counted by their features."""
-    completion_tokens: int
-    total_tokens: int
-
-
-class ReplyMessage(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class Choice(BaseModel):
-    index: int
-    message: ReplyMessage
-    logprobs: None = None
-    finish_reason: Literal["stop", "length"]
-
-
-class ChatCompletion(BaseModel):
-    """The answer to a request without `stream`."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
-
-
-class Model(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "llava"
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-def usage_of(finished: Sequence[Finished]) -> Usage:
-    """Token counts of a whole request: its choices share one prompt, which is counted once."""
-    prompt = max((end.num_prompt_tokens for end in finished), default=0)
-    written = sum(end.num_new_tokens for end in finished)
-    return Usage(prompt_tokens=prompt, completion_tokens=written, total_tokens=prompt + written)
-
-
-DONE: Final = b"data: [DONE]\n\n"
-COMMENT: Final = b": keep-alive\n\n"
-"""What an SSE reader skips; keeps proxies from cutting a long prefill."""
-
-
-def event(body: Mapping[str, Any]) -> bytes:
-    """One server-sent event, in plain ASCII: there are readers for which U+2028 ends a line."""
-    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer's identity, and the objects that carry it."""
-
-    model: str
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def whole(self, texts: Sequence[str], finished: Sequence[Finished]) -> ChatCompletion:
-        choices = [
-            Choice(index=index, message=ReplyMessage(content=text), finish_reason=end.finish_reason)
-            for index, (text, end) in enumerate(zip(texts, finished, strict=True))
-        ]
-        return ChatCompletion(
-            id=self.id, created=self.created, model=self.model, choices=choices, usage=usage_of(finished)
-        )
-
-    def first(self, index: int) -> bytes:
-        """The chunk that opens a choice."""
-        return self._chunk(index, {"role": "assistant", "content": ""})
-
-    def text(self, index: int, text: str) -> bytes:
-        return self._chunk(index, {"content": text})
-
-    def last(self, index: int, reason: str) -> bytes:
-        """The chunk that ends a choice."""
-        return self._chunk(index, {}, reason)
-
-    def usage(self, finished: Sequence[Finished]) -> bytes:
-        return event(self._head() | {"choices": [], "usage": usage_of(finished).model_dump()})
-
-    def _chunk(self, index: int, delta: dict[str, str], reason: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return event(self._head() | {"choices": [choice]})
-
-    def _head(self) -> dict[str, Any]:
-        return {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}

@@ -1,17 +1,17 @@
-"""What controller, workers and clients say to each other: the original's requests and frames, as types.
+"""Defines the original's protocol between controller, workers and clients: requests, frames and errors.
 
-A stream is JSON objects, each followed by a NUL byte: `{"text": ..., "error_code": 0}`. `text` is the prompt and all of
-the answer so far. A failure is one last frame whose `error_code` is not 0; ours carry beside it an `error` object with
-a stable code, which the original's clients ignore.
+A stream consists of JSON objects, each followed by a NUL byte: `{"text": ..., "error_code": 0}`. `text` is the prompt
+and the answer so far. A failure is reported by a last frame whose `error_code` is not 0. Our frames also carry an
+`error` object with a stable code, which the original's clients ignore.
 
-Worker and controller prove themselves with the cluster token (`llava.serve.service.security.ClusterToken`):
+Workers and controller authenticate each other with the cluster token (`llava.serve.service.security.ClusterToken`):
 
 - A worker sends `CLUSTER_TOKEN_HEADER` with each /register_worker, /receive_heart_beat and /deregister_worker.
-- The controller answers a registration only after it has asked the worker's own address: POST /worker_get_status with
-  `CHALLENGE_HEADER: <nonce>`. The worker adds `"proof": token.prove(nonce)` to its status. So a worker listens before
-  it registers, and /worker_get_status asks for no key. The original's workers know nothing of this; they may register
-  from the controller's own machine.
-- Once a worker is proven, the controller sends it `CLUSTER_TOKEN_HEADER` with every request, in place of an API key.
+- Before the controller answers a registration, it sends a challenge to the worker's own address: POST
+  /worker_get_status with `CHALLENGE_HEADER: <nonce>`. The worker adds `"proof": token.prove(nonce)` to its status.
+  Therefore a worker listens before it registers, and /worker_get_status requires no key. The original's workers do not
+  support this; they may register only from the controller's own machine.
+- From then on, the controller sends `CLUSTER_TOKEN_HEADER` with every request to the worker, in place of an API key.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from llava.errors import InvalidField, LlavaError, RemoteError, TryAgain
-
-HEART_BEAT_INTERVAL_S: Final = 15
-HEART_BEAT_EXPIRATION_S: Final = 30
+from llava.serve.protocol.constants import MAX_IMAGES, MAX_STOPS
 
 CLUSTER_TOKEN_HEADER: Final = "x-llava-cluster-token"
 CHALLENGE_HEADER: Final = "x-llava-challenge"
@@ -36,16 +34,14 @@ STATUS_PATH: Final = "/worker_get_status"
 CHAT_PATH: Final = "/v1/chat/completions"
 
 MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
-MAX_IMAGES: Final = 16
-MAX_STOPS: Final = 8
 MAX_MODELS_A_WORKER: Final = 64
 
 UNKNOWN_FAILURE: Final = "**NETWORK ERROR DUE TO HIGH TRAFFIC. PLEASE REGENERATE OR REFRESH THIS PAGE.**"
-"""The original's text for every failure; here only for those that have no name."""
+"""The original's text for every failure. We use it only for unexpected failures."""
 
 
 class ErrorCode(IntEnum):
-    """The original's four."""
+    """The four error codes of the original."""
 
     OK = 0
     WORKER = 1
@@ -54,17 +50,17 @@ class ErrorCode(IntEnum):
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/@+-]{1,128}$")]
-"""A model's or a worker's name: nothing that a log, a URL or a shell reads as more than letters."""
+"""The name of a model or a worker. Contains no character with a special meaning in logs, URLs or shells."""
 WorkerName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 """A worker's address; `llava.serve.service.addresses.parse_worker_address` looks at it closely."""
 
 
 def _well_formed(text: str) -> str:
-    # JSON can carry half of a character that UTF-8 cannot; a tokenizer would stumble over it much later.
+    # JSON can contain half of a surrogate pair, which UTF-8 cannot encode and a tokenizer would fail on much later.
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair") from None
+        raise ValueError("contains half of a surrogate pair") from None
     return text
 
 
@@ -73,40 +69,48 @@ Stop = Annotated[str, StringConstraints(max_length=256), AfterValidator(_well_fo
 
 
 class Message(BaseModel):
-    """Base of all requests: fields that are not known are ignored, as the original does."""
+    """Base of all requests. Unknown fields are ignored, as in the original."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 class WorkerStatus(Message):
-    """What a worker says about itself."""
+    """The state of a worker."""
 
     model_names: Annotated[list[Name], Field(min_length=1, max_length=MAX_MODELS_A_WORKER)]
     speed: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """Relative to other workers: one of speed 2 gets twice the requests."""
+    """Speed relative to other workers; a worker of speed 2 gets twice as many requests."""
     queue_length: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Requests running and waiting."""
+    """Number of requests running and waiting."""
     proof: Annotated[str, StringConstraints(max_length=128)] | None = None
-    """Answer to a challenge; see the module's text."""
+    """The response to a challenge; see the module's docstring."""
 
 
 class RegisterWorker(Message):
+    """A worker asks the controller for requests."""
+
     worker_name: WorkerName
     check_heart_beat: bool = True
     worker_status: WorkerStatus | None = None
-    """None: the controller asks the worker."""
+    """None makes the controller ask the worker."""
 
 
 class HeartBeat(Message):
+    """A worker reports that it is alive."""
+
     worker_name: WorkerName
     queue_length: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class DeregisterWorker(Message):
+    """A worker asks the controller for no more requests."""
+
     worker_name: WorkerName
 
 
 class GetWorkerAddress(Message):
+    """A client asks which worker serves a model."""
+
     model: Name
 
 
@@ -115,19 +119,20 @@ class GenerateRequest(Message):
 
     model: Name
     prompt: WellFormed
-    """With one `<image>` an image."""
+    """The prompt, with one `<image>` marker per image."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     max_new_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 256
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     images: Annotated[list[str], Field(max_length=MAX_IMAGES)] | None = None
-    """Base64, in the order of the `<image>` marks."""
+    """Images in base64, in the order of the `<image>` markers."""
 
 
 class ErrorBody(BaseModel):
-    """What a program needs to know about a failure."""
+    """A failure, as programs read it."""
 
     code: str
+    """The stable code of the error."""
     message: str
     request_id: str | None = None
 
@@ -137,7 +142,7 @@ class ErrorBody(BaseModel):
 
 
 def frame(text: str, error_code: int = ErrorCode.OK, *, error: ErrorBody | None = None) -> bytes:
-    """One frame of a stream."""
+    """Returns one frame of a stream."""
     content: dict[str, Any] = {"text": text, "error_code": int(error_code)}
     if error is not None:
         content["error"] = error.model_dump()
@@ -145,11 +150,12 @@ def frame(text: str, error_code: int = ErrorCode.OK, *, error: ErrorBody | None 
 
 
 def error_frame(error: LlavaError, request_id: str | None = None) -> bytes:
-    """The last frame of a stream that failed, with the original's code for a failure of this kind."""
+    """Returns the last frame of a failed stream, with the original's code for this kind of failure."""
     return frame(str(error), error_code_of(error), error=ErrorBody.of(error, request_id))
 
 
 def error_code_of(error: LlavaError) -> ErrorCode:
+    """Returns the original's code for an error."""
     return _ERROR_CODES.get(error.code, ErrorCode.WORKER)
 
 
@@ -162,10 +168,10 @@ _ERROR_CODES: Final = {
 
 
 def raise_for_frame(content: dict[str, Any]) -> None:
-    """Raises what a frame reports, if it reports a failure.
+    """Raises the failure that a frame reports, if any.
 
     Raises:
-        RemoteError: with the code of the `error` field, or one for the original's number.
+        RemoteError: has the code of the `error` field, or a code for the original's number.
     """
     number = content.get("error_code", 0)
     if not number:
@@ -180,17 +186,18 @@ def raise_for_frame(content: dict[str, Any]) -> None:
 
 
 class FrameSplitter:
-    """Cuts bytes into frames, wherever the network cut them.
+    """Splits a stream of bytes into frames, however the network divided it.
 
     Raises:
-        InvalidField: more than `MAX_FRAME_BYTES` without an end, or a frame that is no JSON object.
+        InvalidField: a frame is longer than `MAX_FRAME_BYTES` or is not a JSON object.
     """
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[dict[str, Any]]:
-        # Only what is new can hold a delimiter: a long frame in small pieces is not searched over and over.
+        """Takes the next bytes and yields the frames that they complete."""
+        # Only new bytes can contain a delimiter, so a long frame in small chunks is not searched again and again.
         start = len(self._rest)
         self._rest += chunk
         begin = 0
@@ -203,7 +210,7 @@ class FrameSplitter:
             raise InvalidField(f"a frame of the stream is longer than {MAX_FRAME_BYTES >> 20} MiB.")
 
     def close(self) -> None:
-        """To be called at the end of the stream.
+        """Checks that the stream is complete. Call it at the end of the stream.
 
         Raises:
             InvalidField: the stream ended inside a frame.
@@ -216,14 +223,14 @@ class FrameSplitter:
         try:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise InvalidField("the stream holds something that is no JSON frame.") from error
+            raise InvalidField("the stream contains data that is not a JSON frame.") from error
         if not isinstance(content, dict):
-            raise InvalidField("the stream holds something that is no JSON frame.")
+            raise InvalidField("the stream contains data that is not a JSON frame.")
         return content
 
 
 async def read_frames(chunks: AsyncIterable[bytes]) -> AsyncIterator[dict[str, Any]]:
-    """The frames of a stream that arrives in pieces of any size; see `FrameSplitter` for what it raises."""
+    """Yields the frames of a stream that arrives in chunks of any size. Raises the errors of `FrameSplitter`."""
     splitter = FrameSplitter()
     async for chunk in chunks:
         for content in splitter.feed(chunk):
@@ -232,7 +239,7 @@ async def read_frames(chunks: AsyncIterable[bytes]) -> AsyncIterator[dict[str, A
 
 
 def read_frames_sync(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """As `read_frames`, for blocking clients."""
+    """Yields the frames of a stream like `read_frames`, for blocking clients."""
     splitter = FrameSplitter()
     for chunk in chunks:
         yield from splitter.feed(chunk)
@@ -240,7 +247,7 @@ def read_frames_sync(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def openai_error(error: LlavaError, request_id: str | None = None) -> dict[str, Any]:
-    """An error in the shape that OpenAI's clients read, with the request id beside it."""
+    """Returns an error in OpenAI's format, with the request id added."""
     body: dict[str, Any] = {
         "message": str(error),
         "type": _error_type(error.status),
@@ -253,7 +260,7 @@ def openai_error(error: LlavaError, request_id: str | None = None) -> dict[str, 
 
 
 def retry_after_header(error: LlavaError) -> dict[str, str]:
-    """`Retry-After` in whole seconds, for errors that pass by themselves."""
+    """Returns `Retry-After` in whole seconds, for temporary errors."""
     return {"retry-after": str(max(1, round(error.retry_after_s)))} if isinstance(error, TryAgain) else {}
 
 

@@ -19,11 +19,11 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from llava.errors import Forbidden, InvalidRequest, Unauthorized
+from llava.serve.protocol.constants import API_KEY_VARIABLE
 from llava.serve.protocol.original import CLUSTER_TOKEN_HEADER
 from llava.serve.service.addresses import is_loopback
 
 CLUSTER_TOKEN_VARIABLE: Final = "LLAVA_CLUSTER_TOKEN"
-API_KEY_VARIABLE: Final = "LLAVA_API_KEY"
 MIN_TOKEN_CHARACTERS: Final = 16
 DEFAULT_OWNER: Final = "default"
 

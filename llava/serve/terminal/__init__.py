@@ -1,1 +1,1 @@
-"""The terminal chat: a conversation at a prompt, or one question in a pipe, on `llava.serve.client`."""
+"""The terminal chat: a conversation at a prompt, or one question in a pipe, built on `llava.serve.client`."""

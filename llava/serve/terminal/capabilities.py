@@ -1,4 +1,4 @@
-"""What a terminal can show: which graphics, and how large a character is."""
+"""Finds out what a terminal supports: which graphics, and how large a character is."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from typing import IO, Final
 
 from rich.console import Console
 
-from llava.serve.terminal.graphics import Cell, Graphics
+from llava.serve.terminal.graphics import CharacterCell, Graphics
 
 _ASK: Final = b"\x1b[c"
 _REPLY: Final = re.compile(rb"\x1b\[\?([\d;]+)c")
 _PATIENCE_S: Final = 0.5
 _SIXEL: Final = "4"
-"""Stands in the reply of a terminal that draws sixels."""
+"""Part of the reply of a terminal that draws sixels."""
 
 
 def choose_graphics(console: Console, environment: Mapping[str, str] | None = None) -> Graphics:
-    """The best that the terminal can do; text without colours shows no image.
+    """Returns the best graphics that the terminal supports; a terminal without colours shows no images.
 
     Args:
-        environment: of the process, if None.
+        environment: environment variables (default: those of this process).
     """
     environment = os.environ if environment is None else environment
     if not console.is_terminal or console.color_system is None or console.is_dumb_terminal:
@@ -42,9 +42,9 @@ def choose_graphics(console: Console, environment: Mapping[str, str] | None = No
 
 
 def graphics_by_name(environment: Mapping[str, str]) -> Graphics | None:
-    """What a terminal can do that says who it is; None for those that have to be asked."""
+    """Returns the graphics of a terminal that the environment names; None for one that has to be asked."""
     if "TMUX" in environment or environment.get("TERM", "").startswith(("screen", "tmux")):
-        return None  # the variables of the terminal outside are still set, but its commands do not get through
+        return None  # the variables of the outer terminal are still set, but commands do not reach it
     program = environment.get("TERM_PROGRAM", "")
     if "KITTY_WINDOW_ID" in environment or environment.get("TERM") in ("xterm-kitty", "xterm-ghostty"):
         return "kitty"
@@ -56,7 +56,7 @@ def graphics_by_name(environment: Mapping[str, str]) -> Graphics | None:
 
 
 def device_attributes(keyboard: IO[str], screen: IO[str]) -> frozenset[str]:
-    """The terminal's reply to the question what it is (DA1), which all of them answer; empty without one."""
+    """Asks the terminal what it is (DA1), which every terminal answers; returns an empty set if there is none."""
     try:
         descriptor = keyboard.fileno()
         before = termios.tcgetattr(descriptor)
@@ -80,25 +80,25 @@ def _read_reply(descriptor: int) -> frozenset[str]:
     return frozenset()
 
 
-def cell_size(screen: IO[str]) -> Cell:
-    """How large a character is, where the terminal tells; else a usual one."""
+def cell_size(screen: IO[str]) -> CharacterCell:
+    """Returns the size of a character; a usual one if the terminal does not report it."""
     try:
         rows, columns, width, height = struct.unpack(
             "HHHH", fcntl.ioctl(screen.fileno(), termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
         )
     except (OSError, ValueError):
-        return Cell()
+        return CharacterCell()
     if not (rows and columns and width and height):
-        return Cell()
-    return Cell(max(1, width // columns), max(1, height // rows))
+        return CharacterCell()
+    return CharacterCell(max(1, width // columns), max(1, height // rows))
 
 
 @contextmanager
 def quiet_keyboard(keyboard: IO[str] | None = None) -> Iterator[None]:
-    """What is typed meanwhile does not show on the screen; who reads next gets it.
+    """Hides what is typed meanwhile; the next reader gets it.
 
     Args:
-        keyboard: stdin, if None; nothing is done to one that is no terminal.
+        keyboard: the terminal (default: standard input). Anything else is left as it is.
     """
     try:
         descriptor = (keyboard or sys.stdin).fileno()
@@ -107,7 +107,7 @@ def quiet_keyboard(keyboard: IO[str] | None = None) -> Iterator[None]:
         yield
         return
     quiet = list(before)
-    # NOFLSH: Ctrl-C ends the answer, and not what was typed while it was written.
+    # NOFLSH: Ctrl-C ends the answer, but does not discard what was typed while it was written.
     quiet[3] = quiet[3] & ~termios.ECHO | termios.NOFLSH
     termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
     try:

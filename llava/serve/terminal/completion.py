@@ -1,4 +1,4 @@
-"""What Tab offers: commands, and after a command what it takes."""
+"""Completes commands, and what comes after a command, when Tab is pressed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
+from llava.serve.client.answer_settings import SETTINGS
 from llava.serve.terminal.commands import COMMANDS
-from llava.serve.terminal.settings import NAMES
 
 _IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
@@ -20,10 +20,13 @@ def _is_image(path: str) -> bool:
 
 
 class ChatCompleter(Completer):
-    """Completes lines that begin with `/`; questions are left alone."""
+    """Completes lines that begin with `/`, but not questions."""
 
     def __init__(self, models: Callable[[], Sequence[str]]):
-        """Args: `models` are the names known to be served."""
+        """
+        Args:
+            models: returns the names of the served models.
+        """
         self._models = models
         self._images = PathCompleter(expanduser=True, file_filter=_is_image)
         self._files = PathCompleter(expanduser=True)
@@ -45,13 +48,13 @@ class ChatCompleter(Completer):
             last = argument.rpartition(" ")[2] if command.completes == "image" else argument
             yield from map(_into_folder, paths.get_completions(Document(last), complete_event))
         elif command.completes == "setting":
-            yield from _beginning(argument.rpartition(" ")[2], [f"{name}=" for name in NAMES])
+            yield from _beginning(argument.rpartition(" ")[2], [f"{name}=" for name in SETTINGS])
         elif command.completes == "model":
             yield from _beginning(argument, self._models())
 
 
 def _into_folder(completion: Completion) -> Completion:
-    """A folder with the slash that shows in the menu, so that Tab goes on inside of it."""
+    """A folder with the slash that the menu shows, so that the next Tab completes inside it."""
     slash = "/" if completion.display_text.endswith("/") else ""
     return Completion(completion.text + slash, completion.start_position, display=completion.display)
 

@@ -1,4 +1,4 @@
-"""The chat at a prompt: reads a line, does what it says, again and again."""
+"""Runs the chat at a prompt: reads a line, carries it out, and starts over."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from llava.serve.client.conversation import Chat, Turn
 from llava.serve.client.images import ChatImage
 from llava.serve.terminal.capabilities import quiet_keyboard
 from llava.serve.terminal.clean_text import well_formed
-from llava.serve.terminal.commands import Outcome, as_command, no_model, run_command
+from llava.serve.terminal.commands import CommandResult, as_command, no_model, run_command
+from llava.serve.terminal.hints import after_cut, after_error, is_at_fault
 from llava.serve.terminal.interrupts import Interrupted, interruptible
-from llava.serve.terminal.prompt import Prompt
-from llava.serve.terminal.remedies import is_at_fault, limit_reached, remedy
+from llava.serve.terminal.prompt import InputPrompt
 from llava.serve.terminal.session import Session
-from llava.serve.terminal.streaming import Result, show_answer
+from llava.serve.terminal.streaming import AnswerResult, show_answer
 from llava.serve.terminal.view import View
 
 
 class ConversationLoop:
-    """Joins a session, a prompt and a view."""
+    """A chat: a session, its prompt and its view."""
 
-    def __init__(self, session: Session, prompt: Prompt, view: View):
+    def __init__(self, session: Session, prompt: InputPrompt, view: View):
         self._session = session
         self._prompt = prompt
         self._view = view
 
     async def run(self) -> None:
-        """Until the user leaves."""
+        """Runs until the user quits."""
         prefill = ""
         while True:
             try:
@@ -33,13 +33,13 @@ class ConversationLoop:
             except EOFError:
                 return
             except KeyboardInterrupt:
-                self._left_alone()
+                self._cancel_edit()
                 prefill = ""
                 continue
-            outcome = await self._do(line)
-            if outcome.leave:
+            result = await self._do(line)
+            if result.leave:
                 return
-            prefill = outcome.prefill
+            prefill = result.prefill
 
     async def _read(self, prefill: str) -> str:
         session = self._session
@@ -47,24 +47,24 @@ class ConversationLoop:
         line = await self._prompt.read(images=len(session.waiting), label=label, prefill=prefill)
         return well_formed(line)
 
-    def _left_alone(self) -> None:
+    def _cancel_edit(self) -> None:
         if self._session.editing is not None:
             self._session.editing = None
-            self._say("The question stays as it was.")
+            self._say("The question was not changed.")
         else:
-            self._say("Ctrl-D or /quit leaves.")
+            self._say("Press Ctrl-D or type /quit to quit.")
 
     def _say(self, text: str) -> None:
         self._view.note(text)
         self._view.space()
 
-    async def _do(self, line: str) -> Outcome:
+    async def _do(self, line: str) -> CommandResult:
         command = as_command(line)
         try:
             if command is not None:
                 return await self._command(command)
             if not line.strip() and self._session.editing is not None:
-                self._left_alone()
+                self._cancel_edit()
             elif line.strip() or self._session.waiting:
                 await self._question(line)
         except Interrupted:
@@ -73,19 +73,19 @@ class ConversationLoop:
             self._view.error(str(error))
         except OSError as error:
             self._view.error(f"{error.filename}: {error.strerror}." if error.filename else str(error))
-        return Outcome()
+        return CommandResult()
 
-    async def _command(self, line: str) -> Outcome:
-        outcome = await interruptible(run_command(self._session, line))
-        if outcome.conversation is not None:
-            self._view.conversation(outcome.conversation)
-        for image in outcome.images:
+    async def _command(self, line: str) -> CommandResult:
+        result = await interruptible(run_command(self._session, line))
+        if result.conversation is not None:
+            self._view.conversation(result.conversation)
+        for image in result.images:
             self._view.image(image)
-        if outcome.text:
-            self._say(outcome.text)
-        if outcome.ask:
+        if result.text:
+            self._say(result.text)
+        if result.ask:
             await self._answer(before=None)
-        return outcome
+        return result
 
     async def _question(self, text: str) -> None:
         session = self._session
@@ -94,38 +94,38 @@ class ConversationLoop:
         await self._answer(before)
 
     async def _answer(self, before: tuple[Chat, tuple[ChatImage, ...]] | None) -> None:
-        """Answers the last question; puts things back as they were `before` it if it can never be answered."""
+        """Answers the last question; restores the state `before` it if it can never be answered."""
         session, view = self._session, self._view
         first = len(session.questions) == 1
-        result = await self._written()
-        taken_back = before is not None and not result.turn.text and is_at_fault(result.error)
+        answer = await self._write()
+        taken_back = before is not None and not answer.turn.text and is_at_fault(answer.error)
         if before is not None and taken_back:
             session.chat, session.waiting = before
         else:
-            session.chat = session.chat.answered(result.turn)
-        if result.error is not None:
-            view.error(str(result.error), remedy(result.error, first=first, taken_back=taken_back))
-        elif result.stopped:
+            session.chat = session.chat.answered(answer.turn)
+        if answer.error is not None:
+            view.error(str(answer.error), after_error(answer.error, first=first, taken_back=taken_back))
+        elif answer.stopped:
             self._say("Stopped.")
         else:
-            view.figures(result.turn.figures, limit_reached(result.turn.figures, session.settings))
+            view.statistics(answer.turn.statistics, after_cut(answer.turn.statistics, session.settings))
 
-    async def _written(self) -> Result:
+    async def _write(self) -> AnswerResult:
         session = self._session
         try:
             await self._find_model()
         except Interrupted:
-            return Result(Turn("assistant", ""), stopped=True)
+            return AnswerResult(Turn("assistant", ""), stopped=True)
         except LlavaError as error:
-            return Result(Turn("assistant", "", error=str(error)), error)
+            return AnswerResult(Turn("assistant", "", error=str(error)), error)
         with quiet_keyboard():
             return await show_answer(session.source, session.chat, session.model, session.settings, self._view.answer())
 
     async def _find_model(self) -> None:
-        """Looks again for a model where none was served yet.
+        """Looks again for a model if none was served before.
 
         Raises:
-            NoWorker: there is still none.
+            NoWorker: there is still no model.
         """
         session = self._session
         if session.model:

@@ -1,4 +1,4 @@
-"""Conversations on disk: `/save`, `/load` and `/export`."""
+"""Saves and loads conversations for `/save`, `/load` and `/export`."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ _MARKDOWN: Final = (".md", ".markdown")
 
 
 def save(chat: Chat, path: Path) -> None:
-    """Writes a conversation: Markdown where the name ends in .md, else JSON. An older one of that name is replaced.
+    """Writes a conversation: Markdown if the name ends in .md, else JSON. An older conversation is replaced.
 
     Raises:
-        InvalidRequest: there is nothing to write, or something else of that name.
-        OSError: it cannot be written.
+        InvalidRequest: the conversation is empty, or the file exists and is not a conversation.
+        OSError: the file cannot be written.
     """
     if not chat.turns:
-        raise InvalidRequest("the conversation is empty; there is nothing to write.")
+        raise InvalidRequest("the conversation is empty; there is nothing to save.")
     if path.is_file() and not _is_conversation(path):
-        raise InvalidRequest(f"{path}: is there already, and is no conversation. Choose another name.")
+        raise InvalidRequest(f"{path}: the file exists and is not a conversation. Choose another name.")
     write_text(path, to_markdown(chat) if path.suffix.lower() in _MARKDOWN else to_json(chat))
 
 
 def load(path: Path) -> Chat:
-    """Reads what `save` or the web page wrote.
+    """Reads a conversation that `save` or the web page wrote.
 
     Raises:
-        DataError: it is no conversation; says where it stops being one.
-        OSError: it cannot be read.
+        DataError: the file is not a conversation; says where.
+        OSError: the file cannot be read.
     """
     size = path.stat().st_size
-    if path.is_file() and size > MAX_FILE_BYTES:  # before it is read
-        raise DataError(f"{path}: {size / 2**20:.0f} MiB, the limit is {MAX_FILE_BYTES >> 20}.")
+    if path.is_file() and size > MAX_FILE_BYTES:  # checked before the file is read
+        raise DataError(f"{path}: {size / 2**20:.0f} MiB; the limit is {MAX_FILE_BYTES >> 20} MiB.")
     return read_chat(path.read_bytes(), name=str(path))
 
 
 def new_name(suffix: str) -> Path:
-    """A name in the current folder that says when."""
+    """Returns a name in the current folder that contains the time."""
     return Path(time.strftime("llava-chat-%Y%m%d-%H%M%S") + suffix)
 
 

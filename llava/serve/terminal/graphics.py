@@ -1,4 +1,4 @@
-"""An image in a terminal's own graphics: the protocols of kitty, of iTerm2, sixels, or half blocks of text."""
+"""Draws images in a terminal: by the protocols of kitty and iTerm2, as sixels, or as half blocks of text."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Graphics = Literal["kitty", "iterm", "sixel", "blocks", "none"]
 MAX_COLUMNS: Final = 32
 MAX_ROWS: Final = 10
 _CHUNK: Final = 4096
-"""Characters of one kitty command, at most."""
+"""Maximum length of a kitty command, in characters."""
 _SIXEL_COLOURS: Final = 255
 _SIXEL_CHARACTERS: Final = bytes(63 + min(value, 63) for value in range(256))
 _REPEATS: Final = re.compile(r"(.)\1{3,}")
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """The size of a character, in pixels."""
+class CharacterCell:
+    """Size of a character, in pixels."""
 
     width: int = 10
     height: int = 20
@@ -39,17 +39,19 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The place of an image, in characters."""
+    """Size of an image, in characters."""
 
     columns: int
     rows: int
 
 
-def box_for(size: tuple[int, int], cell: Cell, *, columns: int = MAX_COLUMNS, rows: int = MAX_ROWS) -> Box:
-    """The largest box of the image's shape within these columns and rows, never larger than the image itself.
+def box_for(size: tuple[int, int], cell: CharacterCell, *, columns: int = MAX_COLUMNS, rows: int = MAX_ROWS) -> Box:
+    """Returns the largest box of the image's shape that fits, but never one larger than the image itself.
 
     Args:
-        size: (width, height) of the image in pixels.
+        size: width and height of the image, in pixels.
+        columns: maximum width of the box.
+        rows: maximum height of the box.
     """
     width, height = size
     scale = min(columns * cell.width / width, rows * cell.height / height, 1)
@@ -58,31 +60,28 @@ def box_for(size: tuple[int, int], cell: Cell, *, columns: int = MAX_COLUMNS, ro
     )
 
 
-def show(console: Console, image: Image.Image, graphics: Graphics, cell: Cell | None = None) -> None:
-    """Prints a thumbnail.
-
-    Args:
-        image: of mode RGB.
-    """
+def show(console: Console, image: Image.Image, graphics: Graphics, cell: CharacterCell | None = None) -> None:
+    """Prints a thumbnail of an RGB image."""
     if graphics == "none":
         return
-    cell = cell or Cell()
+    cell = cell or CharacterCell()
     box = box_for(image.size, cell, columns=min(MAX_COLUMNS, console.width))
     if graphics == "blocks":
         console.print(half_blocks(image, box))
         return
     pixels = (box.columns * cell.width, box.rows * cell.height)
-    code = {
-        "kitty": lambda: kitty(_smaller(image, pixels), box),
-        "iterm": lambda: iterm(_smaller(image, pixels), box),
-        "sixel": lambda: sixel(image.resize(pixels)),
-    }[graphics]()
+    if graphics == "kitty":
+        code = kitty(_smaller(image, pixels), box)
+    elif graphics == "iterm":
+        code = iterm(_smaller(image, pixels), box)
+    else:
+        code = sixel(image.resize(pixels))
     console.file.write(code + "\n")
     console.file.flush()
 
 
 def kitty(image: Image.Image, box: Box) -> str:
-    """Commands of kitty's graphics protocol: PNG in pieces, no answer wanted."""
+    """Returns commands of kitty's graphics protocol: PNG data in pieces, without a reply from the terminal."""
     data = base64.b64encode(_png(image)).decode("ascii")
     pieces = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
     first = f"a=T,f=100,q=2,c={box.columns},r={box.rows},"
@@ -93,14 +92,14 @@ def kitty(image: Image.Image, box: Box) -> str:
 
 
 def iterm(image: Image.Image, box: Box) -> str:
-    """iTerm2's command for an inline image."""
+    """Returns iTerm2's command for an inline image."""
     data = _png(image)
     options = f"inline=1;size={len(data)};width={box.columns};height={box.rows};preserveAspectRatio=1"
     return f"\x1b]1337;File={options}:{base64.b64encode(data).decode('ascii')}\x07"
 
 
 def sixel(image: Image.Image) -> str:
-    """DEC's sixels: bands of six rows, in each band one line of characters a colour."""
+    """Returns DEC sixels: bands of six rows, each with one line of characters per colour."""
     quantized = image.quantize(_SIXEL_COLOURS)
     palette = quantized.getpalette() or []
     width, height = quantized.size
@@ -120,7 +119,7 @@ def sixel(image: Image.Image) -> str:
 
 
 def half_blocks(image: Image.Image, box: Box) -> Lines:
-    """Text: each character shows two pixels, one above the other."""
+    """Returns text in which each character shows two pixels, one above the other."""
     small = image.resize((box.columns, 2 * box.rows))
     return Lines(
         [
@@ -137,13 +136,13 @@ def _colour(image: Image.Image, x: int, y: int) -> Color:
 
 
 def _sixel_characters(line: bytearray) -> str:
-    """One character a column, repeats written as `!count`."""
+    """One character per column; repeats are written as `!count`."""
     characters = line.rstrip(b"\0").translate(_SIXEL_CHARACTERS).decode("ascii")
     return _REPEATS.sub(lambda found: f"!{len(found[0])}{found[1]}", characters)
 
 
 def _smaller(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """No more pixels than are shown travel, over a slow connection perhaps."""
+    """The image with no more pixels than are shown: the terminal may be at the end of a slow connection."""
     small = image.copy()
     small.thumbnail(size)
     return small

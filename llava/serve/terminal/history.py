@@ -1,4 +1,4 @@
-"""The lines that were typed, for Up and Down, kept in a file that only its owner reads."""
+"""Keeps the lines that were typed, for Up and Down, in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -15,32 +15,26 @@ KEPT_LINES: Final = 1000
 _MAX_BYTES: Final = 4 * 1024 * 1024
 
 
-def default_file() -> Path:
-    """Where the history is unless a flag says otherwise."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "llava" / "chat_history"
-
-
 def open_history(file: Path | None) -> tuple[History, str]:
-    """A history in `file`, or one in memory (None, or a file that cannot be written), and what to say about it."""
+    """Returns a history in `file`, or one in memory if `file` is None or cannot be written; and a notice about it."""
     if file is None:
         return InMemoryHistory(), ""
     try:
         return PrivateHistory(file), ""
     except OSError as error:
-        return InMemoryHistory(), f"{file}: {error.strerror}. Lines that are typed are forgotten at the end."
+        return InMemoryHistory(), f"{file}: {error.strerror}. The lines you type are not saved."
 
 
 class PrivateHistory(FileHistory):
-    """A file of mode 0600 with the last `KEPT_LINES` entries, made with its folder where it is missing.
+    """A file of mode 0600 with the last `KEPT_LINES` entries; the file and its folder are created if missing.
 
-    A file that is lost or full meanwhile stops no conversation.
+    Errors of the file are ignored later on: they must not end a conversation.
     """
 
     def __init__(self, file: Path):
         """
         Raises:
-            OSError: the file cannot be written.
+            OSError: the file cannot be written at the start.
         """
         super().__init__(str(file))
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""Ctrl-C ends what is under way, and not the program."""
+"""Lets Ctrl-C end the current work without ending the program."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; the work has ended and cleaned up behind itself."""
+    """The user pressed Ctrl-C; the work has ended and cleaned up."""
 
 
 async def interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` until its end or Ctrl-C.
+    """Runs `work` until it ends or Ctrl-C is pressed.
 
     Raises:
-        Interrupted: it was Ctrl-C.
+        Interrupted: Ctrl-C was pressed.
     """
     task = asyncio.ensure_future(work)
     pressed = False
 
     def stop() -> None:
         nonlocal pressed
-        if not pressed:  # a second one would interrupt the clean-up, and leave the model writing
+        if not pressed:  # a second Ctrl-C would interrupt the clean-up and leave the model running
             pressed = True
             task.cancel()
 

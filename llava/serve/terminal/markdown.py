@@ -1,4 +1,4 @@
-"""Markdown for a terminal, block by block, so that what is finished can be printed while the rest still grows."""
+"""Renders Markdown for a terminal block by block, so that finished blocks can be printed while the text grows."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.segment import Segment
 from rich.text import Text
 
 _PARSER: Final = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-"""Tags are text: rich would drop them without a word."""
+"""HTML tags are text; rich would silently drop them."""
 
 Line = list[Segment]
 
 
 def blocks(text: str) -> list[str]:
-    """The text in its blocks (paragraphs, lists, tables, code, ...); joined they are the text.
+    """Splits a text into blocks (paragraphs, lists, tables, code, ...); joined, they are the text.
 
-    Nothing that follows can change any but the last one.
+    Whatever follows can change only the last block.
     """
     begins = [token.map[0] for token in _PARSER.parse(text) if token.level == 0 and token.map and token.nesting >= 0]
     lines = text.splitlines(keepends=True)
@@ -29,7 +29,7 @@ def blocks(text: str) -> list[str]:
 
 
 def block_lines(text: str, console: Console) -> list[Line]:
-    """One block as lines of styled text, without empty lines around it."""
+    """Returns a block as lines of styled text, without empty lines around it."""
     options = console.options.update(height=None)
     lines = console.render_lines(_Answer(text), options, pad=False)
     while lines and not _visible(lines[0]):
@@ -40,7 +40,7 @@ def block_lines(text: str, console: Console) -> list[Line]:
 
 
 class Lines:
-    """Lines that are rendered already, as something that rich prints."""
+    """Rendered lines, as an object that rich can print."""
 
     def __init__(self, lines: Iterable[Line]):
         self._lines = list(lines)
@@ -52,7 +52,7 @@ class Lines:
 
 
 class _LeftHeading(Heading):
-    """At the margin; rich centres the largest ones in the whole width."""
+    """A heading at the left margin; rich would centre the largest ones."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text: Text = self.text.copy()
@@ -64,7 +64,7 @@ class _Answer(Markdown):
     elements = {**Markdown.elements, "heading_open": _LeftHeading}  # noqa: RUF012, as its base class has it
 
     def __init__(self, text: str):
-        # A link shows its address: what a model writes may lead elsewhere than it says.
+        # A link shows its address, because a model may write one thing and link to another.
         super().__init__("", code_theme="ansi_dark", hyperlinks=False)
         self.markup = text
         self.parsed = _PARSER.parse(text)

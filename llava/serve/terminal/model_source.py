@@ -1,33 +1,37 @@
-"""Who answers: an engine in this process, or a server."""
+"""Opens what answers a chat: an engine in this process, or a server."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from llava.errors import InvalidRequest, ModelNotFound, RemoteError
+from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.chat_server import ChatServer
-from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource
-from llava.serve.worker.backend import ChatEvents
+from llava.serve.client.conversation import Chat, ChatSource
+from llava.serve.terminal.settings import ChatSettings
+from llava.text_generation.answer_events import AnswerEvents
 
 if TYPE_CHECKING:
     from llava.serve.worker.engine_backend import EngineBackend
 
 _NO_LIST = frozenset({404, 405, 501})
-"""Statuses of a server that answers questions and lists no models."""
+"""Statuses of a server that answers questions but does not list its models."""
 
 
-class LocalModel:
-    """An engine in this process; a `ChatSource`."""
+class LocalModelSource:
+    """An engine in this process, as a `ChatSource`."""
 
     def __init__(self, backend: EngineBackend):
-        """Args: `backend` is started by `start`, and closed by `close`."""
+        """
+        Args:
+            backend: an engine that is not started yet.
+        """
         self._backend = backend
 
     async def start(self) -> None:
-        """To be called before anything is asked."""
+        """Starts the engine; must be called before anything is asked."""
         await self._backend.start()
 
     async def close(self) -> None:
@@ -36,7 +40,7 @@ class LocalModel:
     async def models(self) -> list[str]:
         return self._backend.names
 
-    async def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> ChatEvents:
+    async def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> AnswerEvents:
         from pydantic import ValidationError
 
         from llava.serve.protocol.openai_requests import ChatRequest
@@ -46,73 +50,73 @@ class LocalModel:
             request = ChatRequest.model_validate(chat.request(model, settings))
         except ValidationError as error:
             raise invalid_field(error) from error
-        ask = await self._backend.chat(request)
-        async with aclosing(ask(0)) as events:
+        start = await self._backend.chat(request)
+        async with aclosing(await start(0)) as events:
             async for event in events:
                 yield event
 
 
-def local_model(args: argparse.Namespace) -> tuple[LocalModel, str]:
-    """The model of --model-path, loaded, and a line about it where it is an embedded one.
+def local_model(settings: ChatSettings) -> tuple[LocalModelSource, str]:
+    """Loads the model and returns it, with a notice if it is an embedded one.
 
     Raises:
-        LlavaError: there is no such model or template, or it cannot be loaded.
+        LlavaError: there is no such model or template, or the model cannot be loaded.
     """
     from llava.conversation import template
     from llava.model.loading.arguments import find_model
     from llava.serve.worker.engine_backend import EngineBackend
     from llava.serve.worker.model_loading import load_model
 
-    if args.conv_mode:
-        template(args.conv_mode)  # a wrong name is said now, not after the first question
-    folder, name, notice = find_model(args.model_path)
-    loaded = load_model(args, folder)
-    backend = EngineBackend(name=name, load=lambda: loaded, conv_mode=args.conv_mode, warms_up=False)
-    return LocalModel(backend), notice or ""
+    if settings.conv_mode:
+        template(settings.conv_mode)  # reports a wrong name now, not after the first question
+    folder, name, notice = find_model(settings.model)
+    loaded = load_model(settings.loading, folder)
+    backend = EngineBackend(name=name, load=lambda: loaded, conv_mode=settings.conv_mode, warms_up=False)
+    return LocalModelSource(backend), notice or ""
 
 
-def server(args: argparse.Namespace) -> ChatServer:
-    """The server of --server, with the key that the flags or the environment give.
+def server(settings: ChatSettings) -> ChatServer:
+    """Returns the server of --server, with its API key.
 
     Raises:
-        InvalidRequest: no address, a key that cannot be read, or flags of a model in this process.
+        InvalidRequest: the address is not a URL, the key cannot be read, or there are flags for loading a model.
     """
     from llava.serve.worker.model_loading import given
 
-    local = given(args) + ["--conv-mode"] * bool(args.conv_mode)
-    if local:
+    assert settings.server is not None
+    unusable = given(settings.loading)
+    if settings.conv_mode:
+        unusable.append("--conv-mode")
+    if unusable:
         raise InvalidRequest(
-            f"{', '.join(local)}: how a model is loaded is decided where it runs, which is at {args.server}. "
-            "Leave the flags out, or leave --server out to load a model here."
+            f"{', '.join(unusable)} cannot be used with --server, which loads its model itself. Leave them out, or "
+            "leave out --server to load a model here."
         )
-    key = _key(args)
-    return ChatServer(args.server, headers={"authorization": f"Bearer {key}"} if key else None)
+    return ChatServer(settings.server, key=_key(settings))
 
 
-def _key(args: argparse.Namespace) -> str:
-    """From the flag's file, or the variable that the other flag names; empty for the client's own choice."""
-    if args.api_key_file:
-        from pathlib import Path
-
+def _key(settings: ChatSettings) -> str:
+    """The key in the file or the variable; empty if neither is named."""
+    if settings.api_key_file:
         from llava.files.json_files import read_text
 
-        key = read_text(Path(args.api_key_file).expanduser()).strip()
-        where = args.api_key_file
-    elif args.api_key_env:
-        key, where = os.environ.get(args.api_key_env, "").strip(), f"the variable {args.api_key_env}"
+        key, where = read_text(settings.api_key_file).strip(), str(settings.api_key_file)
+    elif settings.api_key_variable:
+        key = os.environ.get(settings.api_key_variable, "").strip()
+        where = f"the variable {settings.api_key_variable}"
     else:
         return ""
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise InvalidRequest(f"{where}: no API key is there; one line of plain characters is expected.")
+        raise InvalidRequest(f"{where}: no API key found; expected one line of ASCII characters without spaces.")
     return key
 
 
 async def choose_model(source: ChatSource, wanted: str | None) -> tuple[str, list[str]]:
-    """The model to ask (empty: none is served yet), and all that are served.
+    """Returns the model to ask (empty if none is served yet), and all models that are served.
 
     Raises:
-        ModelNotFound: the wanted one is not served.
-        LlavaError: the server does not say.
+        ModelNotFound: the wanted model is not served.
+        LlavaError: the list of models is not available, and no model is named.
     """
     try:
         names = await source.models()
@@ -122,7 +126,7 @@ async def choose_model(source: ChatSource, wanted: str | None) -> tuple[str, lis
         if wanted:
             return wanted, [wanted]
         raise RemoteError(
-            f"the server lists no models ({error}). Is it OpenAI-compatible? If it is, name one with --model.",
+            f"the server does not list its models ({error}). If it is OpenAI-compatible, name one with --model.",
             code=error.code,
             status=error.status,
         ) from error

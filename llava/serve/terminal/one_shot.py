@@ -1,4 +1,4 @@
-"""One question, one answer, no prompt: the answer goes to standard output, everything else to standard error."""
+"""Answers one question: the answer goes to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from llava.command_line import DONE, FAILED
-from llava.serve.terminal.remedies import cut_by
+from llava.serve.terminal.hints import cut_by
 from llava.serve.terminal.session import Session
-from llava.serve.terminal.streaming import Result, show_answer, write_answer
+from llava.serve.terminal.streaming import AnswerResult, show_answer, write_answer
 from llava.serve.terminal.view import GrowingAnswer, make_console
 
-Write = Callable[[Session], Awaitable[Result]]
+Write = Callable[[Session], Awaitable[AnswerResult]]
 
 
 async def ask_once(session: Session, question: str, write: Write) -> int:
-    """Asks, and returns the exit code.
+    """Answers a question; returns the exit code.
 
     Args:
         write: one of the `write_` functions below.
 
     Raises:
         InvalidRequest: the question is empty.
-        KeyboardInterrupt: Ctrl-C; what was written stands.
+        KeyboardInterrupt: Ctrl-C was pressed; what was written so far stays.
     """
     session.ask(question)
     result = await write(session)
@@ -34,7 +34,7 @@ async def ask_once(session: Session, question: str, write: Write) -> int:
     if result.error is not None:
         print(f"error: {result.error}", file=sys.stderr)
         return FAILED
-    if cause := cut_by(result.turn.figures, session.settings):
+    if cause := cut_by(result.turn.statistics, session.settings):
         print(f"note: {_NOTES[cause].format(max_tokens=session.settings.max_tokens)}", file=sys.stderr)
     return DONE
 
@@ -45,8 +45,8 @@ _NOTES = {
 }
 
 
-async def write_plain(session: Session) -> Result:
-    """The text as it is, piece by piece."""
+async def write_plain(session: Session) -> AnswerResult:
+    """Writes plain text, piece by piece."""
     written = 0
 
     def grow(text: str) -> None:
@@ -61,23 +61,23 @@ async def write_plain(session: Session) -> Result:
     return result
 
 
-async def write_markdown(session: Session) -> Result:
-    """For a terminal."""
+async def write_markdown(session: Session) -> AnswerResult:
+    """Writes Markdown for a terminal."""
     growing = GrowingAnswer(make_console())
     return await show_answer(session.source, session.chat, session.model, session.settings, growing)
 
 
-async def write_json(session: Session) -> Result:
-    """One object when all is there, also of an answer that failed."""
+async def write_json(session: Session) -> AnswerResult:
+    """Writes one JSON object at the end, also for an answer that failed."""
     result = await write_answer(session.source, session.chat, session.model, session.settings, lambda text: None)
     print(json.dumps(as_object(result)), flush=True)
     return result
 
 
-def as_object(result: Result) -> dict[str, Any]:
-    """What `--json` prints."""
+def as_object(result: AnswerResult) -> dict[str, Any]:
+    """Returns what `--json` prints."""
     turn, error = result.turn, result.error
-    figures = dataclasses.asdict(turn.figures)
-    reason = figures.pop("finish_reason")
-    content = {"model": turn.model, "answer": turn.text, "finish_reason": reason, "figures": figures}
+    statistics = dataclasses.asdict(turn.statistics)
+    reason = statistics.pop("finish_reason")
+    content = {"model": turn.model, "answer": turn.text, "finish_reason": reason, "figures": statistics}
     return content if error is None else {**content, "error": {"code": error.code, "message": str(error)}}

@@ -1,38 +1,29 @@
-"""The command `llava chat`: from its flags to a chat at a prompt, or to one answer."""
+"""Runs `llava chat`: a chat at a prompt, or the answer to one question."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
-
-from rich.console import Console
 
 from llava import __version__
 from llava.command_line import DONE
 from llava.errors import InvalidRequest, NoWorker
-from llava.serve.client.conversation import AnswerSettings, Chat
+from llava.serve.client.conversation import Chat, as_sentence
 from llava.serve.client.images import ChatImage, read_image
-from llava.serve.client.wording import sentence
 from llava.serve.terminal import files, model_source, one_shot
 from llava.serve.terminal.capabilities import choose_graphics, quiet_keyboard
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.commands import no_model, open_image
-from llava.serve.terminal.completion import ChatCompleter
-from llava.serve.terminal.conversation_loop import ConversationLoop
-from llava.serve.terminal.history import default_file, open_history
-from llava.serve.terminal.prompt import Prompt
 from llava.serve.terminal.session import Session
-from llava.serve.terminal.settings import checked
+from llava.serve.terminal.settings import ChatSettings
 from llava.serve.terminal.view import View, make_console
 
-Source = tuple[model_source.ChatServer | model_source.LocalModel, str]
-"""Who answers (a model of this process is loaded by then), and a line about it."""
+OpenedSource = tuple[model_source.ChatServer | model_source.LocalModelSource, str]
+"""What answers, and a notice about it. A model of this process is loaded by then."""
 
 _STDIN: Final = "-"
 _MAX_IMAGE_BYTES: Final = 64 * 1024 * 1024
@@ -40,71 +31,73 @@ _MAX_QUESTION_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Begin:
-    """What a chat begins with."""
+class ChatInputs:
+    """What a chat starts with."""
 
-    settings: AnswerSettings
     chat: Chat
+    """The conversation to continue; empty for a new one."""
     images: tuple[ChatImage, ...]
+    """Images for the first question."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """Who answers."""
+class ReadyChat:
+    """A chat that is ready for its first question."""
 
     session: Session
-    models: Sequence[str]
-    notice: str = ""
-    """A line about the model."""
+    models: list[str]
+    """All models that are served."""
+    notice: str
+    """A line about the model; may be empty."""
 
 
-def run_chat(args: argparse.Namespace) -> int:
+def run_chat(settings: ChatSettings) -> int:
     """Runs the command; returns its exit code.
 
     Raises:
-        LlavaError: flags, images, files or the model do not allow a chat.
+        LlavaError: the settings, an image, a file or the model do not allow a chat.
     """
-    asks_once = args.question is not None or args.json or not sys.stdin.isatty()
+    asks_once = settings.question is not None or settings.output == "json" or not sys.stdin.isatty()
     if not asks_once and not sys.stdout.isatty():
-        raise InvalidRequest("standard output is no terminal, so there is no place for a prompt. Give a question.")
-    # All that can be wrong with the flags is said before a model is loaded.
-    begin = _begin(args)
+        raise InvalidRequest("a chat needs a terminal, but standard output is not one. Give a question instead.")
+    # All inputs are checked before a model is loaded.
+    inputs = _read_inputs(settings)
     if asks_once:
-        question = _question(args)
-        return asyncio.run(_ask_once(args, begin, _source(args), question))
+        question = _read_question(settings)
+        return asyncio.run(_ask_once(settings, inputs, _open_source(settings), question))
     console = make_console()
     # Before the model is loaded: the terminal's reply must not be mixed with what is typed meanwhile.
-    view = View(console, choose_graphics(console) if args.thumbnails == "auto" else args.thumbnails)
+    view = View(console, choose_graphics(console) if settings.thumbnails == "auto" else settings.thumbnails)
     with quiet_keyboard():
-        source = _source(args)
-    return asyncio.run(_converse(args, begin, source, view))
+        source = _open_source(settings)
+    return asyncio.run(_converse(settings, inputs, source, view))
 
 
-# Before a model is loaded
+# Inputs
 
 
-def _begin(args: argparse.Namespace) -> Begin:
-    settings = checked(AnswerSettings(args.temperature, args.top_p, args.max_new_tokens, args.seed))
-    if args.image_file.count(_STDIN) > 1 or (_STDIN in args.image_file and args.question is None):
-        raise InvalidRequest("-i -: standard input holds one image; the question is then an argument.")
-    chat = files.load(Path(args.load).expanduser()) if args.load else Chat()
-    if args.system is not None:
-        chat = Chat(chat.turns, well_formed(args.system))
-    return Begin(settings, chat, tuple(_image(name) for name in args.image_file))
+def _read_inputs(settings: ChatSettings) -> ChatInputs:
+    num_piped = settings.image_files.count(_STDIN)
+    if num_piped > 1 or (num_piped and settings.question is None):
+        raise InvalidRequest("-i -: standard input can hold one image; give the question as an argument.")
+    chat = files.load(settings.conversation) if settings.conversation else Chat()
+    if settings.system is not None:
+        chat = Chat(chat.turns, well_formed(settings.system))
+    return ChatInputs(chat, tuple(_read_image(name) for name in settings.image_files))
 
 
-def _image(name: str) -> ChatImage:
+def _read_image(name: str) -> ChatImage:
     if name != _STDIN:
         return open_image(name)
     data = sys.stdin.buffer.read(_MAX_IMAGE_BYTES + 1)
     if not data:
-        raise InvalidRequest("-i -: nothing came from standard input; an image is expected there.")
+        raise InvalidRequest("-i -: standard input is empty; expected an image.")
     return read_image(data, name="standard input")
 
 
-def _question(args: argparse.Namespace) -> str:
-    if args.question is not None:
-        return well_formed(args.question)
+def _read_question(settings: ChatSettings) -> str:
+    if settings.question is not None:
+        return well_formed(settings.question)
     data = sys.stdin.buffer.read(_MAX_QUESTION_BYTES + 1)
     if len(data) > _MAX_QUESTION_BYTES:
         raise InvalidRequest(f"the question on standard input is longer than {_MAX_QUESTION_BYTES >> 20} MiB.")
@@ -112,88 +105,90 @@ def _question(args: argparse.Namespace) -> str:
         return well_formed(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"standard input: no text in UTF-8 (byte {error.start}). Write `-i -` if it is an image."
+            f"standard input is not UTF-8 text (byte {error.start}). If it is an image, add `-i -`."
         ) from error
 
 
-# Who answers
+# What answers
 
 
-def _source(args: argparse.Namespace) -> Source:
-    if args.server:
-        return model_source.server(args), ""
-    with Console(stderr=True).status("Loading the model"):
-        return model_source.local_model(args)
+def _open_source(settings: ChatSettings) -> OpenedSource:
+    if settings.server:
+        return model_source.server(settings), ""
+    return model_source.local_model(settings)
 
 
 @asynccontextmanager
-async def _found(args: argparse.Namespace, begin: Begin, source: Source) -> AsyncIterator[Found]:
-    answering, notice = source
+async def _started(settings: ChatSettings, inputs: ChatInputs, opened: OpenedSource) -> AsyncIterator[ReadyChat]:
+    source, notice = opened
     try:
-        if isinstance(answering, model_source.LocalModel):
-            await answering.start()
+        if isinstance(source, model_source.LocalModelSource):
+            await source.start()
             wanted, address = None, ""
         else:
-            wanted, address = args.model_path, answering.address
-        model, names = await model_source.choose_model(answering, wanted)
-        session = Session(answering, model, address, begin.settings, begin.chat, begin.images)
-        yield Found(session, names, notice)
+            wanted, address = settings.model, source.address
+        model, names = await model_source.choose_model(source, wanted)
+        session = Session(source, model, address, settings.answer, inputs.chat, inputs.images)
+        yield ReadyChat(session, names, notice)
     finally:
-        await answering.close()
+        await source.close()
 
 
 # The two ways to chat
 
 
-async def _ask_once(args: argparse.Namespace, begin: Begin, source: Source, question: str) -> int:
-    async with _found(args, begin, source) as found:
-        if found.notice:
-            print(found.notice, file=sys.stderr)
-        if not found.session.model:
-            raise NoWorker(no_model(found.session.address))
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a model may write what a locale cannot
-        if args.json:
+async def _ask_once(settings: ChatSettings, inputs: ChatInputs, opened: OpenedSource, question: str) -> int:
+    async with _started(settings, inputs, opened) as ready:
+        if ready.notice:
+            print(ready.notice, file=sys.stderr)
+        if not ready.session.model:
+            raise NoWorker(no_model(ready.session.address))
+        # A model may write characters that the locale cannot encode.
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if settings.output == "json":
             write = one_shot.write_json
+        elif settings.output == "auto" and sys.stdout.isatty():
+            write = one_shot.write_markdown
         else:
-            write = one_shot.write_markdown if sys.stdout.isatty() and not args.plain else one_shot.write_plain
-        return await one_shot.ask_once(found.session, question, write)
+            write = one_shot.write_plain
+        return await one_shot.ask_once(ready.session, question, write)
 
 
-async def _converse(args: argparse.Namespace, begin: Begin, source: Source, view: View) -> int:
-    history, problem = open_history(_history_file(args))
-    async with _found(args, begin, source) as found:
-        session = found.session
-        for line in (_title(session), found.notice, _others(found), problem):
+async def _converse(settings: ChatSettings, inputs: ChatInputs, opened: OpenedSource, view: View) -> int:
+    # prompt_toolkit takes a while to import, and only a chat at a prompt needs it.
+    from llava.serve.terminal.completion import ChatCompleter
+    from llava.serve.terminal.conversation_loop import ConversationLoop
+    from llava.serve.terminal.history import open_history
+    from llava.serve.terminal.prompt import InputPrompt
+
+    history, problem = open_history(settings.history)
+    async with _started(settings, inputs, opened) as ready:
+        session = ready.session
+        for line in (_title(session), ready.notice, _others(ready), problem):
             if line:
                 view.note(line)
         view.space()
         view.conversation(session.chat)
         for image in session.waiting:
             view.image(image)
-        prompt = Prompt(
-            completer=ChatCompleter(lambda: found.models), history=history, toolbar=lambda: _toolbar(session)
+        prompt = InputPrompt(
+            completer=ChatCompleter(lambda: ready.models), history=history, toolbar=lambda: _toolbar(session)
         )
         await ConversationLoop(session, prompt, view).run()
     return DONE
 
 
-def _history_file(args: argparse.Namespace) -> Path | None:
-    if args.no_history:
-        return None
-    return Path(args.history).expanduser() if args.history else default_file()
-
-
 def _title(session: Session) -> str:
-    who = session.model or "no model"
+    model = session.model or "no model"
     place = f" at {session.address}" if session.address else ""
-    return f"LLaVA {__version__} · {who}{place}\n/image PATH adds an image, /help lists the commands, Ctrl-D leaves."
+    return f"LLaVA {__version__} · {model}{place}\n/image PATH adds an image, /help lists the commands, Ctrl-D quits."
 
 
-def _others(found: Found) -> str:
-    if not found.session.model:
-        return sentence(no_model(found.session.address))
-    others = [name for name in found.models if name != found.session.model]
-    return f"Also served: {', '.join(others)}. /model NAME chooses." if others else ""
+def _others(ready: ReadyChat) -> str:
+    if not ready.session.model:
+        return as_sentence(no_model(ready.session.address))
+    others = [name for name in ready.models if name != ready.session.model]
+    return f"Also served: {', '.join(others)}. /model NAME switches." if others else ""
 
 
 def _toolbar(session: Session) -> str:

@@ -1,4 +1,4 @@
-"""The line where questions and commands are typed: prompt_toolkit with our keys, completion and history."""
+"""Reads questions and commands from the terminal: prompt_toolkit with our keys, completion and history."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _STYLE: Final = Style.from_dict(
 )
 
 
-class Prompt:
-    """Reads one message or command after the other."""
+class InputPrompt:
+    """Reads messages and commands, one at a time."""
 
     def __init__(
         self,
@@ -40,8 +40,9 @@ class Prompt:
     ):
         """
         Args:
-            toolbar: the small line at the bottom of the screen.
-            keyboard, screen: the terminal of this process, if None.
+            toolbar: returns the line at the bottom of the screen.
+            keyboard: the terminal to read from (default: this process's own).
+            screen: the terminal to write to (default: this process's own).
         """
         self._session: PromptSession[str] = PromptSession(
             completer=completer,
@@ -62,19 +63,20 @@ class Prompt:
         )
 
     async def read(self, *, images: int = 0, label: str = "", prefill: str = "") -> str:
-        """What was typed.
+        """Returns what was typed.
 
         Args:
-            images: how many wait to be sent, for the prompt.
-            label: stands before the prompt.
-            prefill: is there already, to be edited.
+            images: number of images for the next question, shown in the prompt.
+            label: text before the prompt.
+            prefill: text to edit.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C.
-            EOFError: Ctrl-D on an empty line.
+            KeyboardInterrupt: Ctrl-C was pressed.
+            EOFError: Ctrl-D was pressed on an empty line.
         """
-        waits = f"[{images} image{'s' * (images != 1)}] " if images else ""
-        message: StyleAndTextTuples = [("class:images", label + waits), ("class:prompt", "> ")]
+        noun = "image" if images == 1 else "images"
+        attached = f"[{images} {noun}] " if images else ""
+        message: StyleAndTextTuples = [("class:images", label + attached), ("class:prompt", "> ")]
         return await self._session.prompt_async(message, default=prefill)
 
     def _is_naming_a_command(self) -> bool:
@@ -90,7 +92,7 @@ def _keys() -> KeyBindings:
         buffer = event.current_buffer
         state = buffer.complete_state
         if state is not None and state.current_completion is not None:
-            buffer.complete_state = None  # takes what the menu has chosen
+            buffer.complete_state = None  # accepts the choice of the menu
         elif buffer.document.current_line_before_cursor.endswith("\\") and buffer.document.is_cursor_at_the_end:
             buffer.delete_before_cursor()
             buffer.insert_text("\n")
@@ -109,9 +111,9 @@ def _keys() -> KeyBindings:
 
 
 def _complete(buffer: Buffer) -> None:
-    """As a shell does: what is certain is inserted at once, then Tab goes through the menu.
+    """Completes as a shell does: inserts the common part at once, then walks through the menu.
 
-    prompt_toolkit looks for completions in the background, and a Tab that comes meanwhile would be lost.
+    prompt_toolkit's own completion runs in the background and would lose a Tab that comes meanwhile.
     """
     chosen = buffer.complete_state is not None and buffer.complete_state.current_completion is not None
     offered = [] if chosen else list(buffer.completer.get_completions(buffer.document, CompleteEvent()))

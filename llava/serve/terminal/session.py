@@ -1,4 +1,4 @@
-"""A chat in progress: its conversation, and what will go with the next question. Knows nothing of a terminal."""
+"""Holds a chat in progress: its conversation and what is sent with the next question. Independent of a terminal."""
 
 from __future__ import annotations
 
@@ -7,43 +7,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava.errors import InvalidRequest
-from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Turn
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.client.conversation import Chat, ChatSource, Turn
 from llava.serve.client.images import ChatImage
 
 
 @dataclass
 class Session:
-    """All that commands change. `chat` itself never changes; a command puts another one in its place."""
+    """The state that commands change. A `Chat` is immutable; commands replace it."""
 
     source: ChatSource
     model: str
-    """Empty while none is served."""
+    """Name of the model that answers; empty as long as none is served."""
     address: str = ""
-    """Of the server; empty for an engine in this process."""
+    """URL of the server; empty for an engine in this process."""
     settings: AnswerSettings = field(default_factory=AnswerSettings)
     chat: Chat = field(default_factory=Chat)
     waiting: tuple[ChatImage, ...] = ()
-    """Images that go with the next question."""
+    """Images that are sent with the next question."""
     editing: int | None = None
-    """The turn that the next question replaces."""
+    """Index of the turn that the next question replaces; None if no question is being edited."""
     file: Path | None = None
-    """Where the conversation was last saved or loaded."""
+    """File that the conversation was last saved to or loaded from."""
 
     @property
     def questions(self) -> list[int]:
-        """The user's turns, by their places in the conversation."""
+        """Indices of the user's turns."""
         return [index for index, turn in enumerate(self.chat.turns) if turn.role == "user"]
 
     @property
     def images(self) -> tuple[ChatImage, ...]:
-        """Those of the conversation, then those that wait; their places, from 1, are their numbers."""
+        """The images of the conversation, then those for the next question; users number them from 1 in this order."""
         return (*self.chat.images, *self.waiting)
 
     def ask(self, text: str) -> None:
-        """Puts a question with the images that wait; in place of an earlier one if that is being edited.
+        """Adds a question with the images for it, or replaces the question that is being edited.
 
         Raises:
-            InvalidRequest: nothing was asked, or the images are too many; nothing has changed.
+            InvalidRequest: the question is empty, or there are too many images. Nothing has changed.
         """
         before, images = self.chat, self.waiting
         if self.editing is not None:
@@ -52,36 +53,37 @@ class Session:
         self.waiting, self.editing = (), None
 
     def ask_again(self) -> None:
-        """Takes the last answer away, so that its question waits for another one.
+        """Removes the last answer, so that its question can be answered again.
 
         Raises:
-            InvalidRequest: nothing was asked yet.
+            InvalidRequest: there is no question yet.
         """
         if not self.questions:
-            raise InvalidRequest("nothing was asked yet.")
-        self.chat = self.chat.upto(self.questions[-1] + 1)
+            raise InvalidRequest("there is no question to answer yet.")
+        self.chat = self.chat.unanswered()
 
     def undo(self) -> Turn:
-        """Takes the last question away, with its answer; returns it.
+        """Removes the last question and its answer; returns the question.
 
         Raises:
-            InvalidRequest: there is none.
+            InvalidRequest: there is no question yet.
         """
         if not self.questions:
-            raise InvalidRequest("nothing was asked yet, so there is nothing to take back.")
+            raise InvalidRequest("there is no question to remove yet.")
         last = self.chat.turns[self.questions[-1]]
         self.chat = self.chat.upto(self.questions[-1])
         return last
 
     def drop(self, number: int) -> ChatImage:
-        """Takes an image out, from those that wait or from the question that it was sent with; returns it.
+        """Removes an image from the next question or from the question that it was sent with; returns it.
 
         Raises:
-            InvalidRequest: there is no such image, or a question would be left with nothing.
+            InvalidRequest: there is no such image, or its question would be empty without it.
         """
         if not 1 <= number <= len(self.images):
-            there = f"there are {len(self.images)}" if self.images else "there is none"
-            raise InvalidRequest(f"there is no image {number}; {there}. /images lists them.")
+            if not self.images:
+                raise InvalidRequest("there are no images yet.")
+            raise InvalidRequest(f"there is no image {number}; the last one is {len(self.images)}. /images lists them.")
         image, sent = self.images[number - 1], len(self.chat.images)
         if number > sent:
             self.waiting = _without(self.waiting, number - 1 - sent)
@@ -96,12 +98,12 @@ class Session:
         return image
 
     def begin(self, chat: Chat, file: Path | None = None) -> None:
-        """Goes on with another conversation."""
+        """Switches to another conversation."""
         self.chat, self.file, self.waiting, self.editing = chat, file, (), None
 
     def _replace(self, index: int, turn: Turn) -> None:
         if not (turn.text or turn.images):
-            raise InvalidRequest("the image is all that its question has. /undo takes the whole question back.")
+            raise InvalidRequest("the question would be empty without this image. /undo removes the whole question.")
         turns = (*self.chat.turns[:index], turn, *self.chat.turns[index + 1 :])
         self.chat = dataclasses.replace(self.chat, turns=turns)
 

@@ -1,82 +1,80 @@
-"""`/set NAME=VALUE`: how answers are made, checked when it is said and not when it fails."""
+"""Defines the settings of `llava chat`."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from difflib import get_close_matches
-from typing import Any, Final
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from llava.errors import InvalidRequest
-from llava.serve.client.conversation import AnswerSettings
-from llava.serve.client.images import SHAPES
-from llava.text_generation.settings import Sampling
-
-MAX_TOKENS: Final = 1_000_000
-"""What our servers take."""
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.terminal.graphics import Graphics
 
 
-def _number(text: str) -> float:
-    return float(text)
+@dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """What the command line asks for."""
+
+    question: str | None
+    """The one question to answer; None reads it from standard input or starts a chat."""
+    image_files: tuple[str, ...]
+    """Paths, data URIs or URLs of the first question's images; `-` is standard input."""
+    output: Literal["json", "plain", "auto"]
+    """Form of the answer to one question; `auto` renders Markdown if standard output is a terminal."""
+    model: str | None
+    """Model folder, hub id or embedded model; with `server`, a name that it serves. None takes the default."""
+    server: str | None
+    """URL of the server to ask; None loads a model in this process."""
+    api_key_file: Path | None
+    """File with the server's API key."""
+    api_key_variable: str | None
+    """Environment variable with the server's API key."""
+    loading: argparse.Namespace
+    """How a model is loaded: what `add_loading_arguments` parsed."""
+    conv_mode: str | None
+    """Prompt template; None takes the checkpoint's own."""
+    system: str | None
+    """System prompt; None takes the model's own."""
+    answer: AnswerSettings
+    """How answers are written."""
+    conversation: Path | None
+    """Saved conversation to continue."""
+    history: Path | None
+    """File for the lines that are typed; None keeps them in memory only."""
+    thumbnails: Graphics | Literal["auto"]
+    """How images are shown; `auto` takes the best that the terminal supports."""
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> ChatSettings:
+        """
+        Raises:
+            InvalidRequest: a setting of the answer is out of its bounds.
+        """
+        answer = AnswerSettings(args.temperature, args.top_p, args.max_new_tokens, args.seed)
+        answer.check()
+        history = None
+        if not args.no_history:
+            history = Path(args.history).expanduser() if args.history else default_history()
+        return cls(
+            question=args.question,
+            image_files=tuple(args.image_file),
+            output="json" if args.json else "plain" if args.plain else "auto",
+            model=args.model_path,
+            server=args.server,
+            api_key_file=Path(args.api_key_file).expanduser() if args.api_key_file else None,
+            api_key_variable=args.api_key_env,
+            loading=args,
+            conv_mode=args.conv_mode,
+            system=args.system,
+            answer=answer,
+            conversation=Path(args.load).expanduser() if args.load else None,
+            history=history,
+            thumbnails=args.thumbnails,
+        )
 
 
-def _whole(text: str) -> int:
-    return int(text)
-
-
-def _seed(text: str) -> int | None:
-    return None if text.lower() in ("none", "off", "") else int(text)
-
-
-def _shape(text: str) -> str:
-    return {shape.lower(): shape for shape in SHAPES}[text.lower()]
-
-
-_READERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
-    "temperature": (_number, "a number from 0 (always the likeliest word) to 2"),
-    "top_p": (_number, "a number above 0 and at most 1, which is off"),
-    "max_tokens": (_whole, f"a whole number from 1 to {MAX_TOKENS}"),
-    "seed": (_seed, "a whole number, or none"),
-    "shape": (_shape, " or ".join(shape.lower() for shape in SHAPES)),
-}
-_ALIASES: Final = {"max_new_tokens": "max_tokens", "topp": "top_p"}
-NAMES: Final = tuple(_READERS)
-
-
-def changed(settings: AnswerSettings, assignment: str) -> AnswerSettings:
-    """The settings with `NAME=VALUE` (or `NAME VALUE`) put in.
-
-    Raises:
-        InvalidRequest: no such setting, or a value that it cannot have; says which it can.
-    """
-    name, _, value = assignment.replace("=", " ", 1).strip().partition(" ")
-    key = name.strip().lower().replace("-", "_")
-    key = _ALIASES.get(key, key)
-    if key not in _READERS:
-        close = get_close_matches(key, NAMES, n=1)
-        hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(NAMES)}."
-        raise InvalidRequest(f"no setting is called {name!r}. {hint}")
-    read, expected = _READERS[key]
-    try:
-        return checked(dataclasses.replace(settings, **{key: read(value.strip())}))
-    except (ValueError, KeyError) as error:
-        raise InvalidRequest(f"{key} cannot be {value.strip()!r}; it is {expected}.") from error
-
-
-def checked(settings: AnswerSettings) -> AnswerSettings:
-    """The settings, if an engine takes them.
-
-    Raises:
-        InvalidRequest: a value out of its bounds.
-    """
-    Sampling(settings.temperature, settings.top_p, max_new_tokens=settings.max_tokens, seed=settings.seed)
-    if settings.max_tokens > MAX_TOKENS:
-        raise InvalidRequest(f"max_tokens is {settings.max_tokens}; it must be at most {MAX_TOKENS}.")
-    return settings
-
-
-def described(settings: AnswerSettings) -> list[tuple[str, str, str]]:
-    """Name, value and possible values of each."""
-    values = {name: str(getattr(settings, name)) for name in NAMES}
-    values |= {name: values[name].lower() for name in ("seed", "shape")}
-    return [(name, values[name], text) for name, (_, text) in _READERS.items()]
+def default_history() -> Path:
+    """Returns the file for the lines that are typed, unless a flag names another one."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "llava" / "chat_history"

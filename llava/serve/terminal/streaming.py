@@ -1,64 +1,66 @@
-"""Asks for the next answer and shows it while it is written, until its end, an error or Ctrl-C."""
+"""Asks for the next answer and shows it while it is being written, until it ends, fails or is stopped."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from llava.errors import LlavaError
-from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource, Draft, Turn
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.client.conversation import Chat, ChatSource, Draft, Turn
 from llava.serve.service.cancellation import cancel_and_wait
 from llava.serve.terminal.clean_text import well_formed
 from llava.serve.terminal.interrupts import Interrupted, interruptible
 from llava.serve.terminal.view import GrowingAnswer
-from llava.serve.worker.backend import TextDelta
+from llava.text_generation.answer_events import Piece
 
 _PAUSE_S: Final = 0.1
-"""Between two drawings."""
+"""Time between two drawings of a growing answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """An answer, whole or not."""
+class AnswerResult:
+    """An answer, complete or not."""
 
     turn: Turn
     error: LlavaError | None = None
+    """Why it failed."""
     stopped: bool = False
-    """By Ctrl-C."""
+    """Whether Ctrl-C stopped it."""
 
 
 async def write_answer(
     source: ChatSource, chat: Chat, model: str, settings: AnswerSettings, on_text: Callable[[str], None]
-) -> Result:
-    """Answers the last question of `chat`. What ends the answer early also ends the work behind it.
+) -> AnswerResult:
+    """Answers the last question of `chat`. Ctrl-C and errors also end the work behind the answer.
 
     Args:
-        on_text: is given the whole text again and again, as it grows.
+        on_text: is called with the whole text so far, whenever it grows.
     """
     draft = Draft(model)
 
     async def read() -> None:
         async with aclosing(source.answer(chat, model, settings)) as events:
             async for event in events:
-                draft.saw(TextDelta(well_formed(event.text), 0) if isinstance(event, TextDelta) else event)
+                draft.add(replace(event, text=well_formed(event.text)) if isinstance(event, Piece) else event)
                 on_text(draft.text)
 
     try:
         await interruptible(read())
     except Interrupted:
-        return Result(draft.turn(), stopped=True)
+        return AnswerResult(draft.turn(), stopped=True)
     except LlavaError as error:
-        return Result(draft.turn(str(error)), error)
-    return Result(draft.turn())
+        return AnswerResult(draft.turn(str(error)), error)
+    return AnswerResult(draft.turn())
 
 
 async def show_answer(
     source: ChatSource, chat: Chat, model: str, settings: AnswerSettings, growing: GrowingAnswer
-) -> Result:
-    """`write_answer`, drawn on a terminal as it grows."""
+) -> AnswerResult:
+    """Does what `write_answer` does, and draws the answer on a terminal as it grows."""
 
     async def draw() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What the chat prints on a terminal: answers as they grow, figures, notes, errors, images."""
+"""Prints the chat on a terminal: growing answers, statistics, notes, errors and images."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from rich.spinner import Spinner
 from rich.text import Text
 from rich.theme import Theme
 
-from llava.serve.client.conversation import Chat, Figures, Turn
+from llava.serve.client.conversation import AnswerStatistics, Chat, Turn, as_sentence
 from llava.serve.client.images import ChatImage
-from llava.serve.client.wording import sentence
 from llava.serve.terminal.capabilities import cell_size
 from llava.serve.terminal.clean_text import printable
 from llava.serve.terminal.graphics import Graphics, show
 from llava.serve.terminal.markdown import Line, Lines, block_lines, blocks
 
 _LINES_BELOW: Final = 2
-"""Of the screen that the growing part of an answer leaves free; a taller one could not be drawn over."""
+"""Lines that the growing part of an answer leaves free: a taller one could not be redrawn."""
 
 
 def make_console() -> Console:
-    """Standard output, in colours that can be read on light and on dark."""
+    """Returns a console for standard output, with colours that are readable on light and dark backgrounds."""
     return Console(highlight=False, theme=Theme({"markdown.code": "bold cyan", "markdown.block_quote": "italic"}))
 
 
-class Answer:
-    """An answer being printed, block by block with an empty line between two."""
+class AnswerView:
+    """Prints an answer block by block, with an empty line between two blocks."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -40,24 +39,24 @@ class Answer:
             self._begun = True
 
     def lines(self, block: str) -> list[Line]:
-        """The block as it would be printed next."""
+        """Returns the block as it would be printed next."""
         lines = block_lines(block, self._console)
         return [[], *lines] if lines and self._begun else lines
 
 
 class GrowingAnswer:
-    """An answer being written. What is finished is printed once; only its last block is drawn again and again."""
+    """Shows an answer while it is being written. Finished blocks are printed once; only the last block is redrawn."""
 
     def __init__(self, console: Console):
         self._console = console
-        self._answer = Answer(console)
+        self._answer = AnswerView(console)
         self._text = ""
         self._printed = 0
-        """Characters of the text that stand on the screen for good."""
+        """Number of characters that are printed for good."""
         self._live = Live(
             self, console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
         )
-        self._waiting = Spinner("dots", Text("thinking", style="dim"))
+        self._waiting = Spinner("dots", Text("Thinking", style="dim"))
 
     def __enter__(self) -> GrowingAnswer:
         self._live.start()
@@ -69,13 +68,13 @@ class GrowingAnswer:
             self._answer.print(block)
 
     def grow(self, text: str) -> None:
-        """Args: `text` is the whole answer so far."""
+        """Takes the whole answer so far."""
         self._text = printable(text)
 
     def draw(self) -> None:
-        """To be called several times a second."""
+        """Draws the answer; to be called several times a second."""
         for block in blocks(self._rest)[:-1]:
-            self._printed += len(block)  # before it is printed, as printing draws the rest anew
+            self._printed += len(block)  # before it is printed, because printing redraws the rest
             self._answer.print(block)
         self._live.refresh()
 
@@ -87,7 +86,7 @@ class GrowingAnswer:
         if not self._text:
             yield self._waiting
             return
-        # All that is left is one block, as `draw` has just printed the others.
+        # The rest is one block, because `draw` has just printed the others.
         lines = self._answer.lines(self._rest)
         yield Lines(lines[-max(1, console.height - _LINES_BELOW) :])
 
@@ -100,39 +99,40 @@ class View:
         self._graphics = graphics
 
     def answer(self) -> GrowingAnswer:
-        """The place of the next answer, a context."""
+        """Returns the view of the next answer, a context manager."""
         self.space()
         return GrowingAnswer(self.console)
 
-    def figures(self, figures: Figures, limit: str = "") -> None:
-        """What an answer cost, and what cut it."""
-        if text := str(figures):
+    def statistics(self, statistics: AnswerStatistics, limit: str = "") -> None:
+        """Prints the statistics of an answer, and which limit cut it."""
+        if text := str(statistics):
             self.note(text)
         if limit:
             self.console.print(Text(limit, style="yellow"))
         self.space()
 
     def note(self, text: str) -> None:
-        """Lines about the chat, not of it."""
+        """Prints a note about the chat."""
         self.console.print(Text(printable(text), style="dim"))
 
-    def error(self, message: str, remedy: str = "") -> None:
-        self.console.print(Text(sentence(printable(message)), style="red"))
-        if remedy:
-            self.note(remedy)
+    def error(self, message: str, hint: str = "") -> None:
+        """Prints an error and what can be done about it."""
+        self.console.print(Text(as_sentence(printable(message)), style="red"))
+        if hint:
+            self.note(hint)
         self.space()
 
     def space(self) -> None:
-        """An empty line before the next prompt."""
+        """Prints an empty line, to set off the next prompt."""
         self.console.print()
 
     def image(self, image: ChatImage) -> None:
-        """A thumbnail, where the terminal can show one."""
+        """Prints a thumbnail, if the terminal can show one."""
         if self._graphics != "none":
             show(self.console, image.decode(), self._graphics, cell_size(self.console.file))
 
     def conversation(self, chat: Chat) -> None:
-        """One that was loaded."""
+        """Prints a conversation that was loaded."""
         for turn in chat.turns:
             if turn.role == "user":
                 self._question(turn)
@@ -145,9 +145,9 @@ class View:
         self.space()
 
     def _answer(self, turn: Turn) -> None:
-        answer = Answer(self.console)
+        answer = AnswerView(self.console)
         for block in blocks(printable(turn.text)):
             answer.print(block)
         if turn.error:
             self.error(turn.error)
-        self.figures(turn.figures)
+        self.statistics(turn.statistics)

@@ -1,1 +1,1 @@
-"""The inside of a worker: from an HTTP request to a backend's answer, and back as a stream."""
+"""Holds the parts of a worker: its app, its backends, and how it answers."""

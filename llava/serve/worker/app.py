@@ -1,16 +1,18 @@
-"""The HTTP side of every kind of worker: the original's two routes, OpenAI's, health and metrics."""
+"""Builds the HTTP app of a worker: the original's two routes, OpenAI's routes, health checks and metrics."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Request, Response
 from prometheus_client import CollectorRegistry
 
 from llava.errors import ModelNotFound
-from llava.serve.protocol.openai_requests import ChatCompletion, ChatRequest, Model, ModelList, Reply
+from llava.serve.protocol.openai_replies import ChatCompletion, ModelCard, ModelCardList, ReplyEncoder
+from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.protocol.original import (
     CHALLENGE_HEADER,
     CHAT_PATH,
@@ -24,11 +26,8 @@ from llava.serve.service.health import HEALTH_PATHS, add_health
 from llava.serve.service.middleware import Limits
 from llava.serve.service.security import ApiKeys, ClusterToken
 from llava.serve.worker.backend import Backend
-from llava.serve.worker.choices import KEEP_ALIVE_S, collect
-from llava.serve.worker.streams import CLIENT_GONE, chunks, frames, respond, while_connected
-from llava.serve.worker.worker import DEFAULT_MAX_QUEUE, Worker
-
-__all__ = ["Backend", "Worker", "create_worker_app"]
+from llava.serve.worker.streams import CLIENT_GONE, chunks, collect, frames, respond, while_connected
+from llava.serve.worker.worker import DEFAULT_MAX_QUEUE, KEEP_ALIVE_S, Worker
 
 
 def create_worker_app(
@@ -44,14 +43,14 @@ def create_worker_app(
     stream_interval: int = 1,
     keep_alive_s: float = KEEP_ALIVE_S,
 ) -> FastAPI:
-    """A worker's app; its `app.state.worker` has yet to be started (`Worker.start`).
+    """Returns the app of a worker. Its `app.state.worker` still has to be started (`Worker.start`).
 
     Args:
-        keys: asked of clients; a controller shows `cluster_token` in place of one.
-        local_only: without keys, answer only programs on this machine, and the controller by its token.
-        max_queue: answers that may wait; what comes beyond them gets 503 at once.
-        stream_interval: tokens a frame or chunk, at least.
-        keep_alive_s: longest silence on a stream.
+        keys: API keys that clients must send; the controller sends `cluster_token` instead.
+        local_only: without keys, answer only programs on this machine, and the controller if it sends the token.
+        max_queue: number of choices that may wait; further requests get 503 at once.
+        stream_interval: smallest number of tokens in a frame or chunk.
+        keep_alive_s: longest silence on a stream in seconds.
     """
 
     @asynccontextmanager
@@ -63,7 +62,7 @@ def create_worker_app(
         title=title,
         limits=limits,
         keys=keys,
-        # A registration is answered only after the controller has asked for the status, before it shows its token.
+        # The controller asks for the status before it answers a registration, and sends its token only after that.
         public_paths=HEALTH_PATHS | {STATUS_PATH},
         registry=registry,
         cluster_token=cluster_token,
@@ -93,26 +92,27 @@ def _add_original_routes(app: FastAPI, worker: Worker, cluster_token: ClusterTok
 
     @app.post(GENERATE_PATH, response_class=Response, tags=["original"])
     async def worker_generate_stream(body: GenerateRequest, request: Request) -> Response:
-        return await respond(request, frames(worker.legacy(body), body.prompt), "application/octet-stream")
+        encode = partial(frames, prompt=body.prompt)
+        return await respond(request, worker.legacy(body), encode, "application/octet-stream")
 
 
 def _add_openai_routes(app: FastAPI, worker: Worker) -> None:
     @app.post(CHAT_PATH, response_model=ChatCompletion, tags=["OpenAI"])
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
-        reply = Reply(body.model)
+        encoder = ReplyEncoder(body.model)
         events = worker.chat(body)
         if body.stream:
-            stream = chunks(events, reply, body.num_choices, usage=body.wants_usage)
-            return await respond(request, stream, "text/event-stream")
-        answer = await while_connected(request, collect(events, body.num_choices))
-        return Response(status_code=CLIENT_GONE) if answer is None else reply.whole(*answer)
+            encode = partial(chunks, encoder=encoder, num_choices=body.num_choices, with_usage=body.wants_usage)
+            return await respond(request, events, encode, "text/event-stream")
+        answers = await while_connected(request, collect(events, body.num_choices))
+        return Response(status_code=CLIENT_GONE) if answers is None else encoder.whole(answers)
 
     @app.get("/v1/models", tags=["OpenAI"])
-    async def list_models() -> ModelList:
-        return ModelList(data=[Model(id=name, created=worker.created) for name in worker.backend.names])
+    async def list_models() -> ModelCardList:
+        return ModelCardList(data=[ModelCard(id=name, created=worker.created) for name in worker.backend.names])
 
     @app.get("/v1/models/{model:path}", tags=["OpenAI"])
-    async def retrieve_model(model: str) -> Model:
+    async def retrieve_model(model: str) -> ModelCard:
         if model not in worker.backend.names:
             raise ModelNotFound(model, worker.backend.names)
-        return Model(id=model, created=worker.created)
+        return ModelCard(id=model, created=worker.created)

@@ -1,18 +1,18 @@
-"""What the commands of all workers share: their flags, and how a worker runs from its start to its end."""
+"""Holds what the commands of all workers share: their flags, their settings, and how a worker runs."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import gc
+from dataclasses import dataclass, field
 
 from llava.command_line import FAILED
 from llava.errors import InvalidRequest
 from llava.serve.service import flags
 from llava.serve.service.lifecycle import Lifecycle
-from llava.serve.service.middleware import Limits
-from llava.serve.service.security import ApiKeys, ClusterToken, for_this_machine_only
 from llava.serve.service.server import serve
+from llava.serve.service.settings import ServiceSettings
 from llava.serve.worker.app import create_worker_app
 from llava.serve.worker.backend import Backend
 from llava.serve.worker.heartbeat import Heartbeat
@@ -20,119 +20,170 @@ from llava.serve.worker.worker import DEFAULT_MAX_QUEUE, Worker
 
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of every worker, the original's spellings included.
+    """Adds the flags of every worker, including the original's spellings.
 
-    `--worker` and `--controller`, which the original took as abbreviations, are names here: another flag that begins
-    like them cannot make them ambiguous.
+    The original accepted `--worker` and `--controller` as abbreviations. Here they are names, so that no new flag can
+    make them ambiguous.
     """
-    where = parser.add_argument_group("where it is")
-    where.add_argument("--host", default="localhost", help="address to listen on (default: localhost)")
-    where.add_argument(
-        "--port", type=flags.port, default=21002, help="port to listen on (default: 21002; 0: any free one)"
+    address = parser.add_argument_group("address")
+    address.add_argument("--host", default="localhost", help="Name or address to listen on (default: localhost).")
+    address.add_argument(
+        "--port",
+        type=flags.port,
+        default=21002,
+        help="Port to listen on; 0 chooses a free one (default: 21002).",
     )
-    where.add_argument(
+    address.add_argument(
         "--worker-address",
         "--worker",
         metavar="URL",
-        help="where the controller reaches this worker (default: http://localhost:PORT)",
+        help="URL at which the controller reaches this worker (default: http://localhost:PORT).",
     )
-    where.add_argument(
+    address.add_argument(
         "--controller-address",
         "--controller",
         metavar="URL",
         default="http://localhost:21001",
-        help="the controller to register with (default: http://localhost:21001)",
+        help="URL of the controller to register with (default: http://localhost:21001).",
     )
-    where.add_argument("--no-register", action="store_true", help="work without a controller")
+    address.add_argument("--no-register", action="store_true", help="Run without a controller.")
+    _add_load_arguments(parser.add_argument_group("load"))
+    _add_safety_arguments(parser.add_argument_group("safety"))
 
-    load = parser.add_argument_group("load")
-    load.add_argument(
+
+def _add_load_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--limit-model-concurrency",
         type=flags.positive,
         metavar="N",
-        help="answers written at once (default: as many as the engine takes)",
+        help="Maximum number of answers written at once (default: the engine's limit).",
     )
-    load.add_argument(
+    group.add_argument(
         "--max-queue",
         type=flags.not_negative,
         default=DEFAULT_MAX_QUEUE,
         metavar="N",
-        help=f"answers that may wait; more are refused with 503 (default: {DEFAULT_MAX_QUEUE})",
+        help=f"Maximum number of waiting answers; further requests get status 503 (default: {DEFAULT_MAX_QUEUE}).",
     )
-    load.add_argument(
+    group.add_argument(
         "--stream-interval",
         type=flags.positive,
         default=2,
         metavar="TOKENS",
-        help="tokens a piece of stream (default: 2)",
+        help="Minimum number of tokens in each piece of a stream (default: 2).",
     )
-    flags.add_limit_arguments(load)
+    flags.add_limit_arguments(group)
 
-    safety = parser.add_argument_group("safety")
-    safety.add_argument(
+
+def _add_safety_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--api-key-file",
         metavar="FILE",
-        help="keys that clients must show, one a line (default: LLAVA_API_KEY, if set)",
+        help="File with the keys that clients must send, one per line (default: LLAVA_API_KEY; without either, "
+        "clients need no key).",
     )
-    safety.add_argument(
+    group.add_argument(
         "--cluster-token-file",
         metavar="FILE",
-        help="the token shared with the controller (default: LLAVA_CLUSTER_TOKEN, if set)",
+        help="File with the token shared with the controller (default: LLAVA_CLUSTER_TOKEN).",
     )
-    safety.add_argument("--insecure", action="store_true", help="answer everybody who can reach --host, without keys")
-    safety.add_argument(
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="Let other machines send requests without keys (default: only this machine and the controller).",
+    )
+    group.add_argument(
         "--allow-image-host",
         action="append",
         default=[],
         metavar="HOST",
-        help="fetch images by http(s) address from this host; repeat for several (default: from none)",
+        help="Host from which images may be fetched by http(s) URL; repeat for several (default: none).",
     )
 
 
-def run_worker(args: argparse.Namespace, backend: Backend, *, title: str) -> int:
-    """Serves `backend` until a signal; registers it once it has answered a first question.
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Everything that the flags of `add_worker_arguments` set."""
+
+    service: ServiceSettings = field(default_factory=ServiceSettings)
+    """Address, access, limits and shutdown."""
+    controller_address: str | None = None
+    """URL of the controller to register with; None runs without a controller."""
+    worker_address: str = ""
+    """URL at which the controller reaches this worker."""
+    max_running: int | None = None
+    """Maximum number of answers written at once; None takes the engine's limit."""
+    max_queue: int = DEFAULT_MAX_QUEUE
+    """Maximum number of waiting answers; further requests are refused."""
+    stream_interval: int = 2
+    """Minimum number of tokens in each piece of a stream."""
+    image_hosts: frozenset[str] = frozenset()
+    """Hosts from which images may be fetched, in lower case."""
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> WorkerSettings:
+        """Reads the command line, and the files and environment variables that hold the secrets.
+
+        Raises:
+            InvalidRequest: the flags contradict each other, a file is unreadable, or a secret is not valid.
+        """
+        service = ServiceSettings.from_args(args)
+        if args.port == 0 and not args.worker_address and not args.no_register:
+            raise InvalidRequest(
+                "--port 0 chooses a free port, so the controller cannot know this worker's address. "
+                "Set it with --worker-address, or use a fixed port."
+            )
+        return cls(
+            service=service,
+            controller_address=None if args.no_register else args.controller_address,
+            worker_address=args.worker_address or f"http://localhost:{args.port}",
+            max_running=args.limit_model_concurrency,
+            max_queue=args.max_queue,
+            stream_interval=args.stream_interval,
+            image_hosts=frozenset(host.lower() for host in args.allow_image_host),
+        )
+
+
+def run_worker(settings: WorkerSettings, backend: Backend, *, title: str) -> int:
+    """Serves `backend` until a signal arrives; registers it once it has answered a first question.
+
+    Returns:
+        The exit code.
 
     Raises:
         LlavaError: the settings, the port or the backend do not allow it.
     """
-    keys = ApiKeys.from_settings(args.api_key_file)
-    token = ClusterToken.from_settings(args.cluster_token_file)
-    if args.port == 0 and not args.worker_address and not args.no_register:
-        raise InvalidRequest("--port 0 takes any free port: say with --worker-address where the controller finds it.")
+    service = settings.service
     app = create_worker_app(
         backend,
         title=title,
-        keys=keys,
-        cluster_token=token,
-        local_only=for_this_machine_only(args.host, keys, insecure=args.insecure),
-        limits=Limits(requests_per_minute=args.requests_per_minute),
-        max_queue=args.max_queue,
-        stream_interval=args.stream_interval,
+        keys=service.api_keys,
+        cluster_token=service.cluster_token,
+        local_only=service.local_only,
+        limits=service.limits,
+        max_queue=settings.max_queue,
+        stream_interval=settings.stream_interval,
     )
     worker: Worker = app.state.worker
     lifecycle: Lifecycle = app.state.lifecycle
     heartbeat = None
-    if not args.no_register:
-        address = args.worker_address or f"http://localhost:{args.port}"
-        heartbeat = Heartbeat(args.controller_address, address, worker.status, token=token)
+    if settings.controller_address is not None:
+        heartbeat = Heartbeat(
+            settings.controller_address, settings.worker_address, worker.status, token=service.cluster_token
+        )
         worker.on_load_change = heartbeat.soon
         lifecycle.on_drain(heartbeat.stop)
 
-    tasks: list[asyncio.Future[None]] = []  # asyncio itself holds no task for long
+    tasks: list[asyncio.Future[None]] = []  # asyncio keeps only weak references to tasks
 
     async def ready() -> None:
         await worker.start()
-        # Libraries and model are here to stay: a full collection that looks at them again holds up all streams.
+        # Libraries and model stay until the end; a full garbage collection that visits them would delay all streams.
         gc.collect()
         gc.freeze()
         tasks.append(asyncio.ensure_future(worker.watch(lifecycle)))
         if heartbeat is not None:
             await heartbeat.start()
 
-    code = serve(app, args.host, args.port, ready=ready, drain_timeout_s=args.drain_timeout)
+    code = serve(app, service.host, service.port, ready=ready, drain_timeout_s=service.drain_timeout_s)
     return code if backend.healthy else FAILED
-
-
-def image_hosts(args: argparse.Namespace) -> frozenset[str]:
-    """The hosts of --allow-image-host."""
-    return frozenset(host.lower() for host in args.allow_image_host)

@@ -1,4 +1,4 @@
-"""The engine of this process as a worker's backend: requests of both protocols become the engine's own."""
+"""Lets an engine in this process answer the requests of a worker, in either protocol."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from prometheus_client.registry import Collector
 
 from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.service.tracing import request_id
-from llava.serve.worker.backend import Ask, ChatEvents, Finished, TextDelta
+from llava.serve.worker.backend import StartChoice
 from llava.serve.worker.images import EncodedImage, ImageReader
 from llava.serve.worker.openai_messages import dialogue_prompt, read_dialogue
-from llava.text_generation.settings import MAX_SEED, Answer, Piece, Sampling
+from llava.text_generation.answer_events import Answer, AnswerEvents
+from llava.text_generation.settings import MAX_SEED, Sampling
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_NEW_TOKENS: Final = 512
-"""Where a chat request names no limit; what is left of the context limits further."""
+"""Token limit of chat requests that name none; the context may limit the answer further."""
 _WARM_UP_TOKENS: Final = 4
 _GREY_IMAGE: Final = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAAAAACPAi4CAAAAK0lEQVR42u3MQQ0AAAgEoNPM9p8h/D"
@@ -36,19 +37,20 @@ _GREY_IMAGE: Final = (
 )
 _SMALLEST_TOP_P: Final = 1e-6
 _OOM_IN_A_ROW: Final = 3
+"""Number of out-of-memory errors in a row after which the worker is not ready for a while."""
 _OOM_PAUSE_S: Final = 30.0
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a loader hands over."""
+    """The result of loading a model."""
 
     engine: Any
-    """`llava.engine.Engine`, or something with its surface."""
+    """A `llava.engine.Engine`, or an object with the same interface."""
     config: Any
-    """The model's config; decides the template."""
+    """The model's config; it decides the template."""
     request_type: Callable[..., Any]
-    """`llava.engine.Request`; its module is too heavy to import before the loader did."""
+    """The class `llava.engine.Request`, whose module is too heavy to import before a model is loaded."""
 
 
 @dataclass
@@ -56,14 +58,17 @@ class EngineBackend:
     """Loads a model in a thread and answers with its engine."""
 
     name: str
+    """The name that requests give as `model`."""
     load: Callable[[], LoadedModel]
+    """Loads the model; called on a thread."""
     images: ImageReader = field(default_factory=ImageReader)
+    """Reads the images of requests."""
     asked_limit: int | None = None
-    """Answers at once; None takes the engine's own."""
+    """Largest number of choices written at once; None takes the engine's limit."""
     conv_mode: str | None = None
-    """Template of conversations; None takes the checkpoint's own."""
+    """Name of the conversation template; None takes the checkpoint's own."""
     warms_up: bool = True
-    """Whether `start` ends with a first question, which finds out whether the model can answer at all."""
+    """Whether `start` asks a first question, to find out whether the model can answer at all."""
 
     def __post_init__(self) -> None:
         self._model: LoadedModel | None = None
@@ -88,16 +93,23 @@ class EngineBackend:
 
     @property
     def ready(self) -> bool:
-        """Loaded and warm, and not just out of memory several times in a row."""
+        """Whether the model is loaded and warm, and has not just run out of memory several times in a row."""
         return self._warm and self.healthy and asyncio.get_running_loop().time() >= self._paused_until
 
     def queue_length(self) -> int:
-        return 0  # the engine has only what this worker's permits let through
+        return 0  # this worker's permits let through no more requests than the engine runs at once
 
     def observe(self, metrics: Metrics) -> None:
         self._metrics = metrics
         metrics.registry.register(_StepsAfterCancel(self))
         self.images.on_decoded = metrics.image_decode_seconds.observe
+
+    def ended(self, result: Answer | Exception) -> None:
+        if isinstance(result, Answer):
+            self._num_out_of_memory = 0
+            self._count_images(result)
+        elif getattr(result, "code", None) == "out_of_memory":
+            self._count_out_of_memory()
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self.load)
@@ -110,7 +122,7 @@ class EngineBackend:
         if self._model is not None:
             await asyncio.to_thread(self._model.engine.close)
 
-    async def legacy(self, request: GenerateRequest) -> Ask:
+    async def legacy(self, request: GenerateRequest) -> StartChoice:
         images = await self.images.read([(image, f"images[{i}]") for i, image in enumerate(request.images or ())])
         sampling = Sampling(
             temperature=request.temperature,
@@ -118,9 +130,9 @@ class EngineBackend:
             max_new_tokens=request.max_new_tokens,
         )
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        return self._ask(request.prompt, images, sampling, tuple(text for text in stop if text), ())
+        return self._prepared(request.prompt, images, sampling, tuple(text for text in stop if text), ())
 
-    async def chat(self, request: ChatRequest) -> Ask:
+    async def chat(self, request: ChatRequest) -> StartChoice:
         dialogue = read_dialogue(request.messages)
         prompt = dialogue_prompt(dialogue, self._loaded.config, name=self.name, conv_mode=self.conv_mode)
         images = await self.images.read([(image.source, image.name) for image in dialogue.images])
@@ -131,10 +143,10 @@ class EngineBackend:
             max_new_tokens=request.limit or DEFAULT_MAX_NEW_TOKENS,
             seed=None if request.seed is None else request.seed & MAX_SEED,
         )
-        return self._ask(prompt.text, images, sampling, (prompt.stop, *request.stops), prompt.roles)
+        return self._prepared(prompt.text, images, sampling, (prompt.stop, *request.stops), prompt.roles)
 
     def steps_after_cancel(self) -> tuple[int, int]:
-        """Steps that the engine spent on requests whose client had gone, and the most that one of them got."""
+        """Returns the steps that the engine spent on cancelled requests: their sum, and the most for one request."""
         if self._model is None:
             return 0, 0
         stats = self._model.engine.stats
@@ -143,70 +155,42 @@ class EngineBackend:
     @property
     def _loaded(self) -> LoadedModel:
         if self._model is None:
-            raise RuntimeError("a request came in before the model was loaded")
+            raise RuntimeError("a request arrived before the model was loaded")
         return self._model
 
-    def _ask(
+    def _prepared(
         self,
         prompt: str,
         encoded: list[EncodedImage],
         sampling: Sampling,
         stop: tuple[str, ...],
         prefixes: tuple[str, ...],
-    ) -> Ask:
+    ) -> StartChoice:
         decoded: list[Image.Image] = []
         decoding = asyncio.Lock()
 
-        async def images() -> tuple[Image.Image, ...]:
-            # Only now, with a permit: the images of all that wait would not fit into memory.
+        async def start(choice: int) -> AnswerEvents:
+            # Images are decoded only under a permit: those of all waiting requests would not fit into memory.
             async with decoding:
                 if len(decoded) < len(encoded):
                     decoded.extend(await self.images.decode(encoded))
-            return tuple(decoded)
-
-        async def ask(index: int) -> ChatEvents:
             seed = sampling.seed
             request = self._loaded.request_type(
                 prompt=prompt,
-                images=await images(),
-                # Choices that began from one seed would all be the same answer.
-                sampling=replace(sampling, seed=None if seed is None else (seed + index) & MAX_SEED),
+                images=tuple(decoded),
+                # Choices with the same seed would all be the same answer.
+                sampling=replace(sampling, seed=None if seed is None else (seed + choice) & MAX_SEED),
                 stop=stop,
                 prefixes=prefixes,
                 request_id=request_id() or None,
             )
-            async with aclosing(self._events(request)) as events:
-                async for event in events:
-                    yield event
+            events: AnswerEvents = self._loaded.engine.stream(request)
+            return events
 
-        return ask
-
-    async def _events(self, request: Any) -> ChatEvents:
-        written, num_written = "", 0
-        try:
-            async with aclosing(self._loaded.engine.stream(request)) as events:
-                async for event in events:
-                    if isinstance(event, Piece):
-                        yield TextDelta(event.text, event.num_new_tokens - num_written)
-                        written, num_written = written + event.text, event.num_new_tokens
-                    elif isinstance(event, Answer):
-                        rest = event.text[len(written) :]
-                        if rest:  # beams are not streamed: their text comes with the end
-                            yield TextDelta(rest, event.num_new_tokens - num_written)
-                        self._num_out_of_memory = 0
-                        self._count_images(event)
-                        yield Finished(
-                            event.finish_reason,
-                            event.num_prompt_tokens,
-                            event.num_new_tokens,
-                            event.num_image_tokens,
-                        )
-        except Exception as error:
-            self._note(error)
-            raise
+        return start
 
     def _count_images(self, answer: Answer) -> None:
-        """Passes on what the engine has counted since it was last asked."""
+        """Adds to the metrics what the engine has counted since the last answer."""
         stats = self._loaded.engine.stats
         found, asked = stats.images_found, stats.images_found + stats.images_encoded
         if self._metrics is not None:
@@ -216,33 +200,32 @@ class EngineBackend:
             self._metrics.feature_cache_queries.inc(asked - self._counted[1])
         self._counted = (found, asked)
 
-    def _note(self, error: Exception) -> None:
-        """Several times in a row out of memory: not ready for a while, so that the memory can come back."""
-        if getattr(error, "code", None) != "out_of_memory":
-            return
+    def _count_out_of_memory(self) -> None:
+        """Makes the backend unready for a while after several such errors in a row, so that memory can be freed."""
         self._num_out_of_memory += 1
         if self._num_out_of_memory >= _OOM_IN_A_ROW:
             self._paused_until = asyncio.get_running_loop().time() + _OOM_PAUSE_S
-            log.warning("out of memory %d times in a row: not ready for %g s", self._num_out_of_memory, _OOM_PAUSE_S)
+            log.warning("Out of memory %d times in a row; not ready for %g s.", self._num_out_of_memory, _OOM_PAUSE_S)
 
     async def _warm_up(self) -> None:
-        """A few greedy words about a grey image (about nothing, for a model without a vision tower)."""
+        """Generates a few tokens about a grey image, or without an image if the model has no vision tower."""
         parts = [{"type": "text", "text": "What is this?"}]
         if getattr(self._loaded.config, "has_vision", True):
             parts.append({"type": "image_url", "image_url": _GREY_IMAGE})
         message = {"role": "user", "content": parts}
-        ask = await self.chat(
+        start = await self.chat(
             ChatRequest.model_validate(
                 {"model": "warm-up", "messages": [message], "temperature": 0, "max_tokens": _WARM_UP_TOKENS}
             )
         )
-        async with aclosing(ask(0)) as events:
-            async for _ in events:
-                pass
+        async with aclosing(await start(0)) as events:
+            async for event in events:
+                if isinstance(event, Answer):
+                    self.ended(event)
 
 
 class _StepsAfterCancel(Collector):
-    """The engine's own count, as it is when somebody looks: a client that is gone sees no end that could carry it."""
+    """Reads the engine's counts when metrics are collected: a cancelled request has no end that could report them."""
 
     def __init__(self, backend: EngineBackend):
         self._backend = backend
@@ -250,8 +233,8 @@ class _StepsAfterCancel(Collector):
     def collect(self) -> Iterable[Metric]:
         total, most = self._backend.steps_after_cancel()
         yield CounterMetricFamily(
-            "llava:steps_after_cancel", "steps spent on requests after their client had gone", value=total
+            "llava:steps_after_cancel", "Steps spent on requests after their clients had left.", value=total
         )
         yield GaugeMetricFamily(
-            "llava:steps_after_cancel_most", "the most of these that one request got; 2 at most", value=most
+            "llava:steps_after_cancel_most", "Largest number of these steps for one request; at most 2.", value=most
         )

@@ -1,7 +1,7 @@
-"""Keeps a worker known to its controller: registers, beats, registers again, and takes its leave.
+"""Keeps a worker registered with its controller: registers, sends heartbeats, registers again, and deregisters.
 
-One task on the event loop that nothing waits for: a controller that is slow, wrong or gone costs the worker no request,
-no thread and no more than two log lines a minute.
+Runs as one task on the event loop that nothing waits for: a slow, faulty or lost controller costs the worker no
+request, no thread and at most two log lines per minute.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ from typing import Final
 
 import httpx
 
-from llava.serve.protocol.original import HEART_BEAT_INTERVAL_S, WorkerStatus
+from llava.constants import WORKER_HEART_BEAT_INTERVAL
+from llava.serve.protocol.original import WorkerStatus
 from llava.serve.service.security import ClusterToken
 
 log = logging.getLogger(__name__)
 
 LOG_INTERVAL_S: Final = 30.0
+"""Shortest time between two warnings about the controller."""
 FIRST_RETRY_S: Final = 1.0
-LEAST_GAP_S: Final = 1.0
-"""Between two beats that the worker's load asks for."""
+"""Delay before the first retry; it doubles with each further one."""
+MIN_GAP_S: Final = 1.0
+"""Shortest time between two heartbeats, however often the load changes."""
 TIMEOUT_S: Final = 10.0
+"""Timeout of a request to the controller."""
 
 
 class Heartbeat:
-    """Ties one worker to one controller. Belongs to the event loop on which `start` is called."""
+    """Keeps one worker registered with one controller. Belongs to the event loop on which `start` is called."""
 
     def __init__(
         self,
@@ -37,14 +41,15 @@ class Heartbeat:
         status: Callable[[], WorkerStatus],
         *,
         token: ClusterToken | None = None,
-        interval_s: float = HEART_BEAT_INTERVAL_S,
+        interval_s: float = WORKER_HEART_BEAT_INTERVAL,
     ):
         """
         Args:
-            controller: its address, such as http://localhost:10000.
-            worker: the address under which the controller reaches this worker.
-            status: what to tell about this worker now.
+            controller: URL of the controller, such as http://localhost:10000.
+            worker: URL at which the controller reaches this worker.
+            status: returns the current state of this worker.
             token: proves that this worker belongs to the controller's cluster.
+            interval_s: seconds between two heartbeats.
         """
         self.registered = False
         self._controller = controller.rstrip("/")
@@ -59,7 +64,7 @@ class Heartbeat:
         self._troubled = False
 
     async def start(self, *, wait_s: float = 5.0) -> None:
-        """Begins to register and beat; returns once registered, or after `wait_s` without."""
+        """Starts to register and to send heartbeats; returns once registered, or after `wait_s` seconds."""
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="heartbeat")
         for _ in range(max(1, round(wait_s / 0.02))):
@@ -68,18 +73,18 @@ class Heartbeat:
             await asyncio.sleep(0.02)
 
     def soon(self) -> None:
-        """Asks for a beat before its time, because the worker's load has changed. Costs nothing."""
+        """Requests an early heartbeat, because the worker's load has changed. Returns at once."""
         self._early.set()
 
     async def stop(self) -> None:
-        """Stops beating and tells the controller that this worker is gone; waits at most a second for it."""
+        """Stops the heartbeats and deregisters the worker, waiting at most one second for the controller."""
         task, self._task = self._task, None
         if task is None or self._client is None:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         if self.registered:
-            # A controller of the original has no such route: it forgets us when the beats stay away.
+            # The original's controller has no such route; it drops the worker when no more heartbeats arrive.
             with contextlib.suppress(httpx.HTTPError):
                 await self._post("/deregister_worker", {"worker_name": self._worker}, timeout_s=1.0)
         self.registered = False
@@ -93,25 +98,25 @@ class Heartbeat:
             try:
                 await self._beat()
             except httpx.HTTPStatusError as error:
-                self._complain(f"refused this worker: {_reason(error.response)}")
+                self._complain(f"refused this worker ({_reason(error.response)})")
                 delay_s, retry_s = _jittered(retry_s), min(2 * retry_s, self._interval_s)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 self._complain(f"cannot be reached ({type(error).__name__})")
                 delay_s, retry_s = _jittered(retry_s), min(2 * retry_s, self._interval_s)
             else:
                 self._recovered()
-                # A little sooner than promised, and no two workers in step.
+                # Slightly early, so that no heartbeat is late and workers do not stay synchronised.
                 delay_s, retry_s = self._interval_s * random.uniform(0.9, 1.0), FIRST_RETRY_S
 
     async def _pause(self, delay_s: float) -> None:
-        """Waits for `delay_s`, or until load has changed; in trouble only time counts."""
+        """Waits for `delay_s` seconds, or until the load changes; load does not count while the controller fails."""
         if self._troubled or not self.registered:
             await asyncio.sleep(delay_s)
             return
-        least_s = min(LEAST_GAP_S, delay_s)
-        await asyncio.sleep(least_s)
+        min_s = min(MIN_GAP_S, delay_s)
+        await asyncio.sleep(min_s)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._early.wait(), delay_s - least_s)
+            await asyncio.wait_for(self._early.wait(), delay_s - min_s)
         self._early.clear()
 
     async def _beat(self) -> None:
@@ -132,7 +137,7 @@ class Heartbeat:
                 },
             )
             self.registered = True
-            log.info("registered %s with the controller %s", self._worker, self._controller)
+            log.info("Registered %s with the controller %s.", self._worker, self._controller)
 
     async def _post(self, path: str, body: dict[str, object], timeout_s: float = TIMEOUT_S) -> httpx.Response:
         assert self._client is not None
@@ -144,11 +149,15 @@ class Heartbeat:
         self._troubled = True
         if now - self._last_line_s >= LOG_INTERVAL_S:
             self._last_line_s = now
-            log.warning("the controller %s %s; this worker goes on answering and keeps trying", self._controller, what)
+            log.warning(
+                "The controller %s %s. This worker continues to answer and keeps trying to register.",
+                self._controller,
+                what,
+            )
 
     def _recovered(self) -> None:
         if self._troubled:
-            log.info("the controller %s answers again", self._controller)
+            log.info("The controller %s answers again.", self._controller)
         self._troubled = False
 
 
@@ -157,7 +166,7 @@ def _jittered(seconds: float) -> float:
 
 
 def _reason(response: httpx.Response) -> str:
-    """The controller's own words, if it has any, on one line."""
+    """Returns the status and, if the controller gives one, its error message."""
     try:
         content = response.json()
     except ValueError:

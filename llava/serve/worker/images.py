@@ -1,6 +1,6 @@
-"""The images of a request: from what a client sent to checked bytes or decoded images, off the event loop.
+"""Reads the images of requests: checks and decodes them without blocking the event loop.
 
-Nothing is read from disk on a request's word, and nothing fetched unless the operator named the host.
+A request can never make it read a file, and makes it fetch an image only from a host that the operator allows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llava.errors import ImageDamaged, ImageShapeError, ImageTooLarge, ImageUrlRefused, UnsupportedImage
-from llava.images.formats import decoder_errors, recognise
+from llava.images.formats import MEDIA_TYPES, decoder_errors, recognise
 from llava.images.loading import ImageLimits, decode_image
 
 if TYPE_CHECKING:
@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MEDIA_TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WebP": "image/webp", "GIF": "image/gif"}
-"""The kinds that services take; command lines read a few more."""
 MAX_ASPECT: Final = 200
-"""Longer side by shorter side."""
-_PIXELS_A_REQUEST: Final = 2
-"""How many times the largest single image all images of one request may have together."""
+"""Largest ratio of the longer to the shorter side."""
+_REQUEST_PIXELS: Final = 2
+"""Limit of all images of a request together, as a multiple of the limit of one image."""
 
 _DATA_URI: Final = re.compile(r"data:(?P<media>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*:")
@@ -38,62 +36,66 @@ _ALIASES: Final = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "imag
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """An image's own bytes, of a kind that is taken; not decoded yet."""
+    """The bytes of an image in an accepted format, not decoded yet."""
 
     data: bytes
     media_type: str
     name: str
-    """What messages call it."""
+    """The name of the image in error messages."""
     num_pixels: int
-    """By its header."""
+    """Width times height according to its header."""
 
     def as_data_uri(self) -> str:
+        """Returns the image as a data URI."""
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
 @dataclass
 class ImageReader:
-    """Reads the images of requests in a few threads of its own, so that a heavy one delays images and no stream."""
+    """Reads the images of requests on threads of its own, so that a large image delays other images but no stream."""
 
     allowed_hosts: frozenset[str] = frozenset()
-    """Host names that http(s) addresses may have; none by default."""
+    """Hosts from which images may be fetched, in lower case."""
     limits: ImageLimits = field(default_factory=lambda: ImageLimits(max_bytes=20 * 1024 * 1024))
+    """Limits of each image."""
     time_limit_s: float = 30.0
-    """For all images of one request together, waiting included."""
+    """Seconds for reading all images of a request, including the wait for a thread."""
     num_threads: int = 2
+    """Number of images read at once."""
     on_decoded: Callable[[float], None] = lambda seconds: None
-    """Told how long each image took."""
+    """Called with the seconds that decoding an image took."""
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="images")
 
     async def read(self, sources: Sequence[tuple[str, str]]) -> list[EncodedImage]:
-        """The bytes of a request's images, checked as far as that costs no decoding.
+        """Returns the bytes of a request's images, after all checks that are possible without decoding.
 
         Args:
-            sources: what the client sent (data URI, base64 text or address) and what to call it in messages.
+            sources: for each image, what the client sent (data URI, base64 text or address) and its name in messages.
 
         Raises:
-            ImageError: the first one that is wrong, by name; or all together are too large.
+            ImageError: names the first invalid image, or says that all images together are too large.
         """
         images = await self._run(self._read, sources)
         num_pixels = sum(image.num_pixels for image in images)
-        if num_pixels > _PIXELS_A_REQUEST * self.limits.max_pixels:
+        if num_pixels > _REQUEST_PIXELS * self.limits.max_pixels:
             raise ImageTooLarge(
-                f"the images have {num_pixels / 1e6:.0f} megapixels together, the limit is "
-                f"{_PIXELS_A_REQUEST * self.limits.max_pixels / 1e6:.0f}. Resize them."
+                f"the images of the request have {num_pixels / 1e6:.0f} megapixels in total; the limit is "
+                f"{_REQUEST_PIXELS * self.limits.max_pixels / 1e6:.0f}. Resize them."
             )
         return images
 
     async def decode(self, images: Sequence[EncodedImage]) -> list[Image.Image]:
-        """The images themselves, upright and RGB.
+        """Returns the decoded images, upright and in RGB.
 
         Raises:
-            ImageError: the first one that is damaged, by name.
+            ImageError: names the first damaged image.
         """
         return await self._run(self._decode, [(image,) for image in images])
 
     def close(self) -> None:
+        """Ends the threads; images that are waiting are not read any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
@@ -103,7 +105,7 @@ class ImageReader:
             return list(await asyncio.wait_for(asyncio.gather(*tasks), self.time_limit_s))
         except asyncio.TimeoutError as error:
             raise ImageTooLarge(
-                f"the images were not read within {self.time_limit_s:g} s. Send smaller ones, or try again later."
+                f"the images could not be read within {self.time_limit_s:g} s. Send smaller images, or try again later."
             ) from error
         finally:
             for task in tasks:
@@ -117,17 +119,17 @@ class ImageReader:
             data = self._base64(source[header.end() :], name)
             declared = header["media"]
         elif source[:5].lower() == "data:":
-            raise ImageDamaged(f"{name}: not an image's data URI. Write data:image/png;base64,<data>.")
+            raise ImageDamaged(f"{name}: not a valid data URI of an image. Write data:image/png;base64,<data>.")
         elif _ADDRESS.match(source):
             data = self._fetch(source, name)
         else:
             data = self._base64(source, name)
         label = recognise(data, name).label
         if label not in MEDIA_TYPES:
-            raise UnsupportedImage(f"{name}: {label} images are not taken here. Send {', '.join(MEDIA_TYPES)}.")
+            raise UnsupportedImage(f"{name}: {label} images are not accepted here. Send {', '.join(MEDIA_TYPES)}.")
         media_type = MEDIA_TYPES[label]
         if declared is not None and _ALIASES.get(declared.lower(), declared.lower()) != media_type:
-            raise ImageDamaged(f"{name}: the data URI says {declared[:40]}, its data are {media_type}.")
+            raise ImageDamaged(f"{name}: the data URI declares {declared[:40]}, but its data is {media_type}.")
         return EncodedImage(data, media_type, name, self._num_pixels(data, name))
 
     def _decode(self, encoded: EncodedImage) -> Image.Image:
@@ -137,26 +139,29 @@ class ImageReader:
         return image
 
     def _num_pixels(self, data: bytes, name: str) -> int:
-        """Width times height by the image's header, whose proportions are checked too."""
+        """Returns width times height according to the image's header, after checking its proportions."""
         kind = recognise(data, name)
         try:
             width, height = (kind.header_size(data) if kind.header_size else None) or kind.open(data).size
         except decoder_errors() as error:
-            raise ImageDamaged(f"{name}: damaged or cut short; it cannot be decoded.") from error
+            raise ImageDamaged(f"{name}: the image is damaged or truncated and cannot be decoded.") from error
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise ImageShapeError(
-                f"{name}: {width} x {height} pixels; one side may be {MAX_ASPECT} times the other. Crop it."
+                f"{name}: the image has {width} x {height} pixels; one side may be at most {MAX_ASPECT} times the "
+                "other. Crop it."
             )
         if width * height > self.limits.max_pixels:
             raise ImageTooLarge(
-                f"{name}: {width * height / 1e6:.0f} megapixels, the limit is {self.limits.max_pixels / 1e6:.0f}. "
-                "Resize the image."
+                f"{name}: the image has {width * height / 1e6:.0f} megapixels; the limit is "
+                f"{self.limits.max_pixels / 1e6:.0f}. Resize it."
             )
         return width * height
 
     def _base64(self, text: str, name: str) -> bytes:
         if len(text) * 3 // 4 - 2 > self.limits.max_bytes:
-            raise ImageTooLarge(f"{name}: more than {self.limits.max_bytes / 2**20:.0f} MiB. Compress or resize it.")
+            raise ImageTooLarge(
+                f"{name}: the image is larger than {self.limits.max_bytes / 2**20:.0f} MiB. Compress or resize it."
+            )
         try:
             return base64.b64decode(re.sub(r"[\r\n]", "", text), validate=True)
         except (binascii.Error, ValueError) as error:
@@ -167,7 +172,7 @@ class ImageReader:
     def _fetch(self, address: str, name: str) -> bytes:
         if not self.allowed_hosts or not address.lower().startswith(("http://", "https://")):
             raise ImageUrlRefused(
-                f"{name}: images are not fetched by address here. Send the image as a data URI: "
+                f"{name}: images are not fetched from this address. Send the image as a data URI: "
                 "data:image/png;base64,<data>."
             )
         from llava.images.fetching import UrlPolicy, fetch

@@ -1,52 +1,55 @@
-"""Another OpenAI-compatible engine as a worker's backend: messages go out, pieces of text come back."""
+"""Lets another OpenAI-compatible engine answer the requests of a worker."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import httpx
-
-from llava.errors import InvalidRequest, WorkerLost
+from llava.errors import InvalidRequest, RemoteError, WorkerLost, WorkerTimeout
+from llava.serve.client.openai_client import ProtocolError, TokenUsage
 from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.protocol.original import GenerateRequest
 from llava.serve.service.metrics import Metrics
-from llava.serve.worker.backend import Ask, ChatEvents, Finished, TextDelta
+from llava.serve.worker.backend import StartChoice
 from llava.serve.worker.images import EncodedImage, ImageReader
 from llava.serve.worker.openai_messages import Dialogue, ImageSource, read_dialogue
 from llava.serve.worker.prompt_reader import read_prompt
 from llava.serve.worker.upstream import Upstream
+from llava.text_generation.answer_events import Answer, AnswerEvents, ServerAnswer
 from llava.text_generation.answer_text import UntilStop
 from llava.text_generation.settings import MAX_SEED
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S: Final = 5.0
+"""Seconds between two queries of the engine's queue."""
 _COMPLAINT_INTERVAL_S: Final = 30.0
 
 
 @dataclass
 class OpenAiBackend:
-    """Sends every request on to one engine."""
+    """Forwards every request to one engine."""
 
     name: str
-    """Under which this worker offers the engine's model."""
+    """The name that requests give as `model`."""
     upstream: Upstream
+    """The engine."""
     limit: int = 64
-    """Requests sent on at once. The engine queues by itself, so this only bounds what waits there."""
+    """Largest number of requests forwarded at once. The engine has its own queue, which this limit keeps short."""
     images: ImageReader = field(default_factory=ImageReader)
+    """Reads the images of requests."""
     wait_s: float = 600.0
-    """How long `start` waits for an engine that is still loading its model."""
+    """Seconds that `start` waits for an engine that is still loading its model."""
     poll_interval_s: float = POLL_INTERVAL_S
+    """Seconds between two queries of the engine's queue."""
     stop: tuple[str, ...] = ()
-    """Texts that end every answer, beside those a request asks for."""
+    """Texts that end every answer, in addition to the stop texts of a request."""
     stops_here: bool = False
-    """Match stop texts in this process, and hang up on the engine there: not every engine takes the field `stop`."""
+    """Finds stop texts in this process and cancels the request there, for engines that do not support `stop`."""
 
     def __post_init__(self) -> None:
         self._waiting = 0
@@ -59,7 +62,7 @@ class OpenAiBackend:
 
     @property
     def healthy(self) -> bool:
-        return True  # an engine that went away may come back: that is no reason to end this process
+        return True  # a lost engine may come back, so this process need not end
 
     @property
     def ready(self) -> bool:
@@ -69,7 +72,10 @@ class OpenAiBackend:
         return self._waiting
 
     def observe(self, metrics: Metrics) -> None:
-        """The engine keeps its own."""
+        """Does nothing: the engine has its own metrics."""
+
+    def ended(self, result: Answer | Exception) -> None:
+        """Does nothing: the engine has its own metrics."""
 
     async def start(self) -> None:
         await self._wait_for_engine()
@@ -83,11 +89,12 @@ class OpenAiBackend:
         self.images.close()
         await self.upstream.close()
 
-    async def legacy(self, request: GenerateRequest) -> Ask:
+    async def legacy(self, request: GenerateRequest) -> StartChoice:
         images = [ImageSource(image, f"images[{index}]") for index, image in enumerate(request.images or ())]
         reading = await asyncio.to_thread(read_prompt, request.prompt, images)
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        # The template's own end would cut answers of an engine that has another one: "###" begins a heading.
+        # The stop text of the prompt's template would cut the answers of an engine with another template: "###" is
+        # also the beginning of a heading.
         stops = [text for text in stops if text and text != reading.stop]
         settings = {
             "temperature": request.temperature,
@@ -95,9 +102,9 @@ class OpenAiBackend:
             "max_tokens": request.max_new_tokens,
             "stop": stops,
         }
-        return await self._ask(reading.dialogue, settings, None)
+        return await self._prepared(reading.dialogue, settings, None)
 
-    async def chat(self, request: ChatRequest) -> Ask:
+    async def chat(self, request: ChatRequest) -> StartChoice:
         settings = {
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -105,56 +112,50 @@ class OpenAiBackend:
             "max_tokens": request.limit,
             "stop": request.stops,
         }
-        return await self._ask(read_dialogue(request.messages), settings, request.seed)
+        return await self._prepared(read_dialogue(request.messages), settings, request.seed)
 
-    async def _ask(self, dialogue: Dialogue, settings: dict[str, Any], seed: int | None) -> Ask:
+    async def _prepared(self, dialogue: Dialogue, settings: dict[str, Any], seed: int | None) -> StartChoice:
         encoded = await self.images.read([(image.source, image.name) for image in dialogue.images])
         stop = [*self.stop, *settings.pop("stop")]
         if stop and not self.stops_here:
             settings["stop"] = stop
         body = {name: value for name, value in settings.items() if value is not None} | {
-            "messages": _messages(dialogue, encoded),
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            "messages": _messages(dialogue, encoded)
         }
 
-        def ask(index: int) -> ChatEvents:
-            # Choices that began from one seed would all be the same answer.
-            own = {} if seed is None else {"seed": (seed + index) & MAX_SEED}
-            return self._events(body | own, stop if self.stops_here else ())
+        async def start(choice: int) -> AnswerEvents:
+            # Choices with the same seed would all be the same answer.
+            own_seed = {} if seed is None else {"seed": (seed + choice) & MAX_SEED}
+            return self._events(body | own_seed, stop if self.stops_here else ())
 
-        return ask
+        return start
 
-    async def _events(self, body: dict[str, Any], stop: Sequence[str]) -> ChatEvents:
-        """
+    async def _events(self, body: dict[str, Any], stop: Sequence[str]) -> AnswerEvents:
+        """Yields the events of one choice.
+
         Args:
-            stop: texts to end at that the engine is not told of.
+            stop: texts that end the answer and that the engine does not know about.
         """
-        answer = UntilStop(stop)
+        answer, until_stop = ServerAnswer(), UntilStop(stop)
         reason: str | None = None
-        num_deltas = 0
-        usage: Any = None
+        usage: TokenUsage | None = None
         async with aclosing(self.upstream.chunks(body)) as chunks:
             async for chunk in chunks:
-                usage = chunk.get("usage") or usage
-                for choice in chunk.get("choices") or ():
-                    text = (choice.get("delta") or {}).get("content")
-                    if text:
-                        num_deltas += 1
-                        yield TextDelta(answer.push(str(text)), 1)
-                    reason = choice.get("finish_reason") or reason
-                if answer.stopped:
+                usage = chunk.usage or usage
+                reason = chunk.finish_reason or reason
+                if chunk.text:
+                    yield answer.piece(until_stop.push(chunk.text), num_new_tokens=1)
+                if until_stop.stopped:
                     reason = "stop"
                     break
-        if reason is None:
-            raise WorkerLost("the engine behind this worker broke off in the middle of an answer. Ask again.")
-        if rest := answer.flush():
-            yield TextDelta(rest, 0)
-        yield Finished(
+        if rest := until_stop.flush():
+            yield answer.piece(rest)
+        for event in answer.end(
             "length" if reason == "length" else "stop",
-            _count(usage, "prompt_tokens", 0),
-            _count(usage, "completion_tokens", num_deltas),
-        )
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else None,
+        ):
+            yield event
 
     async def _wait_for_engine(self) -> None:
         loop = asyncio.get_running_loop()
@@ -163,26 +164,29 @@ class OpenAiBackend:
             try:
                 names = await self.upstream.models()
                 break
-            except httpx.HTTPStatusError as error:
-                status = error.response.status_code
+            except ProtocolError:
+                names = []  # some engines have no list of models
+                break
+            except RemoteError as error:
+                status = error.status
                 if status in (401, 403):
                     raise InvalidRequest(
-                        f"{self.upstream.url}: the engine refuses this worker's key (HTTP {status}). Name the "
-                        "environment variable that holds it with --backend-key-env."
+                        f"{self.upstream.url}: the engine rejects this worker's key (HTTP {status}). Name the "
+                        "environment variable that holds the key with --backend-key-env."
                     ) from error
                 if status == 404:
-                    names = []  # some engines have no such list
+                    names = []
                     break
                 trouble = f"it answers with HTTP {status}"
-            except httpx.HTTPError as error:
-                trouble = f"it does not answer ({type(error).__name__})"  # it may still be loading
+            except (WorkerLost, WorkerTimeout):
+                trouble = "it does not answer"  # it may still be loading
             if loop.time() >= deadline:
                 raise WorkerLost(
-                    f"{self.upstream.url}: no engine answered within {self.wait_s:g} s: {trouble}. Start it, or "
-                    "correct --backend-url (it ends in /v1)."
+                    f"{self.upstream.url}: no engine answered within {self.wait_s:g} s ({trouble}). Start it, or "
+                    "correct --backend-url (usually it ends in /v1)."
                 )
             if loop.time() >= next_line:
-                log.info("waiting for the engine at %s: %s", self.upstream.url, trouble)
+                log.info("Waiting for the engine at %s: %s.", self.upstream.url, trouble)
                 next_line = loop.time() + _COMPLAINT_INTERVAL_S
             await asyncio.sleep(min(1.0, self.wait_s / 4))
         if names and self.upstream.model not in names:
@@ -192,23 +196,23 @@ class OpenAiBackend:
             )
 
     async def _keep_looking(self) -> None:
-        """Follows the engine's queue, and whether it is there at all."""
+        """Watches whether the engine can be reached, and how many requests wait in its queue."""
         last_line = float("-inf")
         while True:
             try:
                 self._waiting = await self.upstream.queue_length()
                 self._reachable = True
-            except httpx.HTTPError as error:
+            except (WorkerLost, WorkerTimeout):
                 self._reachable, self._waiting = False, 0
                 now = asyncio.get_running_loop().time()
                 if now - last_line >= _COMPLAINT_INTERVAL_S:
                     last_line = now
-                    log.warning("the engine at %s cannot be reached (%s)", self.upstream.url, type(error).__name__)
+                    log.warning("The engine at %s cannot be reached.", self.upstream.url)
             await asyncio.sleep(self.poll_interval_s)
 
 
 def _messages(dialogue: Dialogue, encoded: Sequence[EncodedImage]) -> list[dict[str, Any]]:
-    """The dialogue as OpenAI messages, every image as a data URI."""
+    """Returns the dialogue as OpenAI messages, with each image as a data URI."""
     left = iter(encoded)
     messages: list[dict[str, Any]] = []
     if dialogue.system:
@@ -225,10 +229,3 @@ def _messages(dialogue: Dialogue, encoded: Sequence[EncodedImage]) -> list[dict[
         ]
         messages.append({"role": turn.role, "content": parts})
     return messages
-
-
-def _count(usage: Any, name: str, otherwise: int) -> int:
-    value = usage.get(name) if isinstance(usage, dict) else None
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return max(0, int(value))  # type: ignore[arg-type]
-    return otherwise

@@ -1,4 +1,4 @@
-"""From the messages of a chat request to one prompt in the words of the checkpoint's own template."""
+"""Turns the messages of a chat request into one prompt in the checkpoint's own template."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
 from llava.conversation import Conversation, SeparatorStyle, template
 from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError
 from llava.prompting import Prompt, place_images
-from llava.serve.protocol.openai_requests import ImagePart, Message, RefusalPart, TextPart
-from llava.serve.protocol.original import MAX_IMAGES
+from llava.serve.protocol.constants import MAX_IMAGES
+from llava.serve.protocol.openai_requests import ChatMessage, ImagePart, RefusalPart, TextPart
 from llava.template_choice import default_template_for, release_of
 
 _CHATML_SYSTEM: Final = "<|im_start|>system\n"
@@ -20,90 +20,92 @@ _CHATML_SYSTEM: Final = "<|im_start|>system\n"
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image's place in a turn."""
+    """An image of a turn, not read yet."""
 
     source: str
-    """Data URI or address, as it came."""
+    """A data URI or an address, as the client sent it."""
     name: str
-    """What messages call it, such as `messages[0].content[1]`."""
+    """The name of the image in error messages, such as `messages[0].content[1]`."""
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChatTurn:
+    """One turn of a dialogue."""
+
     role: Literal["user", "assistant"]
     parts: tuple[str | ImageSource, ...]
-    """Texts and images in reading order, no text empty."""
+    """Texts and images in reading order; no text is empty."""
 
     @property
     def images(self) -> list[ImageSource]:
+        """The images of the turn, in reading order."""
         return [part for part in self.parts if isinstance(part, ImageSource)]
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation in which turns alternate and the last is the user's."""
+    """A conversation in which the turns of user and assistant alternate, ending with the user's."""
 
     system: str | None
-    turns: tuple[Turn, ...]
+    turns: tuple[ChatTurn, ...]
 
     @property
     def images(self) -> list[ImageSource]:
-        """In reading order."""
+        """The images of all turns, in reading order."""
         return [image for turn in self.turns for image in turn.images]
 
 
-def read_dialogue(messages: Sequence[Message]) -> Dialogue:
-    """Checks the order of messages and sorts them into a dialogue.
+def read_dialogue(messages: Sequence[ChatMessage]) -> Dialogue:
+    """Checks the order of messages and returns them as a dialogue.
 
     Raises:
-        TemplateError: roles out of order, an empty turn, a system message after the first turn, an assistant's last
-            word; names the message.
-        InvalidRequest: more than `MAX_IMAGES` images.
+        TemplateError: names a message that is empty or out of order.
+        InvalidRequest: there are more than `MAX_IMAGES` images.
     """
     system: list[str] = []
-    turns: list[Turn] = []
+    turns: list[ChatTurn] = []
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if message.role in ("system", "developer"):
             if turns:
-                raise TemplateError(f"{where}: a system message goes before the first question, not after it.")
+                raise TemplateError(f"{where}: a system message must come before the first question.")
             system.append(_system_text(where, message))
             continue
         expected = ("user", "assistant")[len(turns) % 2]
         if message.role != expected:
             raise TemplateError(
-                f"{where}: the role is {message.role!r}, expected {expected!r}: turns of user and assistant alternate, "
-                "beginning with the user. Join neighbouring messages of one role into one."
+                f"{where}: the role is {message.role!r}, expected {expected!r}: user and assistant must alternate, "
+                "starting with the user. Join consecutive messages of one role."
             )
-        turns.append(Turn("user" if message.role == "user" else "assistant", _parts(where, message)))
+        turns.append(ChatTurn("user" if message.role == "user" else "assistant", _parts(where, message)))
     if not turns:
         raise TemplateError("messages: there is no user message to answer.")
     if turns[-1].role == "assistant":
         raise TemplateError(
-            f"messages[{len(messages) - 1}]: the last message is the assistant's. End with the user's; to continue an "
-            "answer is not supported."
+            f"messages[{len(messages) - 1}]: the last message is the assistant's; it must be the user's. "
+            "Continuing an answer is not supported."
         )
     dialogue = Dialogue("\n".join(system) if system else None, tuple(turns))
     if len(dialogue.images) > MAX_IMAGES:
-        raise InvalidRequest(f"{len(dialogue.images)} images in one request, the limit is {MAX_IMAGES}.")
+        raise InvalidRequest(f"the request has {len(dialogue.images)} images; the limit is {MAX_IMAGES}.")
     return dialogue
 
 
-def _system_text(where: str, message: Message) -> str:
+def _system_text(where: str, message: ChatMessage) -> str:
     texts = []
     for part in message.parts:
         if not isinstance(part, TextPart):
-            raise TemplateError(f"{where}: a {message.role} message holds text only.")
+            raise TemplateError(f"{where}: a {message.role} message must contain text only.")
         texts.append(part.text)
     return "\n".join(texts)
 
 
-def _parts(where: str, message: Message) -> tuple[str | ImageSource, ...]:
+def _parts(where: str, message: ChatMessage) -> tuple[str | ImageSource, ...]:
     parts: list[str | ImageSource] = []
     for index, part in enumerate(message.parts):
         if isinstance(part, ImagePart):
             if message.role == "assistant":
-                raise TemplateError(f"{where}.content[{index}]: only the user's messages may hold images.")
+                raise TemplateError(f"{where}.content[{index}]: only messages of the user may contain images.")
             parts.append(ImageSource(part.image_url.url, f"{where}.content[{index}]"))
             continue
         text = part.refusal if isinstance(part, RefusalPart) else part.text
@@ -115,27 +117,25 @@ def _parts(where: str, message: Message) -> tuple[str | ImageSource, ...]:
 
 
 def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mode: str | None = None) -> Prompt:
-    """The dialogue as a prompt that opens the assistant's turn, with one `<image>` an image.
+    """Returns the dialogue as a prompt that opens the assistant's turn, with one `<image>` marker per image.
 
-    Images go where the checkpoint's training had them (before the question, or behind it in v0); only where texts
-    and images of one message take turns, their order is kept, because then it means something.
+    Images are placed where the checkpoint's training placed them: before the question, or after it for v0. If texts and
+    images of a message alternate, their order is kept, because it is significant.
 
     Args:
-        config: the model's config; decides the template.
-        name: the model's name, for checkpoints whose config cannot tell their template.
+        config: the model's config; it decides the template.
+        name: the model's name, for checkpoints whose config does not determine their template.
         conv_mode: name of a template; None takes the checkpoint's own.
 
     Raises:
-        UnknownTemplate: no such `conv_mode`.
-        ImageTokenMismatch: a text says `<image>` itself, and not once an image.
-        TemplateError: the template has no place for such a dialogue.
+        UnknownTemplate: there is no template named `conv_mode`.
+        ImageTokenMismatch: a text contains image markers of its own.
+        TemplateError: the template cannot express the dialogue.
     """
     release = release_of(config)
     conversation = template(conv_mode or default_template_for(config, name=name), release=release).copy()
     if conversation.sep_style is SeparatorStyle.PLAIN:
-        raise TemplateError(
-            f"the model's template {conversation.name!r} holds one text and no roles; such a checkpoint cannot chat."
-        )
+        raise TemplateError(f"the model cannot chat: its template {conversation.name!r} is plain text without roles.")
     if dialogue.system is not None:
         conversation.system = _system(conversation, dialogue.system)
     for turn in dialogue.turns:
@@ -155,27 +155,27 @@ def _system(conversation: Conversation, text: str) -> str:
     return _CHATML_SYSTEM + text if conversation.system.startswith(_CHATML_SYSTEM) else text
 
 
-def _user_message(conversation: Conversation, turn: Turn, *, first: bool) -> Any:
+def _user_message(conversation: Conversation, turn: ChatTurn, *, first: bool) -> Any:
     if _interleaved(turn.parts):
         marked = [DEFAULT_IMAGE_TOKEN if isinstance(part, ImageSource) else _literal(part) for part in turn.parts]
         return "\n".join(marked)
     texts = [part for part in turn.parts if isinstance(part, str)]
     text = place_images("\n".join(texts), len(turn.images), first=first)
-    # A tuple is what lets a template move the images of a first turn to a place of its own (mmtag).
+    # Given a tuple, a template can move the images of a first turn to a place of its own (mmtag).
     return (text, turn.images, None) if turn.images else text
 
 
 def _interleaved(parts: Sequence[str | ImageSource]) -> bool:
-    """Whether an image stands between two texts, or a text between two images."""
+    """Returns whether an image is between two texts, or a text between two images."""
     changes = sum(isinstance(a, str) != isinstance(b, str) for a, b in pairwise(parts))
     return changes > 1
 
 
 def _literal(text: str) -> str:
-    """A text in which no marker may stand, because its images have places of their own."""
+    """Returns the text, after checking that it contains no image marker."""
     if DEFAULT_IMAGE_TOKEN in text or IMAGE_PLACEHOLDER in text:
         raise ImageTokenMismatch(
-            f"a message's text says {DEFAULT_IMAGE_TOKEN} itself beside images of its own, or in the assistant's "
-            "turn. Remove the marker from the text."
+            f"a message's text contains the marker {DEFAULT_IMAGE_TOKEN}, which is reserved here. "
+            "Remove it; images are placed automatically."
         )
     return text

@@ -1,7 +1,7 @@
-"""How many answers a worker gives at once, and how many more may wait.
+"""Limits how many choices a worker writes at once, and how many more may wait.
 
-A request reserves its places before anything is done for it, and gives back what it holds when its `with` block ends,
-however that happens. Nothing else changes the counts, so they return to zero after any number of errors.
+A request reserves its places before any work is done for it, and gives them back when its `with` block ends, for
+whatever reason. Nothing else changes the counts, so they return to zero after any number of errors.
 """
 
 from __future__ import annotations
@@ -15,35 +15,40 @@ from llava.errors import QueueFull
 
 
 class Permits:
-    """Places of a worker, given out in order of arrival. Belongs to one event loop."""
+    """The places of a worker, given out in order of arrival. Belongs to one event loop."""
 
     def __init__(self, limit: int, max_queue: int, *, on_wait: Callable[[float], None] = lambda seconds: None):
-        """`on_wait` is told how long each answer waited for its place."""
+        """
+        Args:
+            limit: number of choices written at once.
+            max_queue: number of choices that may wait.
+            on_wait: called with the seconds that each choice waited for its permit.
+        """
         self.limit = limit
         self.max_queue = max_queue
         self.in_use = 0
-        """Answers being generated."""
+        """Number of choices being written."""
         self.waiting = 0
-        """Answers that have a place in the queue, or whose request is still being prepared."""
+        """Number of choices that wait for a permit, or whose request is still being prepared."""
         self._free = asyncio.Semaphore(limit)
         self._on_wait = on_wait
 
     @property
     def queue_length(self) -> int:
-        """Running and waiting answers together, as heartbeats report them."""
+        """Number of running and waiting choices, as heartbeats report it."""
         return self.in_use + self.waiting
 
     @contextmanager
     def reserve(self, count: int) -> Iterator[Reservation]:
-        """Places for `count` answers of one request, all or none.
+        """Reserves places for all `count` choices of a request, or for none.
 
         Raises:
-            QueueFull: there is no place left to wait in.
+            QueueFull: there are not enough places.
         """
         if self.queue_length + count > self.limit + self.max_queue:
             raise QueueFull(
-                f"{self.in_use} answers are being written here and {self.waiting} wait, which is all there is room "
-                "for. Ask again in a moment."
+                f"this worker is full: {self.in_use} answers are being written and {self.waiting} are waiting. "
+                "Ask again in a moment."
             )
         reservation = Reservation(self, count)
         self.waiting += count
@@ -76,5 +81,5 @@ class Reservation:
         self._permits = permits
 
     def hold(self) -> AbstractAsyncContextManager[None]:
-        """Waits for a free place, and holds it for the length of an `async with` block."""
+        """Waits for a permit and holds it for the length of an `async with` block."""
         return self._permits._hold(self)

@@ -1,7 +1,7 @@
-"""Reads a flattened prompt back into the turns it was made of, for engines that want messages and not a prompt.
+"""Reads a flattened prompt back into the turns it was made from, for engines that accept messages instead of prompts.
 
-A prompt does not say which template made it, but its roles and separators do. A reading counts only if rendering it
-again gives the same prompt, to the character; what cannot be read so is one message of the user.
+A prompt does not name its template, but its roles and separators reveal it. A result is accepted only if rendering it
+again gives exactly the same prompt; any other prompt becomes a single message of the user.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Final
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle, conv_templates, conv_templates_v0
-from llava.serve.worker.openai_messages import Dialogue, ImageSource, Turn
+from llava.serve.worker.openai_messages import ChatTurn, Dialogue, ImageSource
 
 _CHATML_SYSTEM: Final = "<|im_start|>system\n"
 _MARKER: Final = re.compile(
     rf"\n?(?:<Image>|{DEFAULT_IM_START_TOKEN})?{DEFAULT_IMAGE_TOKEN}(?:</Image>|{DEFAULT_IM_END_TOKEN})?\n?"
 )
-"""An image's marker with all that the templates put around one."""
+"""An image marker, together with everything that templates put around one."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a flattened prompt turned out to be."""
+    """The result of reading a flattened prompt."""
 
     dialogue: Dialogue
     stop: str | None
-    """The text that ends an answer of the template; an engine has its own, so it need not be told this one."""
+    """The text that ends an answer in the prompt's template. The engine's own template has its own."""
 
 
 def read_prompt(prompt: str, images: list[ImageSource]) -> Reading:
-    """The dialogue of a flattened prompt.
+    """Returns the dialogue of a flattened prompt.
 
     Args:
-        images: in the order of the prompt's `<image>` markers, one each.
+        images: one image per `<image>` marker of the prompt, in their order.
     """
     for form in _forms():
         conversation = _parse(prompt, form)
@@ -44,12 +44,12 @@ def read_prompt(prompt: str, images: list[ImageSource]) -> Reading:
             dialogue = _dialogue(conversation, images)
             if dialogue is not None:
                 return Reading(dialogue, form.stop_str)
-    return Reading(Dialogue(None, (Turn("user", _parts(prompt, iter(images))),)), None)
+    return Reading(Dialogue(None, (ChatTurn("user", _parts(prompt, iter(images))),)), None)
 
 
 @cache
 def _forms() -> tuple[Conversation, ...]:
-    """The templates without their texts: one of each style, pair of roles and pair of separators."""
+    """Returns the templates without their texts: one for each combination of style, roles and separators."""
     forms: dict[object, Conversation] = {}
     for conversation in (*conv_templates.values(), *conv_templates_v0.values()):
         key = (conversation.sep_style, conversation.roles, conversation.sep, conversation.sep2)
@@ -59,7 +59,7 @@ def _forms() -> tuple[Conversation, ...]:
 
 
 def _parse(prompt: str, form: Conversation) -> Conversation | None:
-    """The conversation that renders to `prompt` by this form, ending in an open turn of the assistant; else None."""
+    """Returns the conversation that renders to `prompt` in this form and ends in an open turn of the assistant."""
     read = _read_instructions if form.sep_style is SeparatorStyle.LLAMA_2 else _read_roles
     conversation = read(prompt, form)
     if conversation is None or len(conversation.messages) < 2 or conversation.messages[-1] != [form.roles[1], None]:
@@ -71,7 +71,7 @@ def _parse(prompt: str, form: Conversation) -> Conversation | None:
 
 
 def _read_roles(prompt: str, form: Conversation) -> Conversation | None:
-    """Splits at role names that follow a separator, which is how all styles but [INST] mark turns."""
+    """Splits at role names that follow a separator, which mark the turns in all styles except [INST]."""
     role_end = "" if form.sep_style is SeparatorStyle.MPT else ":"
     gap = " " if form.sep_style is SeparatorStyle.HEADED else ""
     separators = [form.sep] if gap else [text for text in (form.sep, form.sep2) if text]
@@ -118,16 +118,16 @@ def _read_instructions(prompt: str, form: Conversation) -> Conversation | None:
 
 
 def _dialogue(conversation: Conversation, images: list[ImageSource]) -> Dialogue | None:
-    """The conversation as messages with their images; None where an image stands outside the user's turns."""
+    """Returns the conversation as turns with their images, or None if an image is outside the user's turns."""
     left = iter(images)
-    turns: list[Turn] = []
+    turns: list[ChatTurn] = []
     for index, (_, text) in enumerate(conversation.messages[:-1]):
         if index % 2 and DEFAULT_IMAGE_TOKEN in text:
             return None
         parts = _parts(text, left) if index % 2 == 0 else (text,)
         if not parts:
             return None
-        turns.append(Turn("assistant" if index % 2 else "user", parts))
+        turns.append(ChatTurn("assistant" if index % 2 else "user", parts))
     system = conversation.system.removeprefix(_CHATML_SYSTEM).strip()
     return None if DEFAULT_IMAGE_TOKEN in system else Dialogue(system or None, tuple(turns))
 

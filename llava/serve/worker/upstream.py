@@ -1,7 +1,7 @@
-"""Talks to an OpenAI-compatible engine: streams an answer, reads its queue, gives its errors our names.
+"""Asks an OpenAI-compatible engine on behalf of a worker, and decides what a client may learn about its failures.
 
-Address and key come from the operator alone. Nothing of a client's request but the conversation and its settings
-reaches the engine, and of the engine's words only those about a client's own mistake reach the client.
+The address and the key come from the operator alone. Of a client's request, only the conversation and its settings
+reach the engine; of the engine's error messages, only those about a mistake of the client reach the client.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
-
-import httpx
+from urllib.parse import urlsplit
 
 from llava.errors import (
     EngineFailed,
@@ -24,7 +23,8 @@ from llava.errors import (
     WorkerLost,
     WorkerTimeout,
 )
-from llava.serve.protocol.sse import json_or_none, read_events
+from llava.serve.client.http_errors import is_http_url
+from llava.serve.client.openai_client import ChatChunk, OpenAIClient
 from llava.serve.service.tracing import outgoing_headers
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -34,93 +34,80 @@ QUEUE_GAUGES: Final = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "lm
 
 _SAMPLE: Final = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{.*\})?\s+(\S+)", re.MULTILINE)
 _CLIENTS_FAULT: Final = (400, 413, 415, 422)
+_LONGEST_WAIT_S: Final = 9999.0
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """One engine."""
+    """An engine and one of its models."""
 
-    url: str
-    """Where its `/chat/completions` is, such as http://host:8000/v1."""
     model: str
-    """What the engine calls its model."""
-    client: httpx.AsyncClient
+    """The engine's own name for the model."""
+    client: OpenAIClient
 
     @classmethod
     def connect(cls, url: str, model: str, key: str | None) -> Upstream:
-        """
+        """Returns the engine at `url`; nothing is sent yet.
+
         Raises:
-            InvalidRequest: `url` is no http(s) address.
+            InvalidRequest: `url` is not an http(s) URL.
         """
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL:
-            parsed = None
-        # Never shown: a password may stand in it.
-        if parsed is None or parsed.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", parsed.host):
-            raise InvalidRequest("--backend-url: this is no http(s) address. Write http://HOST:PORT/v1.")
-        if parsed.userinfo:
-            raise InvalidRequest("--backend-url: write it without user name and password; see --backend-key-env.")
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=None)
-        # A connection a request: one kept alive may be closed by the engine in the moment of the next request.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        client = httpx.AsyncClient(
-            headers=headers, timeout=timeout, limits=limits, trust_env=False, follow_redirects=False
+        # The address is not shown: it may contain a password.
+        if not is_http_url(url):
+            raise InvalidRequest("--backend-url: not an http(s) URL. Write http://HOST:PORT/v1.")
+        if "@" in urlsplit(url).netloc:
+            raise InvalidRequest("--backend-url: must not contain a user name or password. Use --backend-key-env.")
+        return cls(
+            model,
+            OpenAIClient(url, key=key or "", timeout_s=SILENCE_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S),
         )
-        return cls(url.rstrip("/"), model, client)
 
-    async def chunks(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of a streamed chat completion. Closing the generator closes the connection, which cancels.
+    @property
+    def url(self) -> str:
+        """Where the engine's `/chat/completions` is, such as http://host:8000/v1."""
+        return self.client.base_url
+
+    async def chunks(self, body: Mapping[str, Any]) -> AsyncGenerator[ChatChunk, None]:
+        """Yields the chunks of a streamed chat completion. Closing the generator cancels the request in the engine.
 
         Raises:
-            LlavaError: the engine's refusal or failure, under our own names.
+            LlavaError: the engine's refusal or failure, in words that are fit for a client.
         """
         try:
-            async with self.client.stream(
-                "POST", f"{self.url}/chat/completions", json={**body, "model": self.model}, headers=outgoing_headers()
-            ) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise error_of(
-                        response.status_code, json_or_none(response.content), response.headers.get("retry-after")
-                    )
-                async with aclosing(_events(response)) as events:
-                    async for data in events:
-                        if data == "[DONE]":
-                            return
-                        yield _chunk(data)
-        except httpx.TimeoutException as error:
-            raise WorkerTimeout("the engine behind this worker gave no answer in time. Ask again.") from error
-        except httpx.HTTPError as error:
+            async with aclosing(
+                self.client.stream_chat({**body, "model": self.model}, headers=outgoing_headers())
+            ) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except RemoteError as error:
+            raise _for_clients(error) from error
+        except WorkerTimeout as error:
+            raise WorkerTimeout("the engine behind this worker did not answer in time. Ask again.") from error
+        except WorkerLost as error:
             raise WorkerLost("the engine behind this worker cannot be reached, or broke off. Ask again.") from error
 
     async def models(self) -> list[str]:
-        """The names that the engine serves.
-
-        Raises:
-            httpx.HTTPError: no answer, or an error status.
-        """
-        response = (await self.client.get(f"{self.url}/models", timeout=CONNECT_TIMEOUT_S)).raise_for_status()
-        content = json_or_none(response.content)
-        entries = content.get("data") if isinstance(content, dict) else None
-        return [str(entry.get("id")) for entry in entries or () if isinstance(entry, dict)]
+        """Returns the names of the models that the engine serves. Raises what `OpenAIClient.models` raises."""
+        return await self.client.models()
 
     async def queue_length(self) -> int:
-        """Requests that wait inside of the engine, by its Prometheus metrics; 0 where it has none.
+        """Returns how many requests wait inside the engine, by its Prometheus metrics; 0 if it has no metrics.
 
         Raises:
-            httpx.HTTPError: no answer at all.
+            WorkerLost, WorkerTimeout: the engine does not answer.
         """
-        response = await self.client.get(f"{self.url.removesuffix('/v1')}/metrics", timeout=CONNECT_TIMEOUT_S)
-        return waiting_requests(response.text) if response.status_code == 200 else 0
+        try:
+            text = await self.client.text(f"{self.client.address}/metrics", timeout=CONNECT_TIMEOUT_S)
+        except RemoteError:
+            return 0
+        return waiting_requests(text)
 
     async def close(self) -> None:
-        await self.client.aclose()
+        await self.client.close()
 
 
 def waiting_requests(metrics: str) -> int:
-    """The depth of an engine's queue in the text of its metrics, all its models together."""
+    """Returns the length of an engine's queue, summed over its models, from the text of its metrics."""
     total = 0.0
     for name, value in _SAMPLE.findall(metrics):
         if name in QUEUE_GAUGES:
@@ -128,53 +115,30 @@ def waiting_requests(metrics: str) -> int:
                 total += float(value)
             except ValueError:
                 continue
-    return int(total) if 0 <= total <= 1e6 else 0  # also not for NaN
+    return int(total) if 0 <= total <= 1e6 else 0  # the comparison is also false for NaN
 
 
-def error_of(status: int, content: Any, retry_after: str | None = None) -> LlavaError:
-    """Our error for what an engine answered."""
-    error = content.get("error", content) if isinstance(content, dict) else None
-    error = error if isinstance(error, dict) else {}
+def _for_clients(error: RemoteError) -> LlavaError:
+    """The error for a client, from what the engine reported."""
+    status = error.status
     if status in _CLIENTS_FAULT:
-        message = _fit(str(error.get("message") or "the engine refuses this request"))
-        return RemoteError(message, code=_code(error.get("code")) or "invalid_request", status=status)
+        code = error.code if re.fullmatch(r"[a-z0-9_]{1,64}", error.code) else "invalid_request"
+        return RemoteError(_one_line(str(error)), code=code, status=status)
     if status in (429, 503):
-        wait_s = float(retry_after) if retry_after and re.fullmatch(r"\d{1,4}", retry_after) else 1.0
+        busy = "the engine behind this worker is busy. Ask again in a moment."
         kind = QueueFull if status == 429 else TryAgain
-        return kind("the engine behind this worker is busy. Ask again in a moment.", retry_after_s=wait_s)
+        return kind(busy, retry_after_s=min(error.retry_after_s or 1.0, _LONGEST_WAIT_S))
     if status in (401, 403, 404):
         return WorkerLost(
-            f"the engine behind this worker refuses it (HTTP {status}): its operator should look at the worker's "
-            "--backend-url, --backend-model and --backend-key-env."
+            f"the engine behind this worker refused the request (HTTP {status}). The operator should check the "
+            "worker's --backend-url, --backend-model and --backend-key-env."
         )
     if status in (408, 504):
         return WorkerTimeout("the engine behind this worker took too long. Ask again.")
     return EngineFailed(f"the engine behind this worker failed (HTTP {status}). Ask again.")
 
 
-async def _events(response: httpx.Response) -> AsyncGenerator[str, None]:
-    async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
-        async for data in read_events(chunks):
-            yield data
-
-
-def _chunk(data: str) -> dict[str, Any]:
-    content = json_or_none(data)
-    if not isinstance(content, dict):
-        raise WorkerLost("the engine behind this worker sends something that is no chat completion.")
-    if content.get("error") or content.get("object") == "error":
-        error = content.get("error")
-        numbers = [error.get(name) for name in ("code", "status")] if isinstance(error, dict) else []
-        status = next((number for number in numbers if isinstance(number, int) and 400 <= number < 600), 500)
-        raise error_of(status, content)
-    return content
-
-
-def _fit(message: str) -> str:
-    """An engine's message fit for a client: one line, not endless, without the addresses of a decoder's memory."""
+def _one_line(message: str) -> str:
+    """An engine's message as one line of bounded length, without memory addresses."""
     message = re.sub(r"0x[0-9a-fA-F]+", "0x…", message[:500])
     return "".join(char if char.isprintable() else " " for char in message)
-
-
-def _code(code: Any) -> str | None:
-    return code if isinstance(code, str) and re.fullmatch(r"[a-z0-9_]{1,64}", code) else None

@@ -54,16 +54,16 @@ def test_a_conversation_about_images_with_the_embedded_model(tmp_path: Path):
         terminal.type(pasted("word " * 4000))
         terminal.type("\r")
         terminal.wait_for(r"Prompt and images have \d+ tokens, but the model's context is 1024\.")
-        terminal.wait_for("The question is taken back: Up brings its text")
+        terminal.wait_for("The question was not added to the conversation")
 
         # Ctrl-C at the prompt leaves nothing but a hint.
         terminal.wait_for_prompt()
         terminal.type("half a quest")
         terminal.interrupt()
-        terminal.wait_for("Ctrl-D or /quit leaves")
+        terminal.wait_for("Press Ctrl-D or type /quit")
 
         terminal.enter(f"/save {talk}")
-        terminal.wait_for(r"Saved:\s")  # a long path goes into the next line
+        terminal.wait_for(r"Saved to\s")  # a long path goes into the next line
         terminal.wait_for_prompt()
         terminal.end_of_input()
         assert terminal.wait() == 0
@@ -93,7 +93,7 @@ def test_with_a_worker_ctrl_c_stops_it_and_its_death_is_a_sentence(worker: Servi
         assert f"llava-v1.5-tiny at {url}" in terminal.screen
         terminal.enter("Go on and on.", prompt=r"^\[1 image\] > $")
         wait_until(lambda: metric("llava:running") == 1, 120)
-        terminal.wait_for(r"Go on and on\.\n\n(?!.*thinking).*\S")
+        terminal.wait_for(r"Go on and on\.\n\n(?!.*Thinking).*\S")
         terminal.interrupt()
         terminal.wait_for("Stopped.")
         wait_until(lambda: metric("llava:running") == 0 and metric("llava:aborted_total") == 1)
@@ -108,14 +108,14 @@ def test_with_a_worker_ctrl_c_stops_it_and_its_death_is_a_sentence(worker: Servi
 
         terminal.enter("/retry")
         wait_until(lambda: metric("llava:running") == 1, 120)
-        terminal.wait_for(r"(?s)> /retry.*> /retry\n\n(?!.*thinking).*\S")
+        terminal.wait_for(r"(?s)> /retry.*> /retry\n\n(?!.*Thinking).*\S")
         worker.process.send_signal(signal.SIGKILL)
         terminal.wait_for(said(f"{url} broke off in the middle of its answer"))
         terminal.wait_for("/retry asks again")
         terminal.enter("/retry")
-        terminal.wait_for(said(f"{url} cannot be reached. Check the address, and that the service runs"))
+        terminal.wait_for(said(f"{url} cannot be reached. Check the address, and that the service is running"))
         terminal.enter(f"/save {tmp_path}/talk.md")
-        terminal.wait_for(r"Saved:\s")  # a long path goes into the next line
+        terminal.wait_for(r"Saved to\s")  # a long path goes into the next line
         terminal.enter("/quit")
         assert terminal.wait() == 0
     assert len(read_chat((tmp_path / "talk.md").read_bytes()).images) == 1

@@ -12,6 +12,7 @@ import torch
 from llava.engine import Answer, BatchSettings, EngineSettings
 from llava.errors import EngineFailed, OutOfMemory
 from tests.support.engines import answered_alone, ask, engine, facts, image, loaded, mixed_requests
+from tests.support.serving import wait_until
 
 NAME = "llava-v1.5-tiny"
 POISON = "zebra"
@@ -149,7 +150,24 @@ def test_cancelling_at_random_leaves_the_others_right_and_nothing_behind(running
     deadline = time.monotonic() + 30
     while running.queue_length and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert (running.queue_length, running.images_in_use, running._supervisor.num_running) == (0, 0, 0)
+    assert (running.queue_length, running.images_in_use, running._scheduler.batches.supervisor.num_running) == (0, 0, 0)
+
+
+def test_a_request_cancelled_before_its_preparation_never_reaches_the_model(running, monkeypatch):
+    scheduler = running._scheduler
+    batches, go_on = scheduler.batches, threading.Event()
+    prepare = batches._preparation.prepare
+    monkeypatch.setattr(batches._preparation, "prepare", lambda state: go_on.wait(60) and prepare(state))
+    first, second = (
+        scheduler.submit(ask(NAME, "Why?", image(0), max_new_tokens=2), lambda event: None) for _ in range(2)
+    )
+    second.cancelled = True  # what `cancel` does first, before the engine's thread hears of it
+    go_on.set()
+    wait_until(lambda: first.done and not batches._num_preparing)
+    assert (first.num_submissions, second.num_submissions) == (1, 0)
+    scheduler.cancel(second)
+    wait_until(lambda: running.queue_length == 0)
+    assert (running.stats.answered, running.stats.cancelled, running.stats.deaths) == (1, 1, 0)
 
 
 def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
@@ -158,7 +176,7 @@ def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
     def no_more(*args) -> None:
         raise EngineFailed("the device is gone")
 
-    one._supervisor._start = no_more
+    one._scheduler.batches.supervisor._start = no_more
 
     def always(step: list[int]) -> None:
         raise RuntimeError("unspecified launch failure")
@@ -173,7 +191,7 @@ def test_an_engine_that_cannot_go_on_says_so_to_everyone(break_step):
 
 
 def test_an_engine_whose_step_never_ends_is_not_healthy(running, break_step, monkeypatch):
-    monkeypatch.setattr("llava.engine.engine._WEDGED_S", 0.3)
+    monkeypatch.setattr("llava.engine.scheduler._WEDGED_S", 0.3)
     stuck, go_on = threading.Event(), threading.Event()
 
     def wait(step: list[int]) -> None:

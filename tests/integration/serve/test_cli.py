@@ -118,8 +118,8 @@ def test_a_key_comes_from_a_file_or_a_variable(served, command, tmp_path, monkey
     [
         (("-i", "none.png", "What?"), 1, "error: none.png: no such file"),
         (("-i", "README.md", "What?"), 1, "error: README.md: not an image that can be read; it looks like text."),
-        (("-i", "-", "What?"), 1, "nothing came from standard input; an image is expected"),
-        (("-i", "-"), 1, "the question is then an argument"),
+        (("-i", "-", "What?"), 1, "standard input is empty; expected an image"),
+        (("-i", "-"), 1, "give the question as an argument"),
         (("",), 1, "the message is empty"),
         ((), 1, "the message is empty"),
         (("--temperature", "9", "What?"), 1, "between 0 and 2"),
@@ -128,9 +128,9 @@ def test_a_key_comes_from_a_file_or_a_variable(served, command, tmp_path, monkey
         (("--load", "README.md", "What?"), 1, "README.md"),
         (("--load", "none.json", "What?"), 1, "error: none.json: No such file or directory"),
         (("--model", "other", "What?"), 1, "no model named 'other' is served here. Available: engine-model."),
-        (("--load-8bit", "--conv-template", "v1", "What?"), 1, "--load-8bit, --conv-mode: how a model is loaded"),
-        (("--api-key-env", "NO_SUCH_VARIABLE", "What?"), 1, "the variable NO_SUCH_VARIABLE: no API key is there"),
-        (("--api-key-file", "README.md", "What?"), 1, "README.md: no API key is there"),
+        (("--load-8bit", "--conv-template", "v1", "What?"), 1, "--load-8bit, --conv-mode cannot be used with --server"),
+        (("--api-key-env", "NO_SUCH_VARIABLE", "What?"), 1, "the variable NO_SUCH_VARIABLE: no API key found"),
+        (("--api-key-file", "README.md", "What?"), 1, "README.md: no API key found"),
         (("--nonsense",), 2, "unrecognized arguments: --nonsense"),
     ],
 )
@@ -146,7 +146,7 @@ def test_bad_input_is_one_line_that_names_it_and_nothing_is_asked(served, comman
     ("server", "says"),
     [
         ("http://127.0.0.1:9", "http://127.0.0.1:9 cannot be reached. Check the address"),
-        ("localhost:10000", "no address; write http://HOST:PORT"),
+        ("localhost:10000", "is not an http(s) URL. Write http://HOST:PORT"),
     ],
 )
 def test_a_server_that_is_away_or_no_address_at_all_is_one_line(command, server, says):
@@ -160,7 +160,7 @@ def test_a_server_that_is_away_or_no_address_at_all_is_one_line(command, server,
     [
         (("--model-path", "./nowhere"), "./nowhere: no such model folder"),
         (("--conv-template", "multimodel"), "Did you mean 'multimodal'"),
-        (("--num-gpus", "many"), "'many' is no whole number"),
+        (("--num-gpus", "many"), "whole number"),
     ],
 )
 def test_a_model_or_template_that_is_not_there_is_named_at_once(command, words, says):

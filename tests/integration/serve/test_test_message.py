@@ -116,7 +116,7 @@ def test_what_goes_wrong_is_one_line(message: str, model: str | None, expected: 
     arguments = ["--controller", registered, "--message", message]
     if model is None:
         arguments[1] = "http://127.0.0.1:9"
-        expected = "error: http://127.0.0.1:9 cannot be reached. Check the address, and that the service runs."
+        expected = "error: http://127.0.0.1:9 cannot be reached. Check the address, and that the service is running."
     else:
         arguments += ["--model-name", model]
     done = run_python("-m", "llava.serve.test_message", *arguments, **NO_SECRETS)

@@ -9,6 +9,7 @@ from llava.errors import ContextTooLong, InvalidRequest
 from llava.mm_utils import load_image
 from llava.model.builder import load_pretrained_model
 from llava.prompting import build_prompt, encode_prompt
+from llava.text_generation.answer_events import Piece
 from llava.text_generation.settings import Sampling
 from tests.support.checkpoints import DATA, TOWER
 
@@ -45,9 +46,10 @@ def asked(v0, sampling, **options):
 
 
 def test_streamed_pieces_add_up_to_the_answer(v0):
-    pieces: list[str] = []
-    result = asked(v0, Sampling(temperature=0, max_new_tokens=24), on_text=pieces.append)
-    assert "".join(pieces) == result.text
+    pieces: list[Piece] = []
+    result = asked(v0, Sampling(temperature=0, max_new_tokens=24), on_piece=pieces.append)
+    assert "".join(piece.text for piece in pieces) == result.text
+    assert sum(piece.num_new_tokens for piece in pieces) == result.num_new_tokens
     assert (result.finish_reason, result.num_new_tokens) == ("length", 24)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llava.model.loading.tokenizer import load_tokenizer
+from llava.text_generation.answer_events import Piece, ServerAnswer
 from llava.text_generation.answer_text import AnswerText, Detokenizer, UntilStop
 from tests.support.checkpoints import DATA
 
@@ -24,7 +25,7 @@ class Words:
 
 def stream(pieces: list[str], stop: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> tuple[list[str], AnswerText]:
     heard: list[str] = []
-    text = AnswerText(Words(*pieces), stop, prefixes, heard.append)
+    text = AnswerText(Words(*pieces), stop, prefixes, lambda piece: heard.append(piece.text))
     for i in range(len(pieces)):
         text.update(list(range(i + 1)))
     text.finish()
@@ -85,11 +86,11 @@ def test_half_a_character_is_never_shown():
             )
             return raw.decode(errors="replace")
 
-    heard: list[str] = []
+    heard: list[Piece] = []
     text = AnswerText(Bytes(*pieces), (), (), heard.append)
     for i in range(4):
         text.update(list(range(i + 1)))
-    assert heard == ["caf", "é!"]
+    assert heard == [Piece("caf", 1), Piece("é!", 3)]
 
 
 TEXTS = (
@@ -118,3 +119,27 @@ def test_ids_without_text_take_no_space_from_what_follows():
     detokenizer = Detokenizer(tokenizer)
     pieces = [detokenizer.push([i]) for i in broken_up]
     assert "".join(pieces) + detokenizer.flush() == tokenizer.decode(broken_up, skip_special_tokens=True)
+
+
+def test_pieces_count_every_token_even_if_the_last_ones_have_no_text():
+    heard: list[Piece] = []
+    text = AnswerText(Words("A cat", ". #", "##"), ("###",), (), heard.append)
+    text.update([0])
+    text.update([0, 1, 2])
+    text.finish()
+    assert heard == [Piece("A cat", 1), Piece(".", 2)]
+    heard.clear()
+    text = AnswerText(Words("A cat", "</s>"), ("</s>",), (), heard.append)
+    text.update([0])
+    text.update([0, 1])
+    text.finish()
+    assert heard == [Piece("A cat", 1), Piece("", 1)]
+
+
+@pytest.mark.parametrize(("count", "counted"), [(7, 7), (None, 2), (2, 2)])
+def test_a_servers_own_count_is_what_the_pieces_add_up_to(count, counted):
+    answer = ServerAnswer()
+    pieces = [answer.piece("A ", 1), answer.piece("cat", 1)]
+    *rest, end = answer.end("stop", 5, count)
+    assert (end.text, end.num_new_tokens) == ("A cat", counted)
+    assert sum(piece.num_new_tokens for piece in [*pieces, *rest]) == counted

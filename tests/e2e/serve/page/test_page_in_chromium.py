@@ -179,7 +179,7 @@ def test_votes_are_stored_in_the_originals_fields(tab, site):
     tab.ask(QUESTION, [SNEAKER])
     tab.wait_for_answer()
     tab.press("Upvote")
-    tab.seen("your vote is stored", tab.status)
+    tab.seen("[Yy]our vote has been stored", tab.status)
     (line,) = site.lines("upvote")
     assert {"tstamp", "type", "model", "state", "ip"} <= set(line)
     assert line["model"] == "tiny"
@@ -193,13 +193,13 @@ def test_votes_are_stored_in_the_originals_fields(tab, site):
 def test_a_conversation_is_saved_and_opened_again(tab, browser, site, tmp_path):
     tab.ask(QUESTION, [SNEAKER])
     tab.wait_for_answer()
-    tab.page.get_by_text("Conversation as a file").click()
+    tab.page.get_by_text("Save or open a conversation").click()
     for button, name in (("Save as JSON", "talk.json"), ("Save as Markdown", "talk.md")):
         with tab.page.expect_download() as download:
             tab.press(button)
         download.value.save_as(tmp_path / name)
         with OpenedPage(browser, site.url, "/?model=tiny") as other:
-            other.page.get_by_text("Conversation as a file").click()
+            other.page.get_by_text("Save or open a conversation").click()
             other.page.set_input_files(".llava-settings input[type=file]", str(tmp_path / name))
             other.seen("sneaker")
             expect(other.page.locator("#llava-chat img.llava-image")).to_have_count(1)
@@ -254,7 +254,7 @@ def test_bad_input_gets_a_sentence_and_the_page_goes_on(tab, tmp_path):
     for file in many:
         file.write_bytes(encoded(Image.new("RGB", (8, 8))))
     tab.ask("And these?", many)
-    tab.seen("40 images, the limit is 16", tab.status)
+    tab.seen("40 images; the limit is 16", tab.status)
     tab.page.reload()
     tab.wait_for_models()
 
@@ -331,7 +331,7 @@ def test_a_page_without_controller_says_how_to_start_one_and_notices_when_it_com
         notice = opened.page.locator("#llava-notice")
         opened.seen("python -m llava.serve.controller", notice)
         opened.ask("Anybody there?")
-        opened.seen("no model is served", opened.status)
+        opened.seen("no model is being served", opened.status)
         port = str(lonely.controller_port)
         with Service("-m", "llava.serve.controller", "--port", port, **NO_SECRETS) as controller:
             controller.wait_for("Uvicorn running on", timeout_s=240)
@@ -353,7 +353,7 @@ def test_the_anonymous_arena_names_the_models_after_the_vote_and_keeps_it_in_fas
     expect(tab.button("A is better")).to_be_enabled(timeout=TIMEOUT_MS)
     assert "tiny" not in arena.inner_text()
     tab.press("A is better")
-    tab.seen("your vote is stored", arena)
+    tab.seen("[Yy]our vote has been stored", arena)
     tab.seen("Model A: (tiny|babble)", arena)
     photograph(tab, "arena")
     (line,) = site.lines("leftvote")

@@ -47,7 +47,7 @@ def test_a_review_has_the_originals_fields_and_says_who_judged_what_by_which_rul
         "000000000000.jpg",
         "schema",
     )
-    assert second["client"].startswith("openai ")
+    assert second["client"].startswith("httpx ")
     assert len(second["rule_sha256"]) == len(second["prompt_sha256"]) == 64
     assert second["usage"]["completion_tokens"] == 20
     body = judge.bodies[0]

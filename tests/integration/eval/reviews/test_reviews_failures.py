@@ -30,7 +30,7 @@ def test_a_service_that_asks_for_more_patience_than_makes_sense_ends_the_run_cle
     answering(judge, in_schema, error(429, "Rate limit reached.", headers={"retry-after": "3600"}))
     code, _, err = review(arguments(files, output))
     assert code == 1
-    assert "takes no more calls for 3600 s (HTTP 429: Rate limit reached.)" in err
+    assert "accepts no more calls for 3600 s (HTTP 429: Rate limit reached.)" in err
     assert "1 of 9 are finished" in err
     assert review(arguments(files, output))[0] == 0
     assert len(judge.bodies) == 10
@@ -87,10 +87,13 @@ def test_a_service_that_is_down_is_given_up_after_three_calls(judge, files, outp
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda: Response("<html>Please log in</html>", media_type="text/html"), "not of the protocol: '<html>"),
-        (lambda: Response('{"choi', media_type="application/json"), "not of the protocol"),
-        (lambda: Response('{"object": "chat.completion"}', media_type="application/json"), "without choices"),
-        (lambda: Response('{"choices": [{"index": 0}]}', media_type="application/json"), "without choices"),
+        (
+            lambda: Response("<html>Please log in</html>", media_type="text/html"),
+            "does not follow the protocol: '<html>",
+        ),
+        (lambda: Response('{"choi', media_type="application/json"), "does not follow the protocol"),
+        (lambda: Response('{"object": "chat.completion"}', media_type="application/json"), "has no choices"),
+        (lambda: Response('{"choices": [{"index": 0}]}', media_type="application/json"), "has no choices"),
     ],
 )
 def test_a_reply_that_is_no_completion_is_named(answer, said, judge, files, output, review):

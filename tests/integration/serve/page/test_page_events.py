@@ -15,18 +15,19 @@ import pytest
 from fastapi import FastAPI
 
 from llava.errors import InvalidRequest, WorkerLost
-from llava.serve.client.conversation import AnswerSettings, Chat
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.client.conversation import Chat
 from llava.serve.client.images import ChatImage
 from llava.serve.page import arena_tab
-from llava.serve.page.arena_tab import ArenaTab, Battle
-from llava.serve.page.chat_tab import Session
+from llava.serve.page.arena_tab import ArenaTab, BattleState
+from llava.serve.page.chat_tab import TabState
 from llava.serve.page.closed_tabs import KEPT
-from llava.serve.page.context import Context
+from llava.serve.page.context import PageContext
 from llava.serve.page.layout import build
-from llava.serve.page.models import ModelList
+from llava.serve.page.models import ServedModels
 from llava.serve.page.rendering import shown
 from llava.serve.page.settings import PageSettings
-from llava.serve.worker.backend import Finished, TextDelta
+from llava.text_generation.answer_events import Answer, Piece
 from tests.support.images import encoded, noise
 from tests.support.serving import running, wait_until
 
@@ -48,18 +49,18 @@ class Source:
         if words is None:
             raise WorkerLost(f"the worker of model {model!r} cannot be reached.")
         for word in words:
-            yield TextDelta(word, 1)
-        yield Finished("stop", 5, len(words))
+            yield Piece(word, 1)
+        yield Answer("".join(words), "stop", 5, len(words))
 
 
 class Arena:
     """An arena, and what stands on it after each event."""
 
     def __init__(self, source: Source, *, anonymous: bool = True):
-        self.context = Context(PageSettings("http://nowhere"), source, ModelList(source))
+        self.context = PageContext(PageSettings("http://nowhere"), source, ServedModels(source))
         with gr.Blocks():
             self.tab = ArenaTab(self.context, gr.Textbox(), anonymous=anonymous)
-        self.battle = Battle()
+        self.battle = BattleState()
         self.shown: dict[Any, Any] = {}
 
     def ask(self, text: str, *models: str) -> None:
@@ -106,8 +107,8 @@ def test_a_side_that_cannot_be_reached_is_said_and_others_are_drawn_in_its_place
     arena = Arena(Source(dead=None, left=["A cat."], right=["A dog."]))
     arena.ask("What is it?")
     assert not arena.may_vote
-    assert "gave no answer" in arena.status
-    assert "Regenerate asks others" in arena.status
+    assert "did not answer" in arena.status
+    assert "Regenerate asks other models" in arena.status
     arena.regenerate()
     assert arena.battle.models == ("left", "right")
     assert arena.may_vote
@@ -153,17 +154,17 @@ def test_an_error_in_an_anonymous_arena_does_not_name_the_model(first_come):
 def test_an_empty_answer_is_shown_as_one_and_may_be_voted_on(first_come):
     arena = Arena(Source(left=[], right=["A dog."]))
     arena.ask("What is it?")
-    assert "an empty answer" in arena.side(0)
+    assert "empty answer" in arena.side(0)
     assert arena.may_vote
 
 
 def test_closed_tabs_give_back_what_they_held_but_for_the_last_few_which_may_return(monkeypatch):
     monkeypatch.setenv("GRADIO_HEARTBEAT_INTERVAL", "0.1")  # only with a beat does gradio see that nobody listens
     source = Source(left=["A cat."])
-    context = Context(PageSettings("http://nowhere"), source, ModelList(source))
+    context = PageContext(PageSettings("http://nowhere"), source, ServedModels(source))
     page = build(context)
     [conversation] = [
-        key for key, block in page.blocks.items() if isinstance(block, gr.State) and isinstance(block.value, Session)
+        key for key, block in page.blocks.items() if isinstance(block, gr.State) and isinstance(block.value, TabState)
     ]
     images: list[weakref.ref] = []
     with running(gr.mount_gradio_app(FastAPI(), page, path="/")) as server:
@@ -178,7 +179,7 @@ def test_closed_tabs_give_back_what_they_held_but_for_the_last_few_which_may_ret
                 images.append(weakref.ref(image))
                 chat = Chat().ask("What is it?", (image,))
                 shown(chat)
-                tabs[tab][conversation] = Session(chat)
+                tabs[tab][conversation] = TabState(chat)
             wait_until(lambda: tab in context.closed_tabs)
 
         for number in range(KEPT + 6):

@@ -19,12 +19,13 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from llava.errors import InvalidRequest, ModelNotFound, RemoteError
+from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.chat_server import ChatServer
-from llava.serve.client.conversation import AnswerSettings, Chat, ChatSource
+from llava.serve.client.conversation import Chat, ChatSource
 from llava.serve.terminal.completion import ChatCompleter
 from llava.serve.terminal.conversation_loop import ConversationLoop
-from llava.serve.terminal.model_source import LocalModel, choose_model
-from llava.serve.terminal.prompt import Prompt
+from llava.serve.terminal.model_source import LocalModelSource, choose_model
+from llava.serve.terminal.prompt import InputPrompt
 from llava.serve.terminal.session import Session
 from llava.serve.terminal.view import View
 from tests.support.fake_backend import FakeEngine, Plan, fake_backend
@@ -47,7 +48,7 @@ def chat(source: ChatSource, lines: str, *, model: str = "engine-model", **begin
     session = Session(source, model, **begin)
     console = Console(file=io.StringIO(), width=200, height=40)
     with create_pipe_input() as keyboard:
-        prompt = Prompt(
+        prompt = InputPrompt(
             completer=ChatCompleter(list),
             history=InMemoryHistory(),
             toolbar=lambda: "",
@@ -116,7 +117,7 @@ def test_retry_and_edit_ask_again(served):
 def test_an_edit_that_is_given_up_leaves_the_question_as_it_was(served, keys):
     session, screen = chat(ChatServer(served[1]), f"What?\n/edit\n{keys}")
     assert texts(session) == ["What?", "An engine answers."]
-    assert "The question stays as it was." in screen
+    assert "The question was not changed." in screen
 
 
 def test_ctrl_c_stops_the_answer_at_the_server_and_keeps_what_was_written(served):
@@ -127,14 +128,14 @@ def test_ctrl_c_stops_the_answer_at_the_server_and_keeps_what_was_written(served
     wait_until(lambda: fake.cancelled == 1)
     assert fake.written < 1000
     assert "Stopped." in screen
-    assert "No images yet" in screen, "the chat goes on"
+    assert "There are no images yet" in screen, "the chat goes on"
     assert session.chat.turns[1].text.startswith(" word word")
-    assert session.chat.turns[1].figures.finish_reason is None
+    assert session.chat.turns[1].statistics.finish_reason is None
 
 
 def test_ctrl_c_stops_an_engine_in_this_process():
     engine = FakeEngine(plan=lambda request: Plan(words=SLOW, pace_s=0.02))
-    source = LocalModel(fake_backend(engine, warms_up=False))
+    source = LocalModelSource(fake_backend(engine, warms_up=False))
 
     async def start() -> None:
         await source.start()
@@ -174,33 +175,33 @@ def test_a_server_that_breaks_off_leaves_the_partial_answer_a_sentence_and_retry
 
 def test_a_server_that_is_away_keeps_the_question_for_retry(served):
     session, screen = chat(ChatServer("http://127.0.0.1:9"), f"/image {IMAGE}\nWhat?")
-    assert "http://127.0.0.1:9 cannot be reached. Check the address, and that the service runs." in screen
+    assert "http://127.0.0.1:9 cannot be reached. Check the address, and that the service is running." in screen
     session, _ = chat(ChatServer(served[1]), "/retry", chat=session.chat)
     assert texts(session) == ["What?", "An engine answers."]
     assert len(session.chat.images) == 1
 
 
 def test_a_question_that_is_too_long_is_taken_back_so_that_the_next_one_is_asked_without_it():
-    source = LocalModel(fake_backend(FakeEngine(context_length=1024), warms_up=False))
+    source = LocalModelSource(fake_backend(FakeEngine(context_length=1024), warms_up=False))
     asyncio.run(source.start())
     long = pasted("long " * 4000)
     session, screen = chat(source, f"/image {IMAGE}\n{long}\n/images\nShort?\n{long}\n", model="llava-fake")
     assert texts(session) == ["Short?", "A cat sits on a mat."]
     assert len(session.chat.images) == 1
-    assert "waits for the next question" in screen
+    assert "for the next question" in screen
     assert "the model's context is 1024. Shorten the question or use fewer images." in screen
-    first, second = screen.split("The question is taken back")[1:]
+    first, second = screen.split("The question was not added")[1:]
     assert "/clear" not in first.split("\n")[0]
     assert "/clear" in second.split("\n")[0]
 
 
 def test_an_answer_that_was_cut_says_by_what():
     engine = FakeEngine(plan=lambda request: Plan(words=SLOW))
-    source = LocalModel(fake_backend(engine, warms_up=False))
+    source = LocalModelSource(fake_backend(engine, warms_up=False))
     asyncio.run(source.start())
     settings = AnswerSettings(max_tokens=3)
     _, screen = chat(source, "Go on", model="llava-fake", settings=settings)
-    assert "The answer was cut at 3 tokens. /set max_tokens=6 and /retry" in screen
+    assert "The answer was cut at 3 tokens. /set max_tokens=6 and then /retry" in screen
 
 
 def test_a_worker_that_comes_later_is_found_by_the_next_question(served):
@@ -211,7 +212,7 @@ def test_a_worker_that_comes_later_is_found_by_the_next_question(served):
             return []
 
     session, screen = chat(Empty(url), "What?", model="", address=url)
-    assert "No model is served yet. Start one with" in screen
+    assert "No model is being served yet. Start one with" in screen
     session, _ = chat(ChatServer(url), "/retry", model="", address=url, chat=session.chat)
     assert (session.model, texts(session)) == ("engine-model", ["What?", "An engine answers."])
 
@@ -227,7 +228,7 @@ def test_bad_lines_are_answered_and_the_chat_goes_on(served, tmp_path: Path):
 
 
 def test_half_characters_in_what_was_pasted_or_answered_are_replaced_so_that_all_can_be_saved(tmp_path: Path):
-    source = LocalModel(fake_backend(FakeEngine(plan=lambda request: Plan(words=("b\ud83d",))), warms_up=False))
+    source = LocalModelSource(fake_backend(FakeEngine(plan=lambda request: Plan(words=("b\ud83d",))), warms_up=False))
     asyncio.run(source.start())
     session, _ = chat(source, f"a\udcff?\n/save {tmp_path}/talk.json\n", model="llava-fake")
     assert texts(session) == ["a\ufffd?", "b\ufffd"]
@@ -260,7 +261,7 @@ def test_a_server_that_lists_no_models_is_asked_for_the_one_that_was_named(serve
 
 
 def test_a_request_that_the_engine_would_refuse_is_a_typed_error():
-    source = LocalModel(fake_backend(FakeEngine(), warms_up=False))
+    source = LocalModelSource(fake_backend(FakeEngine(), warms_up=False))
 
     async def ask() -> None:
         await source.start()

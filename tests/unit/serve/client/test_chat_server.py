@@ -11,10 +11,11 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from llava.errors import InvalidRequest, LlavaError, RemoteError, WorkerLost
+from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.chat_server import ChatServer
-from llava.serve.client.conversation import AnswerSettings, Chat
+from llava.serve.client.conversation import Chat
 from llava.serve.service.server import listen
-from llava.serve.worker.backend import Finished, TextDelta
+from llava.text_generation.answer_events import Answer, AnswerEvent
 from tests.support.fake_openai_server import WORDS, FakeOpenAiServer
 from tests.support.serving import InThread
 
@@ -28,7 +29,7 @@ def engine() -> Iterator[tuple[FakeOpenAiServer, str]]:
         yield fake, server.url
 
 
-async def read(address: str) -> list[TextDelta | Finished]:
+async def read(address: str) -> list[AnswerEvent]:
     return [event async for event in ChatServer(address).answer(CHAT, "engine-model", AnswerSettings())]
 
 
@@ -36,8 +37,9 @@ async def read(address: str) -> list[TextDelta | Finished]:
 def test_an_answer_arrives_in_pieces_and_ends_with_its_counts(engine, suffix):
     fake, address = engine
     *pieces, end = asyncio.run(read(address + suffix))
-    assert tuple(piece.text for piece in pieces) == WORDS
-    assert end == Finished("stop", 11, len(WORDS))
+    assert tuple(piece.text for piece in pieces if piece.text) == WORDS
+    assert sum(piece.num_new_tokens for piece in pieces) == len(WORDS)
+    assert end == Answer("".join(WORDS), "stop", 11, len(WORDS))
     assert fake.bodies[0]["messages"] == [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]
 
 
@@ -123,5 +125,5 @@ def test_a_server_of_another_kind_is_recognised():
     with InThread(_other_server()) as server:
         with pytest.raises(WorkerLost, match="OpenAI-compatible"):
             asyncio.run(ChatServer(server.url).models())
-        with pytest.raises(LlavaError, match="no chat completion"):
+        with pytest.raises(LlavaError, match="does not follow the protocol"):
             asyncio.run(read(server.url))

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from llava.errors import DataError, InvalidRequest, UnsupportedImage
-from llava.serve.client.conversation import AnswerSettings, Chat, Figures, Turn
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.client.conversation import AnswerStatistics, Chat, Turn
 from llava.serve.client.conversation_file import from_json, read_chat, to_json, to_markdown
 from llava.serve.client.images import MAX_BYTES, ChatImage, read_image, shaped
 from llava.serve.protocol.openai_requests import ChatRequest
@@ -30,7 +31,11 @@ TALK = (
     Chat(system="Be brief.")
     .ask("What is it?", (image(), image(name="dog [2].png")))
     .answered(
-        answer("A **cat**.\n\n<!-- no --> and `a | b`", model="llava-7b", figures=Figures("stop", 60, 4, 0.5, 1.5))
+        answer(
+            "A **cat**.\n\n<!-- no --> and `a | b`",
+            model="llava-7b",
+            statistics=AnswerStatistics("stop", 60, 4, 0.5, 1.5),
+        )
     )
     .ask("Sure?\n\nReally?")
     .answered(answer("Ye", model="llava-13b", error="The worker went away. Ask again."))
@@ -63,7 +68,7 @@ def test_an_empty_message_is_refused_unless_it_has_an_image(text):
 
 def test_more_images_than_a_request_may_have_are_refused_before_they_are_sent():
     chat = Chat().ask("a", (image(),) * 16)
-    with pytest.raises(InvalidRequest, match="17 images, the limit is 16"):
+    with pytest.raises(InvalidRequest, match="17 images; the limit is 16"):
         chat.answered(answer("b")).ask("c", (image(),))
 
 
@@ -86,7 +91,7 @@ def test_an_exported_conversation_reads_back_whole(write):
 def test_json_keeps_figures_and_is_a_request_of_the_openai_protocol():
     document = json.loads(to_json(TALK.ask("Next?")))
     read_dialogue(ChatRequest.model_validate(document).messages)
-    assert from_json(to_json(TALK)).turns[1].figures == TALK.turns[1].figures
+    assert from_json(to_json(TALK)).turns[1].statistics == TALK.turns[1].statistics
 
 
 def test_markdown_with_the_marks_of_another_file_in_its_text_reads_back():
@@ -98,10 +103,10 @@ def test_markdown_with_the_marks_of_another_file_in_its_text_reads_back():
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "no JSON"),
-        (b"[1, 2]", "`messages` is expected"),
+        (b"", "not JSON"),
+        (b"[1, 2]", "with `messages`"),
         (b'{"messages": [{"role": "tool", "content": ""}]}', r"messages\[0\]: the role is 'tool'"),
-        (b'{"messages": [{"role": "assistant", "content": "hi"}]}', "turn 1 is the assistant's"),
+        (b'{"messages": [{"role": "assistant", "content": "hi"}]}', "turn 1 has the role assistant"),
         (b'{"messages": [{"role": "user", "content": [{"type": "audio"}]}]}', r"messages\[0\]\.content\[0\]"),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "http://a/b.png"}]}]}',
@@ -113,9 +118,9 @@ def test_markdown_with_the_marks_of_another_file_in_its_text_reads_back():
         ),
         (b'{"format": "llava-chat", "version": 9, "messages": []}', "version 9"),
         (b"\xff\xfe\x00", "UTF-8"),
-        (b"[" * 100_000, "nested too deeply|no JSON"),
-        (to_markdown(TALK).encode()[:-20], "cut short"),
-        (b"<!-- something else -->\n", "no exported conversation"),
+        (b"[" * 100_000, "nested too deeply|not JSON"),
+        (to_markdown(TALK).encode()[:-20], "the end of the file is missing"),
+        (b"<!-- something else -->\n", "not a saved conversation"),
     ],
 )
 def test_a_file_that_is_no_conversation_is_refused_with_the_place(data, says):

@@ -10,21 +10,22 @@ from pathlib import Path
 import pytest
 
 from llava.errors import InvalidRequest, WorkerLost
-from llava.serve.client.conversation import AnswerSettings, Chat, Figures, Turn
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.client.conversation import AnswerStatistics, Chat, Turn
 from llava.serve.client.images import ChatImage
 from llava.serve.page.accounts import Accounts
 from llava.serve.page.log import ConversationLog, LogFailed, Sender
-from llava.serve.page.models import ModelList, Served, choose, notice
+from llava.serve.page.models import ModelListing, ServedModels, choose, notice
 from llava.serve.page.rendering import as_typed, literal, shown, turn_at
 from llava.serve.page.streaming import growing, growing_together
-from llava.serve.worker.backend import Finished, TextDelta
+from llava.text_generation.answer_events import Answer, Piece
 from tests.support.images import encoded, noise
 
 IMAGE = ChatImage(encoded(noise(40, 20)), "image/png", 'a "cat".png')
 CHAT = (
     Chat()
     .ask("What is it?", (IMAGE, IMAGE))
-    .answered(Turn("assistant", "A cat.", model="m", figures=Figures("stop", 10, 3, 0.1, 0.2)))
+    .answered(Turn("assistant", "A cat.", model="m", statistics=AnswerStatistics("stop", 10, 3, 0.1, 0.2)))
     .ask("Sure?")
     .answered(Turn("assistant", "Ye", model="m", error="worker <b> went away."))
 )
@@ -48,10 +49,10 @@ class Source:
         try:
             for word in self.words:
                 await asyncio.sleep(0)
-                yield TextDelta(word, 1)
+                yield Piece(word, 1)
             if self.error:
                 raise self.error
-            yield Finished("stop", 5, len(self.words))
+            yield Answer("".join(self.words), "stop", 5, len(self.words))
         finally:
             self.closed = True
 
@@ -94,7 +95,7 @@ def test_an_answer_grows_and_ends_with_its_figures():
     chats = asyncio.run(read())
     assert chats[0].turns[-1].text == "A "
     assert chats[-1].turns[-1].text == "A cat."
-    assert chats[-1].turns[-1].figures.new_tokens == 2
+    assert chats[-1].turns[-1].statistics.new_tokens == 2
 
 
 def test_an_answer_that_breaks_off_keeps_its_text_and_says_why():
@@ -133,31 +134,31 @@ def test_closing_two_answers_closes_both():
 def test_many_pages_ask_the_controller_once():
     source = Source(models=["b", "a"])
 
-    async def ask() -> list[Served]:
-        models = ModelList(source)
+    async def ask() -> list[ModelListing]:
+        models = ServedModels(source)
         return list(await asyncio.gather(*(models.now() for _ in range(20))))
 
-    assert set(asyncio.run(ask())) == {Served(("b", "a"))}
+    assert set(asyncio.run(ask())) == {ModelListing(("b", "a"))}
     assert source.num_asked == 1
 
 
 def test_a_controller_that_is_away_leaves_the_last_list_and_its_sentence():
     source = Source(models=["a"])
 
-    async def ask() -> Served:
-        models = ModelList(source)
+    async def ask() -> ModelListing:
+        models = ServedModels(source)
         await models.now()
         source.error = WorkerLost("http://x cannot be reached.")
         return await models.now(fresh=True)
 
     served = asyncio.run(ask())
-    assert served == Served(("a",), "http://x cannot be reached.")
+    assert served == ModelListing(("a",), "http://x cannot be reached.")
     assert "llava.serve.controller" in notice(served, "http://x")
 
 
 def test_what_is_missing_is_said_with_its_command():
-    assert "--controller http://x" in notice(Served(), "http://x")
-    assert notice(Served(("a",)), "http://x") == ""
+    assert "--controller http://x" in notice(ModelListing(), "http://x")
+    assert notice(ModelListing(("a",)), "http://x") == ""
 
 
 @pytest.mark.parametrize(
@@ -165,12 +166,12 @@ def test_what_is_missing_is_said_with_its_command():
     [
         (("a", "b"), "b", "b", ""),
         (("a", "b"), None, "a", ""),
-        (("a", "b"), "c", "a", "There are: a, b."),
+        (("a", "b"), "c", "a", "Available: a, b."),
         ((), "c", None, ""),
     ],
 )
 def test_the_model_of_the_address_is_chosen_if_it_is_there(names, wanted, model, says):
-    chosen, problem = choose(Served(names), wanted)
+    chosen, problem = choose(ModelListing(names), wanted)
     assert chosen == model
     assert says in problem
 
@@ -199,7 +200,7 @@ def test_a_file_in_the_place_of_the_log_folder_is_refused_at_the_start(tmp_path)
 def test_a_log_that_cannot_be_written_later_is_an_error_of_its_own(tmp_path):
     log = ConversationLog(tmp_path)
     (tmp_path / "serve_images").write_text("in the way")
-    with pytest.raises(LogFailed, match="could not be kept"):
+    with pytest.raises(LogFailed, match="could not be stored"):
         log.chat(CHAT, "m", Sender("id"), start=1.0, finish=2.0)
 
 

@@ -49,9 +49,9 @@ def test_frames_are_read_wherever_the_network_cuts_them(size: int):
     ("pieces", "message"),
     [
         ([b'{"text": "half'], "ended in the middle"),
-        ([b"[1]\0"], "no JSON frame"),
-        ([b"<html>\0"], "no JSON frame"),
-        ([b"[" * 100_000 + b"\0"], "no JSON frame"),
+        ([b"[1]\0"], "not a JSON frame"),
+        ([b"<html>\0"], "not a JSON frame"),
+        ([b"[" * 100_000 + b"\0"], "not a JSON frame"),
         ([b"x" * (1 << 20)] * 9, "longer than 8 MiB"),
     ],
     ids=["cut", "no object", "html", "deep", "endless"],

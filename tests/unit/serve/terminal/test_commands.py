@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from llava.errors import LlavaError
-from llava.serve.client.conversation import AnswerSettings, Chat, Turn
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.client.conversation import Chat, Turn
 from llava.serve.client.conversation_file import read_chat
 from llava.serve.client.images import ChatImage
-from llava.serve.terminal.commands import COMMANDS, Outcome, as_command, run_command
+from llava.serve.terminal.commands import COMMANDS, CommandResult, as_command, run_command
 from llava.serve.terminal.session import Session
-from llava.serve.worker.backend import ChatEvents
+from llava.text_generation.answer_events import AnswerEvents
 from tests.support.images import encoded, noise
 
 
@@ -29,7 +30,7 @@ class Served:
     async def models(self) -> Sequence[str]:
         return list(self._names)
 
-    def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> ChatEvents:
+    def answer(self, chat: Chat, model: str, settings: AnswerSettings) -> AnswerEvents:
         raise AssertionError(f"{model} was asked for an answer; no command may ask for one")
 
 
@@ -63,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def do(session: Session, line: str) -> Outcome:
+def do(session: Session, line: str) -> CommandResult:
     return asyncio.run(run_command(session, line))
 
 
@@ -77,7 +78,7 @@ def names(images: Sequence[ChatImage]) -> list[str]:
 @pytest.mark.parametrize("line", ["/image my cat.png", "/image 'my cat.png'", r"/image my\ cat.png"])
 def test_an_image_waits_for_the_next_question_and_goes_with_it(session, line):
     outcome = do(session, line)
-    assert outcome.text == "my cat.png (40 × 20): it goes with the next question."
+    assert outcome.text == "Added my cat.png (40 × 20). It is sent with the next question."
     assert names(outcome.images) == names(session.waiting) == ["my cat.png"]
     session.ask("What now?")
     assert names(session.chat.turns[-1].images) == ["my cat.png"]
@@ -85,42 +86,45 @@ def test_an_image_waits_for_the_next_question_and_goes_with_it(session, line):
 
 
 def test_several_images_are_added_by_one_command(session):
-    assert "2 images go" in do(session, "/image dog.png 'my cat.png'").text
+    assert "2 images are sent" in do(session, "/image dog.png 'my cat.png'").text
     assert names(session.waiting) == ["dog.png", "my cat.png"]
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("/image", "say which image"),
+        ("/image", "no image given"),
         ("/image none.png", "none.png: no such file"),
         ("/image .", "folder"),
         ("/image note.jpg", "note.jpg: not an image .* looks like text"),
         ("/image dog.png none.png", "none.png: no such file"),
         ("/image http://127.0.0.1:9/x.png", "127.0.0.1"),
-        ("/drop", "there is no image 0; there is none"),
-        ("/drop two", "'two' is no number"),
+        ("/drop", "there are no images yet"),
+        ("/drop two", "'two' is not the number"),
         ("/qit", "there is no command /qit. Did you mean /quit?"),
-        ("/etc/passwd", "there is no command /etc/passwd. /help lists them. A question may begin with a space"),
-        ("/set temperature=warm", "temperature cannot be 'warm'; it is a number from 0"),
+        (
+            "/etc/passwd",
+            "there is no command /etc/passwd. /help lists the commands. To ask it as",
+        ),
+        ("/set temperature=warm", "temperature cannot be 'warm'; expected a number from 0"),
         ("/set temperature=9", "temperature is 9.0; it must be between 0 and 2"),
         ("/set temperature=nan", "between 0 and 2"),
         ("/set top_p=0", "above 0"),
         ("/set max_tokens=0", "at least 1"),
-        ("/set max_tokens=1e3", "max_tokens cannot be '1e3'; it is a whole number"),
+        ("/set max_tokens=1e3", "max_tokens cannot be '1e3'; expected a whole number"),
         ("/set max_tokens=99999999", "at most 1000000"),
         ("/set seed=-1", "between 0"),
         ("/set shape=round", "crop or resize or pad"),
-        ("/set temprature=1", "no setting is called 'temprature'. Did you mean temperature?"),
-        ("/set colour=red", "There are: temperature, top_p, max_tokens, seed, shape"),
+        ("/set temprature=1", "there is no setting 'temprature'. Did you mean temperature?"),
+        ("/set colour=red", "Settings: temperature, top_p, max_tokens, seed, shape"),
         ("/model nobody", "no model named 'nobody' is served here. Available: llava, other"),
-        ("/retry", "nothing was asked yet"),
-        ("/undo", "nothing to take back"),
-        ("/edit", "nothing to edit"),
+        ("/retry", "no question to answer yet"),
+        ("/undo", "no question to remove yet"),
+        ("/edit", "no question to edit yet"),
         ("/save", "the conversation is empty"),
-        ("/load", "say which conversation"),
-        ("/load note.jpg", "no JSON"),
-        ("/load dog.png", "no text in UTF-8"),
+        ("/load", "no file given"),
+        ("/load note.jpg", "not JSON"),
+        ("/load dog.png", "not UTF-8 text"),
     ],
 )
 def test_bad_input_is_one_sentence_and_changes_nothing(session, line, says):
@@ -138,7 +142,7 @@ def test_images_are_listed_with_the_questions_that_they_belong_to(session):
         ["1", "cat.png (40 × 20)", "in question 1"],
         ["2", "dog.png (40 × 20)", "in question 1"],
         ["3", "bird.png (40 × 20)", "in question 2"],
-        ["4", "dog.png (30 × 30)", "waits for the next question"],
+        ["4", "dog.png (30 × 30)", "for the next question"],
     ]
 
 
@@ -161,7 +165,7 @@ def test_an_image_is_dropped_by_its_number_wherever_it_is(session, line, sent, w
 
 def test_a_question_that_is_an_image_alone_is_not_left_empty(session):
     session.begin(Chat().ask("", (image("cat.png"),)).answered(Turn("assistant", "A cat.")))
-    with pytest.raises(LlavaError, match="/undo takes the whole question back"):
+    with pytest.raises(LlavaError, match="/undo removes the whole question"):
         do(session, "/drop 1")
 
 
@@ -174,7 +178,7 @@ def test_retry_takes_the_last_answer_away_and_asks(session):
 
 
 def test_undo_takes_back_the_last_question_with_answer_and_images(session):
-    assert do(session, "/undo").text == "Question 2 and its 1 image taken back."
+    assert do(session, "/undo").text == "Removed question 2 and its 1 image."
     assert len(session.chat.turns) == 2
     do(session, "/undo")
     assert session.chat.turns == ()
@@ -285,7 +289,7 @@ def test_export_writes_markdown_and_leaves_the_name_of_save_alone(session, folde
 
 def test_a_file_that_is_no_conversation_is_never_written_over(session, folder):
     before = (folder / "dog.png").read_bytes()
-    with pytest.raises(LlavaError, match=r"dog\.png: is there already, and is no conversation"):
+    with pytest.raises(LlavaError, match=r"dog\.png: the file exists and is not a conversation"):
         do(session, "/save dog.png")
     with pytest.raises(LlavaError, match="is a folder"):
         do(session, "/save .")
@@ -301,7 +305,7 @@ def test_a_path_that_cannot_be_written_is_named_and_nothing_is_lost(session, fol
 
 def test_a_broken_conversation_file_names_the_place_and_leaves_the_conversation(session, folder):
     (folder / "broken.json").write_text('{"messages": [{"role": "assistant", "content": "hi"}]}')
-    with pytest.raises(LlavaError, match=r"broken.json: turn 1 is the assistant's"):
+    with pytest.raises(LlavaError, match=r"broken.json: turn 1 has the role assistant"):
         do(session, "/load broken.json")
     assert len(session.chat.turns) == 4
 

@@ -18,9 +18,10 @@ from prompt_toolkit.output import DummyOutput
 
 from llava.serve.terminal import history
 from llava.serve.terminal.completion import ChatCompleter
-from llava.serve.terminal.history import KEPT_LINES, PrivateHistory, default_file, open_history
+from llava.serve.terminal.history import KEPT_LINES, PrivateHistory, open_history
 from llava.serve.terminal.interrupts import Interrupted, interruptible
-from llava.serve.terminal.prompt import Prompt
+from llava.serve.terminal.prompt import InputPrompt
+from llava.serve.terminal.settings import default_history
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def keyboard() -> Iterator[PipeInput]:
 
 def typed(keyboard: PipeInput, keys: str, *, prefill: str = "", earlier: tuple[str, ...] = ()) -> str:
     """What the prompt returns for these keys."""
-    prompt = Prompt(
+    prompt = InputPrompt(
         completer=ChatCompleter(lambda: ["llava-7b", "llava-13b"]),
         history=InMemoryHistory(list(earlier)),
         toolbar=lambda: "",
@@ -155,7 +156,7 @@ def test_a_history_that_cannot_be_kept_is_said_and_the_chat_goes_on(tmp_path):
     assert str(tmp_path / "file") in problem
     kept, problem = open_history(tmp_path)
     assert isinstance(kept, InMemoryHistory)
-    assert "forgotten at the end" in problem
+    assert "not saved" in problem
     assert open_history(None)[1] == ""
 
 
@@ -188,10 +189,10 @@ def test_a_long_history_is_cut_to_the_newest_lines(tmp_path, monkeypatch):
 
 def test_the_history_lies_where_the_system_keeps_such_files(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert default_file() == tmp_path / "llava" / "chat_history"
+    assert default_history() == tmp_path / "llava" / "chat_history"
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_file() == tmp_path / ".local" / "state" / "llava" / "chat_history"
+    assert default_history() == tmp_path / ".local" / "state" / "llava" / "chat_history"
 
 
 # Ctrl-C

@@ -13,13 +13,13 @@ from PIL import Image
 from rich.console import Console
 
 from llava.errors import ContextTooLong, RemoteError, WorkerLost
-from llava.serve.client.conversation import AnswerSettings, Chat, Figures, Turn
-from llava.serve.client.wording import sentence
+from llava.serve.client.answer_settings import AnswerSettings
+from llava.serve.client.conversation import AnswerStatistics, Chat, Turn, as_sentence
 from llava.serve.terminal.capabilities import choose_graphics, graphics_by_name
 from llava.serve.terminal.clean_text import printable
-from llava.serve.terminal.graphics import Box, Cell, box_for, half_blocks, iterm, kitty, show, sixel
+from llava.serve.terminal.graphics import Box, CharacterCell, box_for, half_blocks, iterm, kitty, show, sixel
+from llava.serve.terminal.hints import after_cut, after_error, is_at_fault
 from llava.serve.terminal.markdown import blocks
-from llava.serve.terminal.remedies import is_at_fault, limit_reached, remedy
 from llava.serve.terminal.view import GrowingAnswer, View, make_console
 from tests.support.images import noise
 
@@ -142,7 +142,7 @@ def test_before_the_first_word_something_says_that_it_is_thinking():
     screen = Screen()
     with GrowingAnswer(screen.console) as growing:
         growing.draw()
-        assert "thinking" in screen.text()
+        assert "Thinking" in screen.text()
     assert screen.text() == ""
 
 
@@ -182,12 +182,16 @@ def test_text_that_looks_like_richs_own_markup_stands_as_it_is():
     ],
 )
 def test_a_sentence_begins_with_a_capital_and_a_name_stays_a_name(message, shown):
-    assert sentence(message) == shown
+    assert as_sentence(message) == shown
 
 
 def test_a_loaded_conversation_is_shown_whole():
     screen = Screen()
-    chat = Chat().ask("What?").answered(Turn("assistant", "A *cat*.", figures=Figures("stop", 50, 4, 0.5, 1.5)))
+    chat = (
+        Chat()
+        .ask("What?")
+        .answered(Turn("assistant", "A *cat*.", statistics=AnswerStatistics("stop", 50, 4, 0.5, 1.5)))
+    )
     View(screen.console).conversation(chat)
     assert screen.text().splitlines() == ["> What?", "", "A cat.", "50 + 4 tokens · 3.0 tokens/s · first after 0.5 s"]
 
@@ -201,10 +205,12 @@ def test_the_colours_of_code_have_no_ground_of_their_own():
 
 def test_each_limit_is_said_with_what_to_do():
     settings = AnswerSettings(max_tokens=100)
-    assert limit_reached(Figures("stop", 50, 100), settings) == ""
-    assert "at 100 tokens. /set max_tokens=200 and /retry" in limit_reached(Figures("length", 50, 100), settings)
-    assert "context of 1024 tokens is full. /clear" in limit_reached(Figures("length", 1000, 24), settings)
-    assert "at 100 tokens" in limit_reached(Figures("length"), settings), "a server that tells no counts"
+    assert after_cut(AnswerStatistics("stop", 50, 100), settings) == ""
+    assert "at 100 tokens. /set max_tokens=200 and then /retry" in after_cut(
+        AnswerStatistics("length", 50, 100), settings
+    )
+    assert "context of 1024 tokens is full. /clear" in after_cut(AnswerStatistics("length", 1000, 24), settings)
+    assert "at 100 tokens" in after_cut(AnswerStatistics("length"), settings), "a server that tells no counts"
 
 
 def test_only_what_can_never_be_answered_is_taken_back():
@@ -213,10 +219,10 @@ def test_only_what_can_never_be_answered_is_taken_back():
     assert not is_at_fault(WorkerLost("gone"))
     assert not is_at_fault(RemoteError("busy", status=429))
     assert not is_at_fault(None)
-    assert "/retry" in remedy(WorkerLost("gone"), first=True, taken_back=False)
-    assert "/undo" in remedy(ContextTooLong(5000, 1024), first=False, taken_back=False)
-    assert "/clear" in remedy(ContextTooLong(5000, 1024), first=False, taken_back=True)
-    assert "/clear" not in remedy(ContextTooLong(5000, 1024), first=True, taken_back=True)
+    assert "/retry" in after_error(WorkerLost("gone"), first=True, taken_back=False)
+    assert "/undo" in after_error(ContextTooLong(5000, 1024), first=False, taken_back=False)
+    assert "/clear" in after_error(ContextTooLong(5000, 1024), first=False, taken_back=True)
+    assert "/clear" not in after_error(ContextTooLong(5000, 1024), first=True, taken_back=True)
 
 
 # Images
@@ -234,7 +240,7 @@ def test_only_what_can_never_be_answered_is_taken_back():
     ],
 )
 def test_a_thumbnail_keeps_its_shape_within_its_place(size, box):
-    assert box_for(size, Cell(10, 20)) == box
+    assert box_for(size, CharacterCell(10, 20)) == box
 
 
 def test_half_blocks_show_the_colours_of_the_image():
@@ -352,5 +358,5 @@ def test_where_no_image_can_be_shown_none_is(console):
 @pytest.mark.parametrize("graphics", ["kitty", "iterm", "sixel"])
 def test_no_more_pixels_travel_than_are_shown(graphics):
     screen = Screen()
-    show(screen.console, noise(2000, 1000), graphics, Cell(10, 20))
+    show(screen.console, noise(2000, 1000), graphics, CharacterCell(10, 20))
     assert 100 < len(screen.file.getvalue()) < 500_000

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from llava.conversation import conv_templates, template
 from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError, UnknownTemplate, UnsupportedParameter
 from llava.prompting import build_prompt
-from llava.serve.protocol.openai_requests import ChatRequest, Reply
-from llava.serve.worker.backend import Finished
+from llava.serve.protocol.openai_replies import ReplyEncoder
+from llava.serve.protocol.openai_requests import ChatRequest
 from llava.serve.worker.openai_messages import dialogue_prompt, read_dialogue
+from llava.text_generation.answer_events import Answer
 
 LATER = SimpleNamespace(model_type="llava_llama", mm_vision_tower="tower", mm_use_im_patch_token=False)
 V0 = SimpleNamespace(model_type="llava", mm_vision_tower="tower")
@@ -269,15 +270,15 @@ def chunks(*parts: bytes) -> list:
 
 
 def test_a_reply_counts_the_prompt_once_and_all_that_was_written():
-    reply = Reply("llava").whole(["a", "b"], [Finished("stop", 30, 4), Finished("length", 30, 6)])
+    reply = ReplyEncoder("llava").whole([Answer("a", "stop", 30, 4), Answer("b", "length", 30, 6)])
     assert reply.usage.model_dump() == {"prompt_tokens": 30, "completion_tokens": 10, "total_tokens": 40}
     assert [(choice.index, choice.finish_reason) for choice in reply.choices] == [(0, "stop"), (1, "length")]
 
 
 def test_all_chunks_of_a_reply_have_one_identity_and_the_parts_that_clients_need():
-    reply = Reply("lab/llava")
+    reply = ReplyEncoder("lab/llava")
     made = chunks(
-        reply.first(0), reply.text(0, "caf\u00e9\u2028"), reply.last(0, "stop"), reply.usage([Finished("stop", 3, 2)])
+        reply.first(0), reply.text(0, "caf\u00e9\u2028"), reply.last(0, "stop"), reply.usage([Answer("", "stop", 3, 2)])
     )
     assert len({chunk["id"] for chunk in made}) == 1
     assert [chunk["object"] for chunk in made] == ["chat.completion.chunk"] * 4

@@ -1,10 +1,9 @@
-"""Reads server-sent events from a stream of bytes that the network cut anywhere, and the JSON that they carry."""
+"""Reads server-sent events from a stream of bytes that the network may cut anywhere."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any, Final
+from typing import Final
 
 from llava.errors import WorkerLost
 
@@ -12,12 +11,12 @@ MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 
 
 async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
-    """The data of each event; comments and other fields are skipped.
+    """Yields the data of each event; skips comments and all other fields.
 
-    Lines end at a line feed only (and a carriage return before it): Unicode's line separators are part of the data.
+    A line ends at a line feed, with or without a carriage return before it. Unicode's line separators are data.
 
     Raises:
-        WorkerLost: a line longer than `MAX_LINE_BYTES`.
+        WorkerLost: a line is longer than `MAX_LINE_BYTES`.
     """
     rest = bytearray()
     data: list[str] = []
@@ -35,14 +34,6 @@ async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
                 data = []
         del rest[:begin]
         if len(rest) > MAX_LINE_BYTES:
-            raise WorkerLost(f"the server sends a line over {MAX_LINE_BYTES >> 20} MiB; that is no event stream.")
-    if data:  # a last event without the empty line behind it
+            raise WorkerLost(f"the server sent a line of more than {MAX_LINE_BYTES >> 20} MiB: not an event stream.")
+    if data:  # the last event, if the empty line after it is missing
         yield "\n".join(data)
-
-
-def json_or_none(data: str | bytes) -> Any:
-    """The JSON value of an event, or of a whole answer; None where it is none."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
