@@ -130,7 +130,7 @@ def test_the_commands_run_from_the_wheel(installation):
     assert (installation.python.parent / "llava").exists()
 
 
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.prog)
+@pytest.mark.parametrize("entry", list(entries()), ids=lambda entry: entry.prog)
 def test_every_command_of_the_wheel_prints_its_help(entry, python):
     probed = python.module("llava", *entry.words, "--help") if entry.words else python.module(entry.module, "--help")
     assert probed.code == 0, probed.text
