@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     flavour = read_flavour(folder)
     if flavour.kind not in ("flat", "nested"):
         what = {"text": "a language model without images", "lora": "a LoRA run", "projector": "only a projector"}
-        hint = " Merge it first with scripts/merge_lora_weights.py." if flavour.kind == "lora" else ""
+        hint = " Merge it first with `llava weights merge-lora`." if flavour.kind == "lora" else ""
         raise InvalidRequest(f"{folder}: holds {what[flavour.kind]}; a whole LLaVA can be converted.{hint}")
     wanted = args.to or ("original" if flavour.kind == "nested" else "transformers")
     if wanted == ("original" if flavour.kind == "flat" else "transformers"):

@@ -31,7 +31,7 @@ def open_adapter(path: str | Path) -> Checkpoint:
     if path.is_dir():
         return open_checkpoint(path, names=ADAPTER_FILES)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such projector file. Make one with scripts/extract_mm_projector.py.")
+        raise CheckpointError(f"{path}: no such projector file. Make one with `llava weights extract-projector`.")
     return Checkpoint([path])
 
 
