@@ -1,4 +1,4 @@
-"""Merges a LoRA run into its base, as `python -m llava.model.merge_lora` does, under the name that users know."""
+"""Merges a LoRA run into its base, as `llava weights merge-lora` does, under the original's name."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,4 +53,14 @@ class RequestFinished:
     result: Answer | LlavaError
 
 
-EngineCommand = RequestArrived | RequestCancelled | RequestPrepared | StepReported | RequestFinished
+@dataclass(frozen=True, slots=True)
+class SelfChecked:
+    """The check at the start has ended."""
+
+    difference: str | None
+    """What is wrong with batched answers, or None."""
+    handled: threading.Event = field(default_factory=threading.Event)
+    """Set by the engine's thread once it has acted on the result."""
+
+
+EngineCommand = RequestArrived | RequestCancelled | RequestPrepared | StepReported | RequestFinished | SelfChecked

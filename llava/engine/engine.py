@@ -15,6 +15,7 @@ from llava.engine.batch_queue import PREPARED_AHEAD
 from llava.engine.request import Request
 from llava.engine.request_state import EngineEvent, RequestState, Sink
 from llava.engine.scheduler import Scheduler
+from llava.engine.self_check import why_batching_differs
 from llava.engine.settings import EngineSettings, EngineStats
 from llava.errors import LlavaError
 from llava.text_generation.answer_events import Answer, AnswerEvent, AnswerEvents, Failure, Piece
@@ -41,6 +42,12 @@ class Engine:
         """
         self.settings = settings or EngineSettings()
         self._scheduler = Scheduler(model, tokenizer, image_processor, context_length, self.settings)
+        if self.settings.self_check and self._scheduler.batches is not None:
+            try:
+                self._scheduler.finish_check(why_batching_differs(self._scheduler, model, tokenizer, image_processor))
+            except BaseException:
+                self._scheduler.close()
+                raise
 
     def generate(
         self,

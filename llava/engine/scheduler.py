@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 from llava.engine.batch_queue import BatchQueue
@@ -21,6 +22,7 @@ from llava.engine.commands import (
     RequestCancelled,
     RequestFinished,
     RequestPrepared,
+    SelfChecked,
     StepReported,
 )
 from llava.engine.request import Request
@@ -130,6 +132,12 @@ class Scheduler:
             self.batches.cancel(state)
         self._inbox.put(RequestCancelled(state))
 
+    def finish_check(self, difference: str | None) -> None:
+        """Begins to count, and answers one by one from now on if batched answers are wrong (`difference`)."""
+        checked = SelfChecked(difference)
+        self._inbox.put(checked)
+        checked.handled.wait()
+
     def close(self) -> None:
         """Ends all requests with `ShuttingDown`, stops all threads and gives the model back as it was."""
         if self._closing:
@@ -173,6 +181,9 @@ class Scheduler:
                 self.batches.prepared(state, error)
             case StepReported(batcher, progress) if self.batches is not None:
                 self.batches.progressed(batcher, progress)
+            case SelfChecked(difference, handled):
+                self._checked(difference)
+                handled.set()
         if self.batches is not None:
             self.batches.advance()
         return True
@@ -184,6 +195,23 @@ class Scheduler:
             self.batches.add(state)
         else:
             self._sequential.submit(state)
+
+    def _checked(self, difference: str | None) -> None:
+        self._stats = EngineStats()
+        if self.batches is None:
+            return
+        self.batches.table.num_hits = self.batches.table.num_stored = 0
+        if difference is not None:
+            logger.warning(
+                "Requests are answered one by one: batched answers are not the model's own with transformers %s and "
+                "torch %s (%s).",
+                version("transformers"),
+                version("torch"),
+                difference,
+            )
+            batches, self.batches = self.batches, None
+            batches.stop_preparing()
+            batches.close()
 
     def _close(self, state: RequestState, result: Answer | LlavaError | None) -> None:
         """Ends a request with its answer or an error, or silently (None) because nobody waits for it any more."""

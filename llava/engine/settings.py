@@ -32,6 +32,8 @@ class EngineSettings:
     """Number of image features kept for later questions; None keeps those of 32 images, or of one full context."""
     one_by_one: bool = False
     """Answers one request after the other instead of batching."""
+    self_check: bool = True
+    """Compares a batched answer with the model's own at the start, and answers one by one if they differ."""
 
 
 @dataclass

@@ -1,9 +1,9 @@
-"""Adds delta weights to their base: the LLaMA weights that you have, and the difference that a LLaVA release ships.
+"""Adds delta weights to their base: the difference that a LLaVA release ships, to your LLaMA weights.
 
     python -m llava.model.apply_delta --base /path/to/llama-7b --target /path/to/LLaVA-7B-v0 --delta /path/to/delta
 
-Reads both block by block, so a model of any size needs a few hundred megabytes of memory. Nothing is written before
-the two are known to belong together, and the target appears only when it is complete.
+Both are read block by block, so a model of any size needs a few hundred megabytes of memory. Nothing is written before
+the two have been checked to belong together, and the target appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from llava.command_line import run
 from llava.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from llava.model.weights.folder import Source, Writing
+    from llava.model.weights.folder import SourceFolder, WriteSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from llava.model.weights.folder import add_delta_arguments, add_writing_arguments
 
-    add_delta_arguments(parser, target="folder to make", delta="delta weights, folder or hub id")
+    add_delta_arguments(parser, target="Folder to create.", delta="Folder or hub id of the delta weights.")
     add_writing_arguments(parser)
-    parser.add_argument("--verify", action="store_true", help="read the target again and compare every value")
-    parser.add_argument("--force", action="store_true", help="go on where base or delta look like the wrong ones")
+    parser.add_argument("--verify", action="store_true", help="Read the target back and compare every value.")
+    parser.add_argument("--force", action="store_true", help="Continue even if base or delta look wrong.")
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weights.folder import check_distinct, open_source, writing_options
+    from llava.model.weights.folder import WriteSettings, check_distinct, open_source
 
     check_distinct({"--base": args.base, "--target": args.target, "--delta": args.delta})
     base, delta = open_source(args.base, "base"), open_source(args.delta, "delta")
     _check(base, delta, force=args.force)
-    apply_delta(base, delta, Path(args.target), writing_options(args))
+    apply_delta(base, delta, Path(args.target), WriteSettings.from_args(args))
     if args.verify:
         verify(base, delta, open_source(args.target, "target"), quiet=args.quiet)
-        print(f"{args.target}: every value read again and right")
-    print(f"{args.target}: ready. Ask it with: llava ask --model-path {args.target} --image-file FILE --query TEXT")
+        print(f"{args.target}: read back, every value is correct")
+    print(f"{args.target}: ready. Try it with: llava ask --model-path {args.target} --image-file FILE --query TEXT")
     return 0
 
 
-def _check(base: Source, delta: Source, *, force: bool) -> None:
+def _check(base: SourceFolder, delta: SourceFolder, *, force: bool) -> None:
     from llava.model.weights import delta as rules
     from llava.model.weights.folder import check_tokenizer
 
@@ -55,11 +55,11 @@ def _check(base: Source, delta: Source, *, force: bool) -> None:
         print(f"{base.folder}: {rules.check_base(delta, base)}", file=sys.stderr)
 
 
-def apply_delta(base: Source, delta: Source, target: Path, options: Writing) -> None:
-    """Writes base + delta, with the delta's config and tokenizer, to the folder `target`; in float16 unless told.
+def apply_delta(base: SourceFolder, delta: SourceFolder, target: Path, options: WriteSettings) -> None:
+    """Writes base + delta, with the delta's config and tokenizer, to the folder `target`, in float16 by default.
 
     Raises:
-        CheckpointError: a value that is not finite, or no room on the disk; the target is as it was before.
+        CheckpointError: a value that is not finite, or a full disk; the target stays as it was.
         InvalidRequest: the target exists.
     """
     import torch
@@ -79,8 +79,8 @@ def apply_delta(base: Source, delta: Source, target: Path, options: Writing) -> 
     )
 
 
-def verify(base: Source, delta: Source, target: Source, *, quiet: bool = True) -> None:
-    """Computes every value again and compares it with what the target's files hold.
+def verify(base: SourceFolder, delta: SourceFolder, target: SourceFolder, *, quiet: bool = True) -> None:
+    """Computes every value again and compares it with the target's files.
 
     Raises:
         CheckpointError: names the first tensor that differs.
@@ -91,7 +91,7 @@ def verify(base: Source, delta: Source, target: Source, *, quiet: bool = True) -
     from llava.model.weights.folder import progress_bar
 
     if set(target.weights) != set(delta.names):
-        raise CheckpointError(f"{target.folder}: has other tensors than the delta. Apply the delta again.")
+        raise CheckpointError(f"{target.folder}: its tensors are not those of the delta. Apply the delta again.")
     dtype = target.weights.dtype(next(iter(target.weights)))
     specs = specs_of(delta, dtype)
     with progress_bar(sum(spec.num_bytes for spec in specs), "verifying", quiet=quiet) as advance:

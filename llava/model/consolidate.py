@@ -1,9 +1,10 @@
-"""Writes a checkpoint again as one clean folder: safetensors shards, one precision, the config of today.
+"""Rewrites a checkpoint as a clean folder: safetensors shards, one number format, an up-to-date config.
 
     python -m llava.model.consolidate --src /path/to/checkpoint --dst /path/to/clean
 
-Reads `.bin` and safetensors, sharded or not, and leaves out the buffers that files of 2023 carry along. Use it on what
-old releases or other tools wrote; models trained here need it only to change their precision (--dtype).
+Reads `.bin` and safetensors, sharded or not, and leaves out the buffers that files of 2023 contain. Use it for
+checkpoints of old releases or other tools; models trained with this package need it only to change their number format
+(--dtype).
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ from typing import TYPE_CHECKING
 from llava.command_line import run
 
 if TYPE_CHECKING:
-    from llava.model.weights.folder import Source, Writing
+    from llava.model.weights.folder import SourceFolder, WriteSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from llava.model.weights.folder import add_writing_arguments
 
-    parser.add_argument("--src", required=True, metavar="DIR", help="checkpoint to read, folder or hub id")
-    parser.add_argument("--dst", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--src", required=True, metavar="DIR", help="Folder or hub id of the checkpoint to read.")
+    parser.add_argument("--dst", required=True, metavar="DIR", help="Folder to create.")
     add_writing_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weights.folder import check_distinct, open_source, writing_options
+    from llava.model.weights.folder import WriteSettings, check_distinct, open_source
 
     check_distinct({"--src": args.src, "--dst": args.dst})
-    consolidate(open_source(args.src, "checkpoint"), Path(args.dst), writing_options(args))
+    consolidate(open_source(args.src, "checkpoint"), Path(args.dst), WriteSettings.from_args(args))
     print(f"{args.dst}: ready")
     return 0
 
 
-def consolidate(source: Source, target: Path, options: Writing) -> None:
-    """Writes the checkpoint `source` again to the folder `target`, in float16 unless told.
+def consolidate(source: SourceFolder, target: Path, options: WriteSettings) -> None:
+    """Rewrites the checkpoint `source` to the folder `target`, in float16 by default.
 
     Raises:
-        CheckpointError: a value that is not finite, or no room on the disk; the target is as it was before.
+        CheckpointError: a value that is not finite, or a full disk; the target stays as it was.
         InvalidRequest: the target exists.
     """
     import torch

@@ -1,8 +1,9 @@
-"""What makes a language model a LLaVA: a vision tower, a projector, and images among its tokens.
+"""Makes a language model a LLaVA, with a vision tower, a projector, and images among its tokens.
 
-`LlavaMetaModel` adds the modules to a decoder, `LlavaMetaForCausalLM` adds the way of the data: encode the images,
-project them, merge the tiles of large ones, and splice them into the text (`llava.model.language_model.splice`). Both
-are mixins, so another language model needs some twenty lines (`llava.model.language_model`).
+`LlavaMetaModel` adds the modules to a decoder. `LlavaMetaForCausalLM` adds what happens to images: they are encoded and
+projected, the tiles of large ones are merged, and the features are spliced into the text
+(`llava.model.language_model.splice`). Both are mixins, so another language model needs some twenty lines
+(`llava.model.language_model`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from llava.model.multimodal_encoder.vision_tower import VisionTower
 
 Images = Tensor | Sequence[Tensor]
-"""[images, 3, H, W], or one entry an image: [3, H, W], or [tiles, 3, H, W] for an image cut into tiles."""
+"""[images, 3, H, W], or one entry for each image: [3, H, W], or [tiles, 3, H, W] for an image cut into tiles."""
 
 
 class LlavaMetaModel:
@@ -47,10 +48,10 @@ class LlavaMetaModel:
             self.image_newline = nn.Parameter(torch.empty(self.config.hidden_size).normal_(std=0.02))
 
     def get_vision_tower(self) -> VisionTower:
-        """The vision tower.
+        """Returns the vision tower.
 
         Raises:
-            CheckpointError: the model has none, or it was not attached yet.
+            CheckpointError: the model has none, or it is not attached yet.
         """
         tower = getattr(self, "vision_tower", None)
         if tower is None:
@@ -73,7 +74,11 @@ class LlavaMetaForCausalLM:
         return self.get_model().get_vision_tower()
 
     def attach_vision_tower(self, tower: VisionTower) -> None:
-        """Puts a loaded tower beside the token embedding, where its features are needed first."""
+        """Moves a loaded tower to the device of the token embedding, where its features are needed, and attaches it.
+
+        Raises:
+            CheckpointError: the projector was trained with features of another width.
+        """
         embedding = self.get_input_embeddings().weight  # type: ignore[attr-defined]
         if tower.hidden_size != self.config.mm_hidden_size:
             raise CheckpointError(
@@ -87,13 +92,13 @@ class LlavaMetaForCausalLM:
 
         Args:
             images: see `Images`.
-            image_sizes: (width, height) of each original image; needed where the model removes padding from tiles.
+            image_sizes: (width, height) of each original image; needed if the model removes padding from tiles.
 
         Returns:
-            One tensor [features, hidden] an image.
+            One tensor [features, hidden] for each image.
 
         Raises:
-            ImageError: an image whose pixels have no usable shape.
+            ImageError: pixels of a shape that cannot be used.
         """
         entries = list(images)
         batches = [entry if entry.dim() == 4 else entry[None] for entry in entries]
@@ -106,10 +111,10 @@ class LlavaMetaForCausalLM:
         ]
 
     def count_features(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[int]:
-        """How many features `encode_images` makes of each image; nothing is computed for it.
+        """Counts the features that `encode_images` makes of each image, without computing them.
 
         Raises:
-            ImageError: an image cut into tiles without its original size, or into other tiles than this model's.
+            ImageError: an image cut into tiles whose original size is missing or does not match the tiles.
         """
         tower, width = self.get_vision_tower(), self.config.hidden_size
         counts = []
@@ -143,9 +148,9 @@ class LlavaMetaForCausalLM:
     def _merge_tiles(self, tiles: Tensor, image_size: tuple[int, int] | None) -> Tensor:
         """Joins the tiles of one image, [tiles, patches, hidden], into one sequence [features, hidden].
 
-        `flat`: one tile after the other. `spatial`: the whole image first, then the tiles' patches in raster order
-        over the whole grid. `spatial_unpad`: besides, rows and columns of padding are dropped and `image_newline` ends
-        each row (LLaVA-NeXT, Liu et al. 2024).
+        `flat` puts one tile after the other. `spatial` puts the whole image first, then the tiles' patches in raster
+        order over the whole grid. `spatial_unpad` also drops rows and columns of padding, and ends each row with
+        `image_newline` (LLaVA-NeXT, Liu et al. 2024).
         """
         merge = self.config.mm_patch_merge_type or "flat"
         if merge == "flat":
@@ -162,7 +167,7 @@ class LlavaMetaForCausalLM:
         return torch.cat([tiles[0], grid.flatten(1).T])
 
     def _raster(self, tiles: Tensor, image_size: tuple[int, int] | None) -> Tensor:
-        """Tiles [tiles, patches, hidden] -> [hidden, rows, columns] of the image they were cut from."""
+        """Arranges tiles [tiles, patches, hidden] as [hidden, rows, columns] of the image they were cut from."""
         from llava.mm_utils import get_anyres_image_grid_shape
 
         tower = self.get_vision_tower()
@@ -184,7 +189,7 @@ class LlavaMetaForCausalLM:
 
     @property
     def patch_token_id(self) -> int | None:
-        """Id of `<im_patch>`, where the checkpoint's prompts use runs of it."""
+        """Id of `<im_patch>` if the checkpoint's prompts use runs of it."""
         return self.config.im_patch_token
 
     def splice_images(
@@ -210,7 +215,11 @@ class LlavaMetaForCausalLM:
         )
 
     def refuse_markers(self, input_ids: Tensor) -> None:
-        """Raises ImageTokenMismatch where ids stand for images and none were given."""
+        """Refuses ids that stand for images when no images were given.
+
+        Raises:
+            ImageTokenMismatch: names the first such row.
+        """
         if has_markers(input_ids, self.patch_token_id):
             row = next(i for i, ids in enumerate(input_ids) if has_markers(ids, self.patch_token_id))
             raise ImageTokenMismatch(f"row {row}: the prompt has a place for an image, but no images were given.")
@@ -226,15 +235,15 @@ class LlavaMetaForCausalLM:
         pretrain_mm_mlp_adapter: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Turns a language model into a LLaVA for training: loads the tower, builds (or keeps) the projector.
+        """Turns a language model into a LLaVA for training: loads the tower, and builds the projector unless it exists.
 
         Args:
             vision_tower: folder or hub id.
             pretrain_mm_mlp_adapter: file with a trained projector (`mm_projector.bin` of any release).
-            dtype: of the tower; None keeps that of the language model.
+            dtype: number format of the tower; None takes that of the language model.
 
         Raises:
-            CheckpointError: tower or projector that cannot be read or do not fit.
+            CheckpointError: the tower or the projector cannot be read or does not fit.
         """
         from llava.model.multimodal_encoder.builder import build_vision_tower
         from llava.model.weights.adapter import load_projector
@@ -249,7 +258,7 @@ class LlavaMetaForCausalLM:
         self.config.mm_vision_tower = vision_tower
         self.config.use_mm_proj = True
         self.config.mm_vision_select_layer = mm_vision_select_layer
-        # v0 configs lack these keys, and their absence is what says that a checkpoint is v0.
+        # v0 configs lack these keys, and only their absence shows that a checkpoint is v0.
         self.config.mm_vision_select_feature = _unless(mm_vision_select_feature, "patch")
         self.config.mm_projector_type = _unless(mm_projector_type, "linear")
         self.config.mm_patch_merge_type = _unless(mm_patch_merge_type, "flat")
@@ -269,10 +278,13 @@ class LlavaMetaForCausalLM:
         mm_use_im_patch_token: bool = True,
         pretrain_mm_mlp_adapter: str | None = None,
     ) -> int:
-        """Adds the image tokens a recipe needs to tokenizer and embeddings; returns how many new rows start/end got.
+        """Adds the image tokens that a recipe needs to the tokenizer and the embeddings.
 
-        New rows of `<im_start>` and `<im_end>` begin as the mean of all rows before them, or are read from
-        `pretrain_mm_mlp_adapter` where that file has them.
+        New rows of `<im_start>` and `<im_end>` start as the mean of all rows before them, or are read from
+        `pretrain_mm_mlp_adapter` if that file has them.
+
+        Returns:
+            The number of new rows for `<im_start>` and `<im_end>`.
         """
         from llava.model.loading.tokenizer import add_special_tokens
         from llava.model.weights.adapter import load_image_token_rows
@@ -297,7 +309,7 @@ def _unless(value: str, default: str) -> str | None:
 
 
 def resize_embeddings(model: Any, num_tokens: int) -> None:
-    """Grows both embeddings to `num_tokens` rows; never shrinks them (released vocabularies are padded)."""
+    """Grows both embeddings to `num_tokens` rows, and never shrinks them, because released vocabularies are padded."""
     if num_tokens > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
 
@@ -312,10 +324,10 @@ def fill_with_mean(model: Any, num_new: int) -> None:
 
 
 def unpad_image(grid: Tensor, original_size: tuple[int, int]) -> Tensor:
-    """Drops the rows or columns that padding to the tile grid added.
+    """Drops the rows or columns that were added to fill the tile grid.
 
     Args:
-        grid: [hidden, rows, columns] of an image that was resized keeping its aspect ratio and centred.
+        grid: [hidden, rows, columns] of an image that was resized with its aspect ratio kept, and centred.
         original_size: (width, height) of the image before that.
     """
     width, height = original_size
@@ -328,7 +340,7 @@ def unpad_image(grid: Tensor, original_size: tuple[int, int]) -> Tensor:
 
 
 def _padding_side(attention_mask: Tensor | None) -> str:
-    """Rows padded on the left stay so; everything else is padded on the right, as in training."""
+    """Keeps padding on the left if there is any; everything else is padded on the right, as in training."""
     if attention_mask is not None and bool((attention_mask[:, 0] == 0).any()):
         return "left"
     return "right"

@@ -1,4 +1,4 @@
-"""Makes delta weights: what to add to a base model to get yours, so that you can share it where the base may not be.
+"""Makes delta weights: the difference between your model and its base, to share a model whose base must not be shared.
 
     python -m llava.model.make_delta --base /path/to/llama-7b --target /path/to/LLaVA-7B-v0 --delta /path/to/delta
 
@@ -18,41 +18,43 @@ from llava.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llava.model.weights.folder import Source, Writing
+    from llava.model.weights.folder import SourceFolder, WriteSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from llava.model.weights.folder import add_delta_arguments, add_writing_arguments
 
-    add_delta_arguments(parser, target="your model, folder or hub id", delta="folder to make")
+    add_delta_arguments(parser, target="Folder or hub id of your model.", delta="Folder to create.")
     parser.add_argument(
-        "--hub-repo-id", metavar="OWNER/NAME", help="upload the delta there as well (log in with `hf auth login` first)"
+        "--hub-repo-id",
+        metavar="OWNER/NAME",
+        help="Hub repository to upload the delta to (log in with `hf auth login` first).",
     )
-    parser.add_argument("--hub-private", action="store_true", help="make that repository private")
+    parser.add_argument("--hub-private", action="store_true", help="Make that repository private.")
     add_writing_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weights.folder import check_distinct, open_source, writing_options
+    from llava.model.weights.folder import WriteSettings, check_distinct, open_source
 
     check_distinct({"--base": args.base, "--target": args.target, "--delta": args.delta})
     base, target = open_source(args.base, "base"), open_source(args.target, "model")
-    returned = make_delta(base, target, Path(args.delta), writing_options(args))
-    print(f"{args.delta}: ready. {returned}")
+    rounding = make_delta(base, target, Path(args.delta), WriteSettings.from_args(args))
+    print(f"{args.delta}: ready. {rounding}")
     if args.hub_repo_id:
         print(f"{args.hub_repo_id}: uploaded, {upload(Path(args.delta), args.hub_repo_id, private=args.hub_private)}")
     return 0
 
 
-class Rounding:
-    """Counts what a delta of this precision cannot give back: base + (target - base) is rounded twice."""
+class RoundingCount:
+    """Counts the values that a delta cannot restore exactly, because base + (target - base) is rounded twice."""
 
     def __init__(self) -> None:
         self.values = self.inexact = 0
         self.largest = 0.0
 
     def subtract(self, target: Tensor, base: Tensor) -> Tensor:
-        """target - base, counting where adding the base again would not give the target."""
+        """Returns target - base, and counts the values where adding the base again does not give the target."""
         delta = target - base
         error = ((delta + base).float() - target.float()).abs()
         self.values += error.numel()
@@ -62,18 +64,18 @@ class Rounding:
 
     def __str__(self) -> str:
         if not self.inexact:
-            return "Applied to the base it gives every value back exactly."
+            return "Applied to the base, it restores every value exactly."
         return (
-            f"Applied to the base it gives back {100 * (1 - self.inexact / self.values):.1f} % of the values exactly, "
-            f"the others to within {self.largest:.1e}; --dtype float32 gives back all, at twice the size."
+            f"Applied to the base, it restores {100 * (1 - self.inexact / self.values):.1f} % of the values exactly "
+            f"and the others to within {self.largest:.1e}. --dtype float32 restores all, at twice the size."
         )
 
 
-def make_delta(base: Source, target: Source, delta: Path, options: Writing) -> Rounding:
-    """Writes target - base, with the target's config and tokenizer, to the folder `delta`; in float16 unless told.
+def make_delta(base: SourceFolder, target: SourceFolder, delta: Path, options: WriteSettings) -> RoundingCount:
+    """Writes target - base, with the target's config and tokenizer, to the folder `delta`, in float16 by default.
 
     Raises:
-        CheckpointError: the two do not belong together, a value is not finite, or the disk is full.
+        CheckpointError: the two models do not belong together, a value is not finite, or the disk is full.
         InvalidRequest: the folder exists.
     """
     import torch
@@ -84,7 +86,7 @@ def make_delta(base: Source, target: Source, delta: Path, options: Writing) -> R
     check_fit(target, base)
     check_complete(target, "model")
     dtype = options.dtype or torch.float16
-    specs, rounding = specs_of(target, dtype), Rounding()
+    specs, rounding = specs_of(target, dtype), RoundingCount()
     write_model(
         delta,
         specs,
@@ -98,11 +100,11 @@ def make_delta(base: Source, target: Source, delta: Path, options: Writing) -> R
 
 
 def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
-    """Puts a folder into a model repository of the hub, which is made if there is none; returns its address.
+    """Uploads a folder to a model repository of the hub, which is created if needed; returns its address.
 
     Raises:
-        CheckpointError: not logged in, no right to write there, no network, or `private` and the repository is there
-            already for all to see; the folder stays as it is.
+        CheckpointError: not logged in, no permission, no network, or `private` although the repository exists and is
+            public. The folder stays as it is.
     """
     from huggingface_hub import HfApi
 
@@ -114,7 +116,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
         if private and not hub.model_info(repo_id).private:
             raise CheckpointError(
                 f"{repo_id}: the delta is in {folder}, but was not uploaded: the repository exists and is public. "
-                "Make it private in its settings, give another name, or leave out --hub-private."
+                "Make it private in its settings, choose another name, or leave out --hub-private."
             )
         hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Add delta weights")
     except hub_errors() as error:

@@ -1,8 +1,8 @@
-"""Merges a LoRA run into its base: one folder that needs no base and no adapter any more.
+"""Merges a LoRA run into its base, which gives one folder that needs neither base nor adapter.
 
     python -m llava.model.merge_lora --model-path LORA --model-base BASE --save-model-path MERGED
 
-Reads and writes block by block, so it needs a few hundred megabytes of memory for a model of any size.
+Weights are read and written block by block, so a model of any size needs a few hundred megabytes of memory.
 """
 
 from __future__ import annotations
@@ -14,49 +14,51 @@ from typing import TYPE_CHECKING
 
 from llava.command_line import run
 from llava.errors import CheckpointError
-from llava.model.weights.delta import EMBEDDING
+from llava.model.weights.reader import EMBEDDING
 
 if TYPE_CHECKING:
-    from llava.model.weights.folder import Source, Writing
-    from llava.model.weights.lora import Adapter
+    from llava.model.weights.folder import SourceFolder, WriteSettings
+    from llava.model.weights.lora import LoraAdapter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from llava.model.weights.folder import add_writing_arguments
 
-    parser.add_argument("--model-path", required=True, metavar="DIR", help="folder of the LoRA run")
-    parser.add_argument("--model-base", metavar="DIR", help="its base, folder or hub id (what the adapter says)")
-    parser.add_argument("--save-model-path", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--model-path", required=True, metavar="DIR", help="Folder of the LoRA run.")
+    parser.add_argument(
+        "--model-base", metavar="DIR", help="Folder or hub id of its base (default: the one that the adapter names)."
+    )
+    parser.add_argument("--save-model-path", required=True, metavar="DIR", help="Folder to create.")
     add_writing_arguments(parser, dtype=None)
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.model.weights.folder import check_distinct, open_source, writing_options
+    from llava.model.weights.folder import WriteSettings, check_distinct, open_source
     from llava.model.weights.lora import read_adapter
     from llava.model.weights.reader import read_json, resolve_folder
 
     folder = resolve_folder(args.model_path)
     if not (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{folder}: has no adapter_config.json; it is no LoRA run. Give the folder that training made."
+            f"{folder}: has no adapter_config.json, so it is not a LoRA run. Give the folder that training wrote."
         )
     base_path = args.model_base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base_path:
-        raise CheckpointError(f"{folder / 'adapter_config.json'}: names no base. Give it with --model-base.")
+        raise CheckpointError(f"{folder / 'adapter_config.json'}: does not name a base. Give one with --model-base.")
     check_distinct({"--model-path": folder, "--model-base": base_path, "--save-model-path": args.save_model_path})
     base = open_source(base_path, "base model")
-    merge(read_adapter(folder), base, folder, Path(args.save_model_path), writing_options(args))
+    merge(read_adapter(folder), base, folder, Path(args.save_model_path), WriteSettings.from_args(args))
     print(f"{args.save_model_path}: ready")
     return 0
 
 
-def merge(adapter: Adapter, base: Source, folder: Path, target: Path, options: Writing) -> None:
+def merge(adapter: LoraAdapter, base: SourceFolder, folder: Path, target: Path, options: WriteSettings) -> None:
     """Writes `base` with `adapter`, which was read from `folder`, to the folder `target`.
 
-    In the base's precision unless told.
+    The weights keep the base's number format by default.
 
     Raises:
-        CheckpointError: the adapter does not fit the base, a value is not finite, or there is no room on the disk.
+        CheckpointError: the adapter does not fit the base, a value is not finite, or the disk is full.
         InvalidRequest: the target exists.
     """
     from dataclasses import replace
@@ -69,7 +71,7 @@ def merge(adapter: Adapter, base: Source, folder: Path, target: Path, options: W
     dtype = options.dtype or base.weights.dtype(EMBEDDING)
     specs = merged_specs(adapter, base, dtype)
     rows = next(spec.shape[0] for spec in specs if spec.name == EMBEDDING)
-    # What the run changed stands in its own folder; a run of the original has no tokenizer there.
+    # The run's own folder has the changed settings; runs of the original have no tokenizer there.
     settings = {**base.config, **read_json(folder / "config.json"), "vocab_size": rows}
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
     described = replace(base, folder=folder if has_tokenizer else base.folder, config=settings)

@@ -1,6 +1,6 @@
-"""Tools for model folders: what is in one, deltas, merging, one precision, transformers' format.
+"""Inspects and converts model folders: deltas, LoRA, projectors, number formats, transformers' format.
 
-All of them read and write block by block, so a model of any size needs a few hundred megabytes of memory.
+Every tool reads and writes block by block, so a model of any size needs a few hundred megabytes of memory.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from llava.command_line import Tools, run_group
 
 TOOLS: Tools = {
     "Model folders": {
-        "info": ("llava.model.weights_info", "what a folder holds, and what it lacks"),
-        "apply-delta": ("llava.model.apply_delta", "base + delta = a LLaVA"),
-        "make-delta": ("llava.model.make_delta", "a LLaVA - its base = what you may share"),
-        "consolidate": ("llava.model.consolidate", "any checkpoint as clean safetensors in one precision"),
-        "convert": ("llava.model.convert", "to transformers' format (vLLM, SGLang) and back"),
-        "merge-lora": ("llava.model.merge_lora", "a LoRA run and its base as one model"),
+        "info": ("llava.model.weights_info", "Show what a model folder holds and lacks."),
+        "apply-delta": ("llava.model.apply_delta", "Add delta weights to their base."),
+        "make-delta": ("llava.model.make_delta", "Make delta weights of a LLaVA and its base."),
+        "consolidate": ("llava.model.consolidate", "Rewrite a checkpoint as clean safetensors in one number format."),
+        "convert": ("llava.model.convert", "Convert to transformers' format (vLLM, SGLang) and back."),
+        "extract-projector": ("llava.model.extract_projector", "Extract the projector of a checkpoint to a file."),
+        "merge-lora": ("llava.model.merge_lora", "Merge a LoRA run into its base."),
     },
 }
 

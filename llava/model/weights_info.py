@@ -1,4 +1,4 @@
-"""Says what a model folder holds, and what it lacks, from its configs and the headers of its weight files alone."""
+"""Shows what a model folder holds, and what it lacks, from its configs and the headers of its weight files alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llava.command_line import run
 from llava.errors import LlavaError
+
+if TYPE_CHECKING:
+    from llava.model.loading.model_folder import ModelFolder
+    from llava.model.weights.reader import Checkpoint
 
 _DELTA_NORM = 0.2
 """The final norm of LLaMA and Vicuna is of the order of 1, that of a delta near 0."""
@@ -20,31 +24,40 @@ _DELTA_NORM = 0.2
 
 @dataclass
 class WeightsInfo:
-    """What is known of one folder; empty strings where a thing does not apply."""
+    """What is known about one folder; strings that do not apply are empty."""
 
     path: str
     kind: str = ""
-    """What it is, in words."""
+    """The kind of model, in words."""
     era: str = ""
-    """`v0` or `v1 and later`; how images stand in its prompts."""
+    """The release: `v0` or `v1 and later`, which differ in how images stand in a prompt."""
     parameters: int = 0
+    """Number of parameters in the files."""
     size: str = ""
+    """Layers, width and vocabulary, in words."""
     dtype: str = ""
+    """Number formats of the weights, the most frequent first."""
     files: str = ""
+    """Number, format and size of the weight files."""
     projector: str = ""
+    """Kind of projector, and the widths that it connects."""
     vision_tower: str = ""
+    """Where the tower is, and which of its layers is used."""
     template: str = ""
+    """Name of the prompt template."""
     context_tokens: int = 0
+    """Tokens that prompt, images and answer may have together."""
     is_delta: bool = False
+    """Whether the weights are a delta."""
     base: str = ""
-    """Of a delta, a projector or an adapter: what it belongs to, as far as it says so."""
+    """The base of a delta, a projector or an adapter, if the folder names it."""
     missing: list[str] = field(default_factory=list)
-    """What would have to be there before the folder can be used, and why."""
+    """What the folder needs before it can be used, and why."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="model folder, or hub id (which is fetched first)")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("path", metavar="PATH", help="Model folder, or hub id (which is downloaded first).")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,37 +68,32 @@ def main(args: argparse.Namespace) -> int:
     return 1 if info.missing else 0
 
 
-def inspect(folder: Path) -> WeightsInfo:
-    """Reads configs and headers; what is wrong is collected in `missing`, not raised.
+def inspect(path: Path) -> WeightsInfo:
+    """Reads the configs and headers of a folder; what is wrong with it is collected in `missing`, not raised.
 
     Raises:
-        CheckpointError: there is no config.json, or none of a LLaVA or LLaMA.
+        CheckpointError: there is no config.json, or it is not that of a LLaVA or LLaMA.
     """
-    from llava.model.builder import context_length
-    from llava.model.loading.flavours import read_flavour
+    from llava.model.loading.model_folder import read_model_folder
     from llava.model.weights.reader import read_json
-    from llava.template_choice import default_template_for, release_of
 
-    flavour = read_flavour(folder)
-    config = flavour.config
-    info = WeightsInfo(str(folder), kind=_KINDS[flavour.kind], context_tokens=context_length(config))
-    if config.has_vision:
-        release = release_of(config)
-        info.era = "v0" if release == "v0" else "v1 and later"
-        info.template = default_template_for(config, name=folder.name)
-        _describe_tower(info, folder, flavour)
-    if flavour.kind in ("projector", "lora"):
-        _describe_adapter(info, folder, flavour.kind)
+    folder = read_model_folder(path)
+    info = WeightsInfo(str(path), kind=_KINDS[folder.kind], context_tokens=folder.context_length)
+    if folder.has_vision:
+        info.era = "v0" if folder.release == "v0" else "v1 and later"
+        info.template = folder.template
+        _describe_tower(info, folder)
+    if folder.needs_base:
+        _describe_adapter(info, folder)
     else:
-        _describe_weights(info, folder, flavour)
-    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        _describe_weights(info, folder)
+    if not folder.has_tokenizer:
         info.missing.append("a tokenizer (tokenizer.model or tokenizer.json)")
-    stated = read_json(folder / "delta_base.json") if (folder / "delta_base.json").is_file() else None
-    if stated is not None:
-        info.is_delta, info.base = True, str(stated.get("name") or "")
+    if (path / "delta_base.json").is_file():
+        info.is_delta, info.base = True, str(read_json(path / "delta_base.json").get("name") or "")
     if info.is_delta:
         info.kind = f"delta weights of a {info.kind}"
-        info.missing.append("its base: add the two with `python -m llava.model.apply_delta`")
+        info.missing.append("its base: add the two with `llava weights apply-delta` (llava.model.apply_delta)")
     return info
 
 
@@ -98,64 +106,72 @@ _KINDS = {
 }
 
 
-def _describe_weights(info: WeightsInfo, folder: Path, flavour: Any) -> None:
-    from llava.model.builder import check_tensors
-    from llava.model.transformers_format.layout import one_layer
-    from llava.model.weights.reader import open_checkpoint, read_json
+def _describe_weights(info: WeightsInfo, folder: ModelFolder) -> None:
+    from llava.model.loading.tensor_check import check_tensors
+    from llava.model.weights.folder import describe_size
 
     try:
-        checkpoint = one_layer(open_checkpoint(folder), read_json(folder / "config.json"))
-        sources = flavour.rename(checkpoint)
-        check_tensors(flavour.config, checkpoint, sources)
+        checkpoint = folder.open_weights()
+        names = folder.tensor_names(checkpoint)
+        check_tensors(folder.settings, checkpoint, names)
     except LlavaError as error:
         info.missing.append(str(error))
         return
     dtypes: Counter[str] = Counter()
-    for name in sources.values():
-        dtypes[str(checkpoint.dtype(name)).removeprefix("torch.")] += prod(checkpoint.shape(name))
-    config = flavour.config
+    for name in names.values():
+        dtypes[checkpoint.dtype_name(name)] += prod(checkpoint.shape(name))
+    settings = folder.settings
     info.parameters = sum(dtypes.values())
-    info.size = f"{config.num_hidden_layers} layers of width {config.hidden_size}, {config.vocab_size} tokens"
+    info.size = describe_size(settings["num_hidden_layers"], settings["hidden_size"], settings["vocab_size"])
     info.dtype = ", ".join(name for name, _ in dtypes.most_common())
     suffix = "safetensors" if checkpoint.files[0].suffix == ".safetensors" else "bin"
     total = sum(file.stat().st_size for file in checkpoint.files)
     info.files = f"{len(checkpoint.files)} {suffix}, {total / 1e9:.2f} GB"
-    norm = checkpoint.tensor(sources["model.norm.weight"]).float()
-    info.is_delta = bool(norm.abs().mean() < _DELTA_NORM)
+    info.is_delta = _mean_size(checkpoint, names["model.norm.weight"]) < _DELTA_NORM
 
 
-def _describe_tower(info: WeightsInfo, folder: Path, flavour: Any) -> None:
-    config = flavour.config
-    kind = config.mm_projector_type or "linear"
-    info.projector = f"{kind}, {config.mm_hidden_size} to {config.hidden_size}"
-    name = str(config.mm_vision_tower)
-    layer = f"layer {config.mm_vision_select_layer}"
-    if flavour.vision_config is not None:
-        info.vision_tower = f"in the checkpoint, {flavour.vision_config.image_size} pixels, {layer}"
-    elif (folder / name / "config.json").is_file():
+def _mean_size(checkpoint: Checkpoint, name: str) -> float:
+    """Returns the mean absolute value of a vector."""
+    values = checkpoint.vector(name)
+    if values is None:
+        values = checkpoint.tensor(name).float().tolist()
+    return sum(abs(value) for value in values) / len(values)
+
+
+def _describe_tower(info: WeightsInfo, folder: ModelFolder) -> None:
+    settings = folder.settings
+    kind = settings.get("mm_projector_type") or "linear"
+    info.projector = f"{kind}, {settings['mm_hidden_size']} to {settings['hidden_size']}"
+    name = str(settings.get("mm_vision_tower"))
+    layer = f"layer {settings['mm_vision_select_layer']}"
+    if folder.vision_settings is not None:
+        info.vision_tower = f"in the checkpoint, {folder.vision_settings['image_size']} pixels, {layer}"
+    elif (folder.path / name / "config.json").is_file():
         info.vision_tower = f"{name}/ in the folder, {layer}"
     elif Path(name).is_dir():
         info.vision_tower = f"{name}, {layer}"
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        info.vision_tower = f"{name}, fetched from the hub when it is loaded, {layer}"
+        info.vision_tower = f"{name}, downloaded from the hub when the model is loaded, {layer}"
     else:
         info.vision_tower = f"{name}, {layer}"
-        info.missing.append(f"the vision tower {name!r}: neither in the folder nor here. Give it with --vision-tower.")
+        info.missing.append(
+            f"the vision tower {name!r}: it is neither in the folder nor here. Give it with --vision-tower."
+        )
 
 
-def _describe_adapter(info: WeightsInfo, folder: Path, kind: str) -> None:
+def _describe_adapter(info: WeightsInfo, folder: ModelFolder) -> None:
     from llava.model.weights.adapter import open_adapter
-    from llava.model.weights.lora import ADAPTER_FILES, WHOLE_FILE
-    from llava.model.weights.reader import Checkpoint, open_checkpoint, read_json
+    from llava.model.weights.lora import LORA_FILES, WHOLE_FILE
+    from llava.model.weights.reader import Checkpoint, open_checkpoint
 
     try:
-        if kind == "projector":
-            parts = [open_adapter(folder)]
+        if folder.kind == "projector":
+            parts = [open_adapter(folder.path)]
         else:
-            info.base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
-            parts = [open_checkpoint(folder, names=ADAPTER_FILES)]
-            if (folder / WHOLE_FILE).is_file():
-                parts.append(Checkpoint([folder / WHOLE_FILE]))
+            info.base = folder.base_name or ""
+            parts = [open_checkpoint(folder.path, names=LORA_FILES)]
+            if (folder.path / WHOLE_FILE).is_file():
+                parts.append(Checkpoint([folder.path / WHOLE_FILE]))
             else:
                 info.missing.append(f"{WHOLE_FILE}, which holds the projector")
     except LlavaError as error:
@@ -167,16 +183,14 @@ def _describe_adapter(info: WeightsInfo, folder: Path, kind: str) -> None:
 
 
 def describe(info: WeightsInfo) -> str:
-    """The lines that `llava weights info` prints."""
+    """Returns the lines that `llava weights info` prints."""
+    size = f"{info.parameters / 1e6:,.1f} million parameters; {info.size}".rstrip("; ") if info.parameters else ""
     rows = [
         ("folder", info.path),
-        ("what", info.kind),
+        ("kind", info.kind),
         ("release", info.era),
-        (
-            "size",
-            f"{info.parameters / 1e6:,.1f} million parameters; {info.size}".rstrip("; ") if info.parameters else "",
-        ),
-        ("precision", info.dtype),
+        ("size", size),
+        ("dtype", info.dtype),
         ("files", info.files),
         ("projector", info.projector),
         ("vision tower", info.vision_tower),

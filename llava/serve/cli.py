@@ -15,7 +15,7 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.serve.worker.model_loading import add_loading_arguments
+from llava.model.loading import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,14 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--model-path",
-        "--model-name",
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="Model folder, hub id, or embedded model (default: tiny). With --server, a name that it serves.",
-    )
+    spellings = ("--model-path", "--model-name", "--model", "-m")
+    arguments.add_model_path(group, *spellings, more="With --server, the name of a model that it serves.")
     group.add_argument(
         "--server",
         "--base-url",
@@ -59,7 +53,7 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         "--api-key-file", metavar="FILE", help="File with the server's API key (default: $LLAVA_API_KEY, if set)."
     )
     group.add_argument("--api-key-env", metavar="NAME", help="Environment variable with the server's API key.")
-    add_loading_arguments(group)
+    arguments.add_arguments(group, split=True, flash_attention=True)
 
 
 def _add_answer_arguments(group: argparse._ArgumentGroup) -> None:

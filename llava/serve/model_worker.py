@@ -13,9 +13,9 @@ import argparse
 import sys
 
 from llava.command_line import run
-from llava.model.loading.arguments import find_model
+from llava.model.loading import arguments
 from llava.serve.worker.command import WorkerSettings, add_worker_arguments, run_worker
-from llava.serve.worker.model_loading import add_loading_arguments, load_model, typed
+from llava.serve.worker.model_loading import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that choose a model and say how it is loaded."""
     model = parser.add_argument_group("model")
-    model.add_argument("--model-path", metavar="MODEL", help="Model folder, hub id, or embedded model (default: tiny).")
+    arguments.add_model_path(model, "--model-path")
     model.add_argument(
         "--model-name", metavar="NAME", help="Name under which the model is served (default: last part of the path)."
     )
-    add_loading_arguments(model)
+    arguments.add_arguments(model, split=True, flash_attention=True)
     # Accepted but unused: the model's own config says whether it has a vision tower and how images are cropped.
     model.add_argument("--multi-modal", action="store_true", help=argparse.SUPPRESS)
     model.add_argument("--keep-aspect-ratio", action="store_true", help=argparse.SUPPRESS)
@@ -39,20 +39,22 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def model_flags(args: argparse.Namespace) -> list[str]:
     """Returns the flags of `add_model_arguments` as they were typed, for a worker that another command starts."""
     which = (("--model-path", args.model_path), ("--model-name", args.model_name))
-    return [word for flag, value in which if value is not None for word in (flag, value)] + typed(args)
+    flags = [[flag, value] for flag, value in which if value is not None]
+    flags += arguments.ModelSettings.from_args(args).as_flags()
+    return [word for flag in flags for word in flag]
 
 
 def main(args: argparse.Namespace) -> int:
     from llava.serve.worker.engine_backend import EngineBackend
     from llava.serve.worker.images import ImageReader
 
-    folder, name, notice = find_model(args.model_path)
-    if notice:
-        print(notice, file=sys.stderr)
+    loading = arguments.ModelSettings.from_args(args)
+    folder, name, notice = arguments.find_model(loading.model_path)
+    arguments.announce(name, notice)
     settings = WorkerSettings.from_args(args)
     backend = EngineBackend(
         name=args.model_name or name,
-        load=lambda: load_model(args, folder),
+        load=lambda: load_model(loading, folder),
         images=ImageReader(allowed_hosts=settings.image_hosts),
         asked_limit=settings.max_running,
     )

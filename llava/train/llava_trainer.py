@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 
 from llava.errors import CheckpointError, DataError
+from llava.model.weights.adapter import ADAPTER_FILE, adapter_tensors, load_adapter, save_adapter
 from llava.model.weights.reader import open_checkpoint
-from llava.train.checkpoints.adapter import ADAPTER_FILE, adapter_tensors, load_adapter, save_adapter
 from llava.train.checkpoints.resume import Identity, write_identity
 from llava.train.data.collator import COUNTS_KEY
 from llava.train.data.length_sampler import ModalityLengthSampler

@@ -1,11 +1,11 @@
-"""Memory and time of applying a delta: block by block, against loading both models whole as the original did.
+"""Measures memory and time of applying a delta block by block, against loading both models whole as the original did.
 
     python scripts/bench/bench_apply_delta.py --work /path/with/20GB
 
-Makes synthetic checkpoints of the real tensor names (a base and a delta of equal size, in four shards each) at two
-sizes, applies the delta in both ways, each in a process of its own, and compares the results value for value. Memory is
-what the process holds itself (RssAnon, sampled every 10 ms): pages of mapped files can be dropped at any time. Time is
-CPU time of the process, user and system; the disk's share is left out.
+Makes synthetic checkpoints with the real tensor names (a base and a delta of equal size, in four shards each) at two
+sizes, applies the delta both ways, each in a separate process, and compares the results value for value. Memory is the
+process's own (RssAnon, sampled every 10 ms), because pages of mapped files can be dropped at any time. Time is the CPU
+time of the process, user and system; waiting for the disk is left out.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ target.save_pretrained(target_path, max_shard_size="1GB")
 
 
 @dataclass(frozen=True)
-class Size:
-    """A LLaMA of made-up proportions."""
+class BenchmarkSize:
+    """A LLaMA of invented proportions."""
 
     layers: int
     hidden: int = 2048
@@ -49,22 +49,24 @@ class Size:
 
     @property
     def num_bytes(self) -> int:
-        """In float16."""
+        """Size of the weights in float16."""
         layer = 4 * self.hidden**2 + 3 * self.hidden * self.intermediate + 2 * self.hidden
         return 2 * (self.layers * layer + 2 * self.vocabulary * self.hidden + self.hidden)
 
 
-SIZES = (Size(layers=17), Size(layers=37))
+SIZES = (BenchmarkSize(layers=17), BenchmarkSize(layers=37))
 
 
 @dataclass(frozen=True)
-class Run:
+class Measurement:
+    """What one process used."""
+
     cpu_s: float
     peak_anonymous_bytes: int
 
 
-def write_checkpoint(folder: Path, size: Size, *, delta: bool) -> None:
-    """Random weights, small ones for a delta, written in four shards."""
+def write_checkpoint(folder: Path, size: BenchmarkSize, *, delta: bool) -> None:
+    """Writes random weights in four shards; those of a delta are small."""
     import torch
 
     from llava.model.weights.writer import CheckpointWriter, TensorSpec
@@ -95,7 +97,7 @@ def write_checkpoint(folder: Path, size: Size, *, delta: bool) -> None:
 
 
 def _values(shape: tuple[int, ...], noise, number: int, *, delta: bool) -> Iterator:  # type: ignore[no-untyped-def]
-    """Rows cut from one table of noise: as good as random for this purpose, and made in no time."""
+    """Yields rows of one table of noise, which are random enough for this purpose and quick to make."""
     import torch
 
     if len(shape) == 1:
@@ -108,7 +110,7 @@ def _values(shape: tuple[int, ...], noise, number: int, *, delta: bool) -> Itera
         yield table[: rows * shape[1]].reshape(rows, shape[1])
 
 
-def _config(size: Size, *, delta: bool) -> dict[str, object]:
+def _config(size: BenchmarkSize, *, delta: bool) -> dict[str, object]:
     settings: dict[str, object] = {
         "model_type": "llava_llama" if delta else "llama",
         "architectures": ["LlavaLlamaForCausalLM" if delta else "LlamaForCausalLM"],
@@ -125,11 +127,11 @@ def _config(size: Size, *, delta: bool) -> dict[str, object]:
     return settings
 
 
-def measured(command: list[str]) -> Run:
-    """Runs a command and watches its memory.
+def measured(command: list[str]) -> Measurement:
+    """Runs a command and samples its memory.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -146,7 +148,7 @@ def measured(command: list[str]) -> Run:
         if process.returncode:
             output.seek(0)
             raise RuntimeError(f"{' '.join(command)}:\n{output.read().decode()[-2000:]}")
-    return Run(usage.ru_utime + usage.ru_stime, peak)
+    return Measurement(usage.ru_utime + usage.ru_stime, peak)
 
 
 def same_values(one: Path, other: Path) -> bool:
@@ -159,12 +161,12 @@ def same_values(one: Path, other: Path) -> bool:
     return set(left) == set(right) and all(torch.equal(left.tensor(name), right.tensor(name)) for name in left)
 
 
-def compare(size: Size, work: Path) -> tuple[Run, Run]:
-    """Both ways on one size; the folders are removed afterwards."""
+def compare(size: BenchmarkSize, work: Path) -> tuple[Measurement, Measurement]:
+    """Measures both ways at one size, and removes the folders afterwards."""
     base, delta = work / "base", work / "delta"
     write_checkpoint(base, size, delta=False)
     write_checkpoint(delta, size, delta=True)
-    # The tool wants a tokenizer; the whole-model way does without.
+    # The tool requires a tokenizer; loading whole models does not.
     (delta / "tokenizer.json").write_text("{}")
     tool = [sys.executable, "-m", "llava.model.apply_delta", "--quiet", "--max-shard-size", "1GB"]
     ours = measured([*tool, "--base", str(base), "--delta", str(delta), "--target", str(work / "ours")])
@@ -181,8 +183,8 @@ def compare(size: Size, work: Path) -> tuple[Run, Run]:
 HEAD = "| checkpoint | way | peak memory | ratio | CPU time | ratio |\n|---|---|---:|---:|---:|---:|"
 
 
-def rows(size: Size, ours: Run, whole: Run) -> str:
-    """Two lines of the table."""
+def rows(size: BenchmarkSize, ours: Measurement, whole: Measurement) -> str:
+    """Returns two lines of the table."""
     name = f"{size.num_bytes / 1e9:.1f} GB"
     memory, cpu = ours.peak_anonymous_bytes / whole.peak_anonymous_bytes, ours.cpu_s / whole.cpu_s
     return (
@@ -192,11 +194,11 @@ def rows(size: Size, ours: Run, whole: Run) -> str:
     )
 
 
-def outlook(results: list[tuple[Size, Run, Run]]) -> str:
-    """What the measured slopes say about the released sizes."""
+def extrapolation(results: list[tuple[BenchmarkSize, Measurement, Measurement]]) -> str:
+    """Extrapolates the measurements to the released sizes."""
     (small, ours_small, whole_small), (large, ours_large, whole_large) = results
 
-    def at(num_bytes: float, one: Run, other: Run) -> float:
+    def at(num_bytes: float, one: Measurement, other: Measurement) -> float:
         slope = (other.peak_anonymous_bytes - one.peak_anonymous_bytes) / (large.num_bytes - small.num_bytes)
         return one.peak_anonymous_bytes + slope * (num_bytes - small.num_bytes)
 
@@ -212,8 +214,8 @@ def outlook(results: list[tuple[Size, Run, Run]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder for up to 18 GB of temporary files (the system's)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON as well")
+    parser.add_argument("--work", type=Path, help="Folder for up to 18 GB of temporary files (default: the system's).")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to also write the figures to.")
     args = parser.parse_args()
     results = []
     print(HEAD, flush=True)
@@ -221,7 +223,7 @@ def main() -> int:
         for size in SIZES:
             results.append((size, *compare(size, Path(folder))))
             print(rows(*results[-1]), flush=True)
-    print(f"\n{outlook(results)}")
+    print(f"\n{extrapolation(results)}")
     if args.out:
         figures = [{"bytes": size.num_bytes, "ours": vars(ours), "whole": vars(whole)} for size, ours, whole in results]
         args.out.write_text(json.dumps(figures, indent=2) + "\n")

@@ -161,10 +161,10 @@ class Static:
     def __init__(self, folder: Path):
         from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-        from llava.model.loading.flavours import read_flavour
+        from llava.model.loading.model_folder import read_model_folder
 
         export = folder.with_name(folder.name + "-exported")
-        self.config = read_flavour(folder).config
+        self.config = read_model_folder(folder).config()
         self.processor = AutoProcessor.from_pretrained(export)
         self.processor.tokenizer.padding_side = "left"
         self.model = LlavaForConditionalGeneration.from_pretrained(export).eval()

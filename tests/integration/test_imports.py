@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llava import pocket
 from llava.commands.catalogue import ALIASES, COMMANDS, entries
 from tests.conftest import REPOSITORY
 from tests.support.probe import Probed, Prober
@@ -111,7 +112,15 @@ def test_marking_answers_loads_nothing_heavy(how, target, words, python, data: P
 
 
 @pytest.mark.parametrize(
-    "words", [("doctor",), ("doctor", "--json"), ("completion", "bash"), ("eval", "get-data", "--list")], ids=" ".join
+    "words",
+    [
+        ("doctor",),
+        ("doctor", "--json"),
+        ("completion", "bash"),
+        ("eval", "get-data", "--list"),
+        ("weights", "info", str(pocket.find())),
+    ],
+    ids=lambda words: " ".join(words[:2]),
 )
 def test_commands_that_compute_nothing_load_nothing_heavy(words, python):
     probed = python.module("llava", *words)

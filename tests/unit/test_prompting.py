@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llava.errors import ImageTokenMismatch, UnknownTemplate
-from llava.model.loading.flavours import read_flavour
+from llava.model.loading.model_folder import read_model_folder
 from llava.prompting import build_prompt, place_images
 from tests.support.checkpoints import DATA
 
@@ -30,6 +30,6 @@ def test_wrong_number_of_markers_in_the_question_is_an_error():
 
 
 def test_unknown_template_is_an_error_that_offers_the_nearest():
-    config = read_flavour(DATA / "llava-v0-tiny").config
+    config = read_model_folder(DATA / "llava-v0-tiny").config()
     with pytest.raises(UnknownTemplate, match="multimodal"):
         build_prompt(config, "Why?", 1, conv_mode="multimodel")

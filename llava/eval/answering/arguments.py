@@ -7,17 +7,14 @@ import argparse
 from llava.model.loading import arguments
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which model is loaded, and how."""
-    parser.add_argument(
-        "--model-name",
-        "--model-path",
-        dest="model_path",
-        metavar="MODEL",
-        help="Model folder, hub id, or name of an embedded model (default: the embedded model `tiny`).",
-    )
-    arguments.add_arguments(parser)
-    parser.add_argument("--mm-projector", metavar="FILE", help="Projector file for a plain LLaMA in --model-name.")
+def add_model_arguments(parser: argparse.ArgumentParser, *, split: bool = False) -> None:
+    """Adds the flags that say which model to load, and how.
+
+    Args:
+        split: whether to offer `--num-gpus`, with one GPU as the default.
+    """
+    arguments.add_model_path(parser, "--model-name", "--model-path")
+    arguments.add_arguments(parser, projector=True, split=split, split_default=1 if split else None)
 
 
 def add_answer_arguments(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
@@ -78,7 +75,7 @@ def add_arguments(
         with_images: whether the questions name image files.
         max_new_tokens: the default of `--max-new-tokens`.
     """
-    add_model_arguments(parser)
+    add_model_arguments(parser, split=True)
     parser.add_argument(
         "--server",
         metavar="URL",
@@ -127,7 +124,4 @@ def add_arguments(
     )
     parser.add_argument(
         "--chunk-idx", type=int, default=0, metavar="I", help="Part to answer; the first is 0 (default: 0)."
-    )
-    parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="Number of GPUs to split the model across (default: 1)."
     )

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from llava.errors import ContextTooLong, EngineFailed, LlavaError, ShuttingDown
 from llava.eval.answering.answerer import EvalAnswer
-from llava.eval.answering.model_settings import ModelSettings
 from llava.eval.answering.settings import AnsweringSettings
 from llava.eval.answering.torchrun import TorchrunProcess
 from llava.eval.data.model_fingerprint import fingerprint
 from llava.eval.data.questions import Question
 from llava.images.loading import load_image
-from llava.model.loading.arguments import find_model
+from llava.model.loading.arguments import ModelSettings, find_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,9 +58,9 @@ class LocalModel:
         self._folder, name, notice = find_model(model.model_path)
         if notice and self._process.is_first:
             print(notice, file=sys.stderr)
-        from llava.model.loading.flavours import read_flavour
+        from llava.model.loading.model_folder import read_model_folder
 
-        self._config = read_flavour(self._folder).config
+        self._config = read_model_folder(self._folder).config()
         self._template = self._answering.conv_mode or own_template(self._config, name)
         settings: dict[str, Any] = {
             "checkpoint": fingerprint(self._folder, model.model_base, model.vision_tower, model.mm_projector),

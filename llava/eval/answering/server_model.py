@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from llava.errors import InvalidRequest, LlavaError, ModelNotFound, RemoteError, WorkerLost, WorkerTimeout
 from llava.eval.answering.answerer import EvalAnswer
-from llava.eval.answering.model_settings import ModelSettings
 from llava.eval.answering.settings import AnsweringSettings
 from llava.eval.data.questions import Question
 from llava.images.formats import MEDIA_TYPES, recognise
 from llava.images.loading import read_encoded
+from llava.model.loading.arguments import ModelSettings
 from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.client.chat_server import ChatServer
 from llava.serve.client.conversation import Chat, Turn

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llava.errors import InvalidRequest
-from llava.eval.answering.model_settings import ModelSettings
 from llava.eval.data.questions import Question
+from llava.model.loading.arguments import ModelSettings
 from llava.text_generation.settings import MAX_SEED, Sampling
 
 

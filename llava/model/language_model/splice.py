@@ -1,10 +1,10 @@
 """Replaces image markers in a batch of token ids by image features: the one place where image meets text.
 
-Training, `generate` and the serving engine all come through `splice`; nothing else knows where an image sits in a row.
-Two kinds of markers exist, and both may stand in one batch:
+Training, `generate` and the serving engine all call `splice`; nothing else knows where an image sits in a row. Markers
+are of two kinds, and one batch may contain both:
 
-* v0: a run of `<im_patch>` ids, one a feature, replaced in place; the `<im_start>` and `<im_end>` around it stay.
-* v1 and later: one `IMAGE_TOKEN_INDEX` (-200) an image; the row grows by the image's features less one.
+* v0: a run of `<im_patch>` ids, one per feature, replaced in place; the `<im_start>` and `<im_end>` around it stay.
+* v1 and later: one `IMAGE_TOKEN_INDEX` (-200) for each image; the row grows by the image's features minus one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Spliced:
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """Where one run of features goes in a row: `ids[start:stop]` is replaced by features `first` to `last`."""
+    """The place of one run of features in a row: images `first` to `last` replace `ids[start:stop]`."""
 
     start: int
     stop: int
@@ -55,13 +55,13 @@ def splice(
     """Turns ids with image markers, and the images' features, into embeddings.
 
     Args:
-        ids: [rows, length], int64; padding is where `attention_mask` is 0.
+        ids: [rows, length], int64; positions where `attention_mask` is 0 are padding.
         attention_mask: [rows, length], bool or int; None means no padding.
         labels: [rows, length] or None.
-        features: one tensor [features, hidden] an image, in reading order over the rows.
+        features: one tensor [features, hidden] for each image, in reading order over the rows.
         embed: the language model's token embedding.
-        patch_id: id of `<im_patch>`, or None where the tokenizer has none.
-        padding_side: "left" or "right", where rows that end up shorter are filled.
+        patch_id: id of `<im_patch>`, or None if the tokenizer has none.
+        padding_side: "left" or "right": the side on which shorter rows are padded.
 
     Raises:
         ImageTokenMismatch: a row whose markers do not match its images, or images left over.
@@ -78,7 +78,7 @@ def splice(
 
 
 def splice_ids(ids: Tensor, images: list[range], patch_id: int | None) -> list[int]:
-    """Replaces image markers by ids that stand for features one by one: the same as `splice`, in ids.
+    """Does the same as `splice` in ids: replaces image markers by ids that each stand for one feature.
 
     Args:
         ids: [length], int64, one prompt.
@@ -87,7 +87,7 @@ def splice_ids(ids: Tensor, images: list[range], patch_id: int | None) -> list[i
     Raises:
         ImageTokenMismatch: markers and images do not match.
     """
-    [places] = match_images([ids], [len(run) for run in images], patch_id)
+    places = match_images([ids], [len(run) for run in images], patch_id)[0]
     text = ids.tolist()
     spliced: list[int] = []
     end = 0
@@ -105,7 +105,7 @@ def num_text_tokens(ids: Tensor, patch_id: int | None) -> int:
 
 
 def has_markers(ids: Tensor, patch_id: int | None) -> bool:
-    """Whether any position of `ids` stands for an image or a part of one."""
+    """Whether any position of `ids` stands for an image or part of one."""
     found = ids == IMAGE_TOKEN_INDEX
     if patch_id is not None:
         found = found | (ids == patch_id)
@@ -113,7 +113,7 @@ def has_markers(ids: Tensor, patch_id: int | None) -> bool:
 
 
 def match_images(rows: list[Tensor], lengths: list[int], patch_id: int | None) -> list[list[ImageSpan]]:
-    """Gives each marker of each row its image.
+    """Assigns an image to each marker of each row.
 
     Args:
         rows: ids of each row without padding.
@@ -146,7 +146,7 @@ def match_images(rows: list[Tensor], lengths: list[int], patch_id: int | None) -
 
 
 def _take(row: int, start: int, found: int, lengths: list[int], first: int) -> int:
-    """How far the images reach that fill a run of `found` patch tokens; adjacent images share one run."""
+    """Returns the end of the images that fill a run of `found` patch tokens; adjacent images share one run."""
     filled, last = 0, first
     while filled < found and last < len(lengths):
         filled += lengths[last]
@@ -161,7 +161,7 @@ def _take(row: int, start: int, found: int, lengths: list[int], first: int) -> i
 
 
 def _markers(ids: Tensor, patch_id: int | None) -> list[tuple[int, int, bool]]:
-    """(start, stop, is a run of patches) of each marker, in order."""
+    """Returns (start, stop, is a run of patches) of each marker, in order."""
     found = [(position, position + 1, False) for position in (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()]
     if patch_id is not None:
         is_patch = torch.nn.functional.pad((ids == patch_id).to(torch.int8), (1, 1)).diff()
@@ -174,7 +174,7 @@ def _fill(ids: Tensor, images: list[ImageSpan], features: list[Tensor], embed: t
     is_marker = torch.zeros_like(ids, dtype=torch.bool)
     for image in images:
         is_marker[image.start : image.stop] = True
-    # One look-up a row; what stands at a marker is thrown away below, it only has to be a valid id.
+    # One look-up for the whole row; what it finds at a marker is discarded below, so any valid id will do.
     text = embed(ids.masked_fill(is_marker, 0))
     pieces, end = [], 0
     for image in images:

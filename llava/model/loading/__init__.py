@@ -1,1 +1,1 @@
-"""From the flags of a command and a folder to a model in memory."""
+"""Turns the flags of a command and a folder into a model in memory."""

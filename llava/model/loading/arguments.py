@@ -1,13 +1,17 @@
-"""A model on a command line: the flags that say how it is loaded, the folder that is meant, and the loading itself.
+"""Describes a model on a command line: the flags that say which one and how it is loaded, and what they mean.
 
-Every command that loads a model asks here. PyTorch is imported by `load` alone.
+Every command that loads a model takes its flags from here. PyTorch is imported only by `ModelSettings.load`.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from llava.model.loading.device import DTYPES, placement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -15,22 +19,156 @@ if TYPE_CHECKING:
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 
 
-def add_arguments(parser: argparse._ActionsContainer) -> None:
-    """How a model is loaded; which one, each command asks in its own words."""
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """Which model a command loads, and how."""
+
+    model_path: str | None = None
+    """Model folder, hub id, or the name of an embedded model; None is the embedded model `tiny`."""
+    model_base: str | None = None
+    """Folder or hub id of the language model, for folders that hold only a projector or a LoRA adapter."""
+    vision_tower: str | None = None
+    """Folder or hub id of the vision tower; None takes the one that the model names."""
+    mm_projector: str | None = None
+    """Projector file that makes a LLaVA of a plain language model; None takes the model's own projector."""
+    device: str | None = None
+    """`cuda`, `cuda:N`, `mps` or `cpu`; None takes the best device of this machine."""
+    dtype: str | None = None
+    """`float32`, `float16` or `bfloat16`; None chooses by device."""
+    num_gpus: int | None = None
+    """Number of GPUs to split the model across; None takes all."""
+    load_8bit: bool = False
+    """Whether the language model is quantised to 8 bits."""
+    load_4bit: bool = False
+    """Whether the language model is quantised to 4 bits."""
+    use_flash_attn: bool = False
+    """Whether FlashAttention 2 is used."""
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> ModelSettings:
+        """Builds the settings from what `add_model_path` and `add_arguments` parsed."""
+        parsed = vars(args)
+        return cls(**{field.name: parsed[field.name] for field in fields(cls)})
+
+    def as_flags(self) -> list[list[str]]:
+        """Returns the flags that differ from the defaults, each as the words to type, except `--model-path`."""
+        flags = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "model_path" or value == field.default:
+                continue
+            name = f"--{field.name.replace('_', '-')}"
+            flags.append([name] if value is True else [name, str(value)])
+        return flags
+
+    def load(
+        self, folder: Path, *, device: str | None = None
+    ) -> tuple[PreTrainedTokenizerFast, LlavaLlamaForCausalLM, Any, int]:
+        """Loads the model, which takes minutes if it is large.
+
+        Args:
+            folder: what `find_model` returned.
+            device: a device to use instead of `self.device`.
+
+        Returns:
+            What `load_pretrained_model` returns.
+
+        Raises:
+            LlavaError: the folder, the device or the settings do not allow it.
+        """
+        from llava.model.builder import load_pretrained_model
+
+        return load_pretrained_model(
+            folder,
+            self.model_base,
+            load_8bit=self.load_8bit,
+            load_4bit=self.load_4bit,
+            use_flash_attn=self.use_flash_attn,
+            dtype=self.dtype,
+            vision_tower=self.vision_tower,
+            mm_projector=self.mm_projector,
+            **placement(device or self.device, self.num_gpus),
+        )
+
+
+def add_model_path(parser: argparse._ActionsContainer, *spellings: str, more: str = "") -> None:
+    """Adds the flag that says which model to load.
+
+    Args:
+        spellings: names of the flag, the one to show first.
+        more: a further sentence of its help text.
+    """
     parser.add_argument(
-        "--model-base", metavar="MODEL", help="the language model, where --model-path holds a projector or LoRA only"
+        *spellings,
+        dest="model_path",
+        metavar="MODEL",
+        help=f"Model folder, hub id, or embedded model (default: tiny). {more}".rstrip(),
     )
-    parser.add_argument("--vision-tower", metavar="FOLDER", help="the vision tower, in place of what the model says")
-    parser.add_argument("--device", help="cuda, cuda:N, mps or cpu (default: the best there is)")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: chosen by device")
-    parser.add_argument("--load-8bit", action="store_true", help="quantise to 8 bits (CPU, or CUDA with extra `quant`)")
-    parser.add_argument("--load-4bit", action="store_true", help="quantise to 4 bits (CUDA, extra `quant`)")
+
+
+def add_arguments(
+    parser: argparse._ActionsContainer,
+    *,
+    projector: bool = False,
+    split: bool = False,
+    split_default: int | None = None,
+    flash_attention: bool = False,
+) -> None:
+    """Adds the flags that say how a model is loaded.
+
+    Args:
+        projector: whether to offer `--mm-projector`.
+        split: whether to offer `--num-gpus`.
+        split_default: the default of `--num-gpus`; None is all GPUs.
+        flash_attention: whether to offer `--use-flash-attn`.
+    """
+    # A flag that a command does not offer still has its default in the namespace.
+    parser.set_defaults(mm_projector=None, num_gpus=split_default, use_flash_attn=False)
+    parser.add_argument(
+        "--model-base",
+        metavar="MODEL",
+        help="Language model, if the model folder holds only a projector or a LoRA adapter.",
+    )
+    parser.add_argument(
+        "--vision-tower", metavar="FOLDER", help="Vision tower (default: the one that the model names)."
+    )
+    if projector:
+        parser.add_argument(
+            "--mm-projector",
+            metavar="FILE",
+            help="Projector that makes a LLaVA of a plain LLaMA (with --vision-tower).",
+        )
+    parser.add_argument("--device", metavar="DEVICE", help="cuda, cuda:N, mps or cpu (default: the best available).")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="Number format of the weights (default: chosen by device).",
+    )
+    if split:
+        _add_num_gpus(parser, split_default)
+    parser.add_argument(
+        "--load-8bit", action="store_true", help="Quantise to 8 bits (a CPU, or CUDA with the extra `quant`)."
+    )
+    parser.add_argument("--load-4bit", action="store_true", help="Quantise to 4 bits (CUDA with the extra `quant`).")
+    if flash_attention:
+        parser.add_argument(
+            "--use-flash-attn", action="store_true", help="Use FlashAttention 2 (CUDA with the extra `flash-attn`)."
+        )
+
+
+def _add_num_gpus(parser: argparse._ActionsContainer, default: int | None) -> None:
+    parser.add_argument(
+        "--num-gpus",
+        type=_num_gpus,
+        metavar="N",
+        help=f"Number of GPUs to split the model across; auto takes all (default: {default or 'all'}).",
+    )
 
 
 def find_model(model_path: str | None) -> tuple[Path, str, str | None]:
-    """A model's folder, its name, and a line about it if it is an embedded one.
+    """Finds a model's folder, its name, and for an embedded model a line about it.
 
-    What is wrong with the path is said here, not after PyTorch's import.
+    A wrong path is reported here, before PyTorch is imported.
 
     Raises:
         LlavaError: there is no such model.
@@ -46,30 +184,21 @@ def find_model(model_path: str | None) -> tuple[Path, str, str | None]:
     return folder, get_model_name_from_path(named_after), notice
 
 
-def load(
-    args: argparse.Namespace, folder: Path, *, device: str | None = None
-) -> tuple[PreTrainedTokenizerFast, LlavaLlamaForCausalLM, Any, int]:
-    """What `load_pretrained_model` returns, loaded as the flags say; takes minutes for a large model.
+def announce(name: str, notice: str | None) -> None:
+    """Tells the user on standard error what is being loaded: `notice`, or on a terminal at least the name."""
+    if notice is not None:
+        print(notice, file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(f"Loading {name} ...", file=sys.stderr, flush=True)
 
-    Args:
-        args: what `add_arguments` read, and `mm_projector`, `num_gpus` and `use_flash_attn` where a command has them.
-        folder: of `find_model`.
-        device: in place of --device.
 
-    Raises:
-        LlavaError: the folder, the device or the flags do not allow it.
-    """
-    from llava.model.builder import load_pretrained_model
-    from llava.model.loading.device import placement
-
-    return load_pretrained_model(
-        folder,
-        args.model_base,
-        load_8bit=args.load_8bit,
-        load_4bit=args.load_4bit,
-        use_flash_attn=getattr(args, "use_flash_attn", False),
-        dtype=args.dtype,
-        vision_tower=args.vision_tower,
-        mm_projector=getattr(args, "mm_projector", None),
-        **placement(device or args.device, getattr(args, "num_gpus", None)),
-    )
+def _num_gpus(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -9,17 +9,44 @@ from llava.errors import InvalidRequest
 if TYPE_CHECKING:
     import torch
 
-# Below this many parameters float32 costs a CPU nothing worth having back.
+DTYPES = ("float32", "float16", "bfloat16")
+"""The number formats that a model can be loaded in."""
+
+# Below this many parameters float32 costs a CPU nothing worth saving.
 _SMALL_MODEL = 1_000_000_000
 
 
 def choose_device() -> str:
-    """`cuda`, `mps` or `cpu`: the first of these that this machine has."""
+    """Returns `cuda`, `mps` or `cpu`: the first of these that this machine has."""
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """
+    Raises:
+        InvalidRequest: this machine does not have the device.
+    """
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidRequest(f"device {device}: this machine has no CUDA GPU that PyTorch can use. Use --device cpu.")
+    if device.startswith("mps") and not torch.backends.mps.is_available():
+        raise InvalidRequest("device mps: this machine has none. Use --device cpu.")
+
+
+def choose_device_map(device: str, device_map: str | dict[str, Any] | None) -> str | dict[str, Any]:
+    """Returns the device map for transformers: one device, unless several GPUs are to share the model."""
+    import torch
+
+    if isinstance(device_map, dict):
+        return device_map
+    if device_map == "auto" and device == "cuda" and torch.cuda.device_count() > 1:
+        return device_map
+    return {"": device}
 
 
 def cpu_has_bf16_units() -> bool:
@@ -31,10 +58,10 @@ def cpu_has_bf16_units() -> bool:
 
 
 def choose_dtype(device: str, num_parameters: int, checkpoint_dtype: str | None = None) -> torch.dtype:
-    """The number format to run in.
+    """Chooses the number format to run in.
 
-    Accelerators run float16, as the original does, or bfloat16 where the checkpoint is in it; a CPU runs float32, or
-    bfloat16 where it has the units for it and the model is large enough to gain.
+    Accelerators run float16, as the original does, or bfloat16 if the checkpoint is in it. A CPU runs float32, or
+    bfloat16 if it has the units for it and the model is large enough to gain.
     """
     import torch
 
@@ -46,23 +73,39 @@ def choose_dtype(device: str, num_parameters: int, checkpoint_dtype: str | None 
     return torch.float16
 
 
-def placement(device: str | None, num_gpus: int | None) -> dict[str, Any]:
-    """Arguments of `load_pretrained_model` that put a model where the flags --device and --num-gpus say.
-
-    Args:
-        num_gpus: GPUs to spread the model over; None takes all.
+def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Returns the dtype of a name.
 
     Raises:
-        InvalidRequest: this machine has not so many.
+        InvalidRequest: a name that is not one of `DTYPES`.
+    """
+    import torch
+
+    if not isinstance(dtype, str):
+        return dtype
+    if dtype not in DTYPES:
+        raise InvalidRequest(f"dtype is {dtype!r}; it must be float32, float16 or bfloat16.")
+    return getattr(torch, dtype)
+
+
+def placement(device: str | None, num_gpus: int | None) -> dict[str, Any]:
+    """Returns the arguments of `load_pretrained_model` that place a model as --device and --num-gpus say.
+
+    Args:
+        device: a device, or None for the best one of this machine.
+        num_gpus: number of GPUs to split the model across; None takes all.
+
+    Raises:
+        InvalidRequest: this machine does not have that many.
     """
     if num_gpus is None or (device or "cuda") != "cuda":
         return {"device": device}
     import torch
 
-    there = torch.cuda.device_count()
-    if num_gpus < 1 or num_gpus > max(1, there):
-        raise InvalidRequest(f"--num-gpus {num_gpus}: this machine has {there} GPUs that PyTorch can use.")
-    if num_gpus == 1 or there == 0:
-        return {"device": "cuda:0" if there else device}
+    available = torch.cuda.device_count()
+    if num_gpus < 1 or num_gpus > max(1, available):
+        raise InvalidRequest(f"--num-gpus {num_gpus}: this machine has {available} GPUs that PyTorch can use.")
+    if num_gpus == 1 or available == 0:
+        return {"device": "cuda:0" if available else device}
     memory = {index: f"{torch.cuda.mem_get_info(index)[0] // 2**20}MiB" for index in range(num_gpus)}
     return {"device": "cuda", "device_map": "auto", "max_memory": memory}

@@ -1,15 +1,15 @@
-"""Loads a checkpoint's tokenizer so that its ids equal those the checkpoint was trained or first used with.
+"""Loads a checkpoint's tokenizer so that its ids equal those that the checkpoint was trained or first used with.
 
 Two tokenizers of 2023 read the same `tokenizer.model`, and they disagree around special tokens and double spaces:
 
 * `sentencepiece`: the slow tokenizer that training used, in v0 and in everything later. It drops the whitespace beside
   `<im_start>`, `<im_patch>`, `<im_end>`.
 * `tokenizers`: the fast tokenizer that the v0 evaluators and the v0 worker used. It keeps that whitespace, never merges
-  two spaces, and starts every text with id 1 whatever `bos_token` says.
+  two spaces, and starts every text with id 1, whatever `bos_token` says.
 
-Current transformers builds a third one by default. `load_tokenizer` pins one of the two, and writes its choice into
-`tokenizer_config.json` (key `llava_tokenization`) when the tokenizer is saved, so a checkpoint trained here is used
-as it was trained.
+Current transformers builds a third one by default. `load_tokenizer` pins one of the two. When the tokenizer is saved,
+the choice is written to `tokenizer_config.json` (key `llava_tokenization`), so that a checkpoint is used as it was
+trained.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Tokenization = Literal["sentencepiece", "tokenizers"]
 CONFIG_KEY = "llava_tokenization"
 IMAGE_TOKENS = (DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN)
 _FILES = ("tokenizer.model", "tokenizer.json")
-# "LLaMATokenizer" is how conversions of spring 2023 spell it.
+# Conversions of spring 2023 spell it "LLaMATokenizer".
 _LLAMA_CLASSES = {"LlamaTokenizer", "LlamaTokenizerFast", "LLaMATokenizer", "CodeLlamaTokenizer"}
 
 
@@ -46,17 +46,15 @@ def load_tokenizer(
 
     Args:
         path: a local model folder.
-        tokenization: which tokenizer of 2023 to equal. None takes what the folder says; a v0 folder that says nothing
-            is read as its evaluators read it (`tokenizers`), any other as training did (`sentencepiece`).
+        tokenization: which tokenizer of 2023 to reproduce. None takes the folder's own setting. Without one, a v0
+            folder is read as its evaluators read it (`tokenizers`), any other as training did (`sentencepiece`).
         padding_side: "left" or "right".
-        model_max_length: tokens, replaces the folder's own value.
+        model_max_length: number of tokens that replaces the folder's own value.
 
     Raises:
         TokenizerNotFound: no tokenizer file in the folder.
         CheckpointError: tokenizer files that cannot be read.
     """
-    from transformers import AutoTokenizer, LlamaTokenizer
-
     folder = Path(path)
     if not any((folder / name).is_file() for name in _FILES):
         raise TokenizerNotFound(folder, _FILES)
@@ -66,7 +64,11 @@ def load_tokenizer(
         extra["model_max_length"] = model_max_length
     try:
         if settings.get("tokenizer_class", "LlamaTokenizer") not in _LLAMA_CLASSES:
+            from transformers import AutoTokenizer
+
             return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, **extra))
+        from transformers.models.llama.tokenization_llama import LlamaTokenizer
+
         tokenizer = LlamaTokenizer.from_pretrained(
             folder, legacy=settings.get("legacy", True) is not False, add_bos_token=True, **extra
         )
@@ -83,7 +85,7 @@ def load_tokenizer(
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> int:
-    """Adds image tokens the way 2023's slow tokenizer treated them; returns how many were new."""
+    """Adds image tokens with the rules of the tokenizer in use; returns the number of new ones."""
     from tokenizers import AddedToken
 
     strip = tokenizer.init_kwargs.get(CONFIG_KEY, "sentencepiece") == "sentencepiece"
@@ -94,7 +96,8 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) ->
 
 
 def _mark_special(tokenizer: PreTrainedTokenizerFast, tokenization: Tokenization) -> None:
-    """Old `added_tokens.json` files say neither that a token is special nor how whitespace beside it is treated."""
+    """Marks image tokens as special, because old `added_tokens.json` files do not say so, nor how to treat whitespace
+    beside them."""
     tokenizer.init_kwargs[CONFIG_KEY] = tokenization
     known = tokenizer.get_added_vocab()
     present = [token for token in (DEFAULT_PAD_TOKEN, *IMAGE_TOKENS) if token in known]
@@ -106,7 +109,7 @@ def _use_fast_rules(tokenizer: PreTrainedTokenizerFast) -> None:
     from tokenizers import Tokenizer
 
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Every stretch of text between special tokens gets its own leading space mark, and whitespace is never stripped.
+    # Each piece of text between special tokens gets its own leading space mark, and whitespace is never stripped.
     spec["normalizer"] = {
         "type": "Sequence",
         "normalizers": [

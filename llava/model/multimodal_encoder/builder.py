@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
     from llava.model.multimodal_encoder.vision_tower import VisionTower
 
-# What a tower's own config says it is -> (model class, image processor class), of transformers.
-# The processors are the Pillow ones: pixels equal those of 2023, and torchvision is not needed.
+# model_type of a tower's config -> (model class, image processor class) of transformers.
+# The processors are the ones on Pillow: their pixels equal those of 2023, and they do not need torchvision.
 _FAMILIES = {
     "clip": ("CLIPVisionModel", "CLIPImageProcessorPil"),
     "clip_vision_model": ("CLIPVisionModel", "CLIPImageProcessorPil"),
@@ -26,10 +27,10 @@ _FAMILIES = {
 
 
 def find_vision_tower(name: str, *, model_folder: str | Path | None = None) -> Path:
-    """The folder of a tower: inside the model folder, from the current folder, or from the hub, in this order.
+    """Finds the folder of a tower: inside the model folder, from the current folder, or on the hub, in this order.
 
     Raises:
-        VisionTowerNotFound: in none of these places.
+        VisionTowerNotFound: it is in none of these places.
     """
     if model_folder is not None and (Path(model_folder) / name / "config.json").is_file():
         return Path(model_folder) / name
@@ -40,10 +41,10 @@ def find_vision_tower(name: str, *, model_folder: str | Path | None = None) -> P
 
 
 def tower_config(folder: Path) -> Any:
-    """The transformers config of the vision part of the model in `folder`.
+    """Reads the transformers config of the vision part of the model in `folder`.
 
     Raises:
-        CheckpointError: a model that is no vision model that we know.
+        CheckpointError: a model that is not a known vision model.
     """
     from transformers import AutoConfig
 
@@ -53,6 +54,21 @@ def tower_config(folder: Path) -> Any:
             f"{folder}: a model of type {kind!r} cannot be the vision tower. Known: {', '.join(sorted(_FAMILIES))}."
         )
     config = AutoConfig.from_pretrained(folder)
+    return getattr(config, "vision_config", config)
+
+
+def config_from_settings(settings: Mapping[str, Any]) -> Any:
+    """Builds the transformers config of a tower from the `vision_config` of a model in transformers' format.
+
+    Raises:
+        CheckpointError: a model that is not a known vision model.
+    """
+    from transformers import AutoConfig
+
+    kind = settings["model_type"]
+    if kind not in _FAMILIES:
+        raise CheckpointError(f"vision_config: a model of type {kind!r} cannot be the vision tower.")
+    config = AutoConfig.for_model(kind, **{key: value for key, value in settings.items() if key != "model_type"})
     return getattr(config, "vision_config", config)
 
 
@@ -67,8 +83,8 @@ def build_vision_tower(
     """Loads a vision tower with its weights, frozen and in evaluation mode, on the CPU.
 
     Args:
-        name: a folder (absolute, in the current folder or in `model_folder`) or a hub id.
-        dtype: of the weights; None keeps the file's own.
+        name: a folder (absolute, in the current folder, or in `model_folder`) or a hub id.
+        dtype: number format of the weights; None keeps the file's own.
 
     Raises:
         VisionTowerNotFound: no such folder or repository.
@@ -97,7 +113,7 @@ def build_vision_tower(
 
 
 def empty_vision_tower(config: Any, image_processor: Any, *, select_layer: int, select_feature: str) -> VisionTower:
-    """A tower of the given transformers config, for weights that come from a checkpoint which trained it along."""
+    """Builds a tower from its transformers config, for weights that come from a checkpoint that trained it."""
     import transformers
 
     from llava.model.multimodal_encoder.vision_tower import VisionTower
@@ -108,10 +124,10 @@ def empty_vision_tower(config: Any, image_processor: Any, *, select_layer: int, 
 
 
 def load_image_processor(folder: Path) -> Any:
-    """The image processor of a tower's folder.
+    """Loads the image processor of a tower's folder.
 
     Raises:
-        CheckpointError: no `preprocessor_config.json`.
+        CheckpointError: no `preprocessor_config.json`, or an unknown kind of processor.
     """
     import transformers
 
@@ -121,13 +137,13 @@ def load_image_processor(folder: Path) -> Any:
     if not settings.is_file():
         raise CheckpointError(
             f"{folder}: has no preprocessor_config.json, which says how images are prepared. "
-            "Copy the one of the vision tower into the folder."
+            "Copy the file of the vision tower into the folder."
         )
     content = read_json(settings)
     name = content.get("image_processor", content).get("image_processor_type") or "CLIPImageProcessor"
-    # Saved names end in "", "Fast" or "Pil", whichever backend wrote them; the pixels must come from Pillow.
+    # Saved names end in "", "Fast" or "Pil", depending on the backend that wrote them; the pixels must be Pillow's.
     name = name.removesuffix("Fast").removesuffix("Pil") + "Pil"
     processor = getattr(transformers, name, None)
     if processor is None:
-        raise CheckpointError(f"{settings}: image_processor_type {name.removesuffix('Pil')!r} is not known.")
+        raise CheckpointError(f"{settings}: unknown image_processor_type {name.removesuffix('Pil')!r}.")
     return processor.from_pretrained(folder)

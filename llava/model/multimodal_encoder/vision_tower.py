@@ -1,8 +1,8 @@
 """A frozen (by default) image encoder: any transformers vision model that returns a grid of patch features.
 
 The feature of an image is `hidden_states[mm_vision_select_layer]` of the tower, before any final norm, with or without
-the class token (LLaVA, Liu et al. 2023, section 4.1). Layers above the selected one
-cannot influence it and are not run.
+the class token (LLaVA, Liu et al. 2023, section 4.1). Layers above the selected one cannot influence it and do not
+run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class VisionTower(nn.Module):
     """Runs a CLIP, SigLIP or DINOv2 vision model up to the selected layer.
 
     Args:
-        vision_tower: the transformers model; its own config decides how it is run.
+        vision_tower: the transformers model; its config decides how it runs.
         image_processor: turns images into the pixels that this tower was trained on.
         select_layer: index into the tower's hidden states; negative counts from the end, -2 is the one before the last.
         select_feature: "patch" drops the class and register tokens, "cls_patch" keeps the class token.
@@ -50,7 +50,7 @@ class VisionTower(nn.Module):
                 f"mm_vision_select_layer is {select_layer}, but the vision tower has {len(layers)} layers "
                 f"(allowed: {-len(layers) - 1} to {len(layers)})."
             )
-        # Kept, so that a tower that was trained along can be saved whole, but outside the encoder's loop.
+        # They stay outside the encoder's loop, so that a tower that was trained can still be saved whole.
         self.unused_layers = layers[self.num_layers_run :]
         _set_layers(vision_tower, layers[: self.num_layers_run])
         self.register_state_dict_post_hook(_write_original_names)
@@ -78,24 +78,24 @@ class VisionTower(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Class and register tokens before the patches."""
+        """Number of class and register tokens before the patches."""
         embeddings = self.vision_tower.embeddings
         has_class_token = hasattr(embeddings, "class_embedding") or hasattr(embeddings, "cls_token")
         return int(has_class_token) + getattr(self.config, "num_register_tokens", 0)
 
     @property
     def num_patches(self) -> int:
-        """Features of one image of the tower's own size."""
+        """Number of features of an image of the tower's own size."""
         return self.num_features(self.config.image_size, self.config.image_size)
 
     def num_features(self, height: int, width: int) -> int:
-        """Features of one image of the given size in pixels."""
+        """Returns the number of features of an image of the given size in pixels."""
         patch = self.config.patch_size
         keeps_class_token = self.select_feature == "cls_patch" and self.num_prefix_tokens > 0
         return (height // patch) * (width // patch) + int(keeps_class_token)
 
     def describe(self, folder: Path) -> None:
-        """Writes what is needed to build this tower but for its weights: its config and its image processor."""
+        """Writes everything needed to build this tower except its weights: its config and its image processor."""
         self.config.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
 
@@ -127,7 +127,7 @@ class VisionTower(nn.Module):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         own_size = tuple(pixels.shape[2:]) == (self.config.image_size, self.config.image_size)
-        # DINOv2 resamples its position embeddings whenever the size asks for it; the others need to be told.
+        # DINOv2 resamples its position embeddings whenever the size requires it; the others need a flag.
         options = {} if own_size or "dinov2" in self.config.model_type else {"interpolate_pos_encoding": True}
         hidden = self.vision_tower.embeddings(pixels, **options)
         norm = getattr(self.vision_tower, "pre_layrnorm", None)
@@ -150,7 +150,7 @@ def _layer_names(tower: VisionTower, prefix: str) -> tuple[str, str]:
 
 
 def _write_original_names(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
-    """Names on disk are those of the original: `vision_tower.vision_model.*`, layers numbered in one row."""
+    """Renames tensors to the original's names: `vision_tower.vision_model.*`, layers numbered in one sequence."""
     assert isinstance(module, VisionTower)
     unused, layers = _layer_names(module, prefix)
     for name in [name for name in state if name.startswith(prefix)]:

@@ -1,1 +1,1 @@
-"""To the format of transformers' own LLaVA, and back."""
+"""Converts a LLaVA to the format of transformers' own classes, and back."""

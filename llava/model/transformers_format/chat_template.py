@@ -1,7 +1,7 @@
-"""A conversation template of this package as the Jinja text that transformers, vLLM and SGLang render prompts with.
+"""Writes a conversation template as the Jinja text that transformers, vLLM and SGLang render prompts with.
 
-For one or more user turns with images the rendered text equals what `Conversation.get_prompt` gives, image tokens
-in place of `<image>`; tests compare the two for every template that is exported.
+For one or more user turns with images, the rendered text equals that of `Conversation.get_prompt` with image tokens in
+place of `<image>`; tests compare the two for every template that can be exported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import InvalidRequest
 
-# Joins a message's images and text, `image` standing for the text of one image.
+# Joins a message's images and text; `image` is the text of one image.
 _CONTENT = """\
 {%- macro content(message) -%}
   {%- if message['content'] is string -%}{{ message['content'] }}
@@ -37,19 +37,19 @@ _SYSTEM = """\
 
 
 def chat_template(conversation: Conversation, *, image: str, bos: str) -> str:
-    """The Jinja text of a template.
+    """Returns the Jinja text of a template.
 
     Args:
-        conversation: the template; its few-shot messages are part of the text.
-        image: what stands for one image, such as `<image>`.
-        bos: the token that the original's tokenizer put before the text. The rendered text begins with it, and is to be
+        conversation: the template; its few-shot messages become part of the text.
+        image: the text that stands for one image, such as `<image>`.
+        bos: the token that the original's tokenizer put before the text. The rendered text begins with it and must be
             tokenised without special tokens, as `apply_chat_template` does.
 
     Raises:
-        InvalidRequest: a template without turns (`plain`), which no chat can be rendered with.
+        InvalidRequest: a template without turns (`plain`), which cannot render a chat.
     """
     if conversation.sep_style not in _TURNS:
-        raise InvalidRequest(f"the template {conversation.name!r} holds no dialogue; choose a chat template to export.")
+        raise InvalidRequest(f"the template {conversation.name!r} has no turns; choose a chat template to export.")
     before, after, joined = (
         ("", "\n", "{{- ns.images + ns.text -}}")
         if conversation.image_first
@@ -67,7 +67,7 @@ def chat_template(conversation: Conversation, *, image: str, bos: str) -> str:
 
 
 def _text(value: str | None) -> str:
-    """A string literal of Jinja."""
+    """Returns a string literal of Jinja."""
     return json.dumps(value or "", ensure_ascii=False)
 
 
@@ -77,7 +77,7 @@ def _roles(conversation: Conversation) -> str:
 
 
 def _shots(conversation: Conversation, turn: str) -> str:
-    """Few-shot messages of the template, before the conversation's own turns."""
+    """Renders the template's few-shot messages, which stand before the conversation's own turns."""
     shots = [{"role": role, "content": text} for role, text in conversation.messages[: conversation.offset]]
     if not shots:
         return ""

@@ -1,26 +1,26 @@
-"""How a LLaVA looks in transformers' format (`LlavaForConditionalGeneration`, `LlavaNextForConditionalGeneration`).
+"""Describes transformers' format of a LLaVA (`LlavaForConditionalGeneration`, `LlavaNextForConditionalGeneration`).
 
-The format knows a projector of two layers only. The single linear layer of v0, y = Wx + b, is written in one of two
-ways:
+The format has only projectors of two layers. The single linear layer of v0, y = Wx + b, is written in one of two ways:
 
 * `pair`: W1 = [I; -I; 0], W2 = [W, -W, 0], which is exact because gelu(x) - gelu(-x) = x. It needs a language model at
   least twice as wide as the tower's features (true for 7B and 13B), and any engine can run it.
-* `identity`: W1 = W, W2 = I and no activation between them (`projector_hidden_act: linear`): exact at any width, but
-  engines that only know the usual activations, such as vLLM, refuse it.
+* `identity`: W1 = W, W2 = I and no activation between them (`projector_hidden_act: linear`), which is exact at any
+  width. Engines that only know the usual activations, such as vLLM, refuse it.
 
-What the original's config says and transformers' has no place for stands under the key `llava_source`, so that an
-export can be turned back without loss.
+Whatever the original's config says and transformers' has no place for is kept under the key `llava_source`, so that an
+export can be converted back without loss.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
+
+from llava.model.weights.reader import Checkpoint, DerivedTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from llava.model.weights.reader import Checkpoint
 
 SOURCE_KEY = "llava_source"
 LINEAR_FORM_KEY = "linear_projector"
@@ -38,7 +38,7 @@ _NAMES = [
 
 
 def exported_name(name: str) -> str:
-    """The name of one of our tensors in files of transformers' LLaVA, as its hub repositories spell it."""
+    """Returns the name of one of our tensors in files of transformers' LLaVA, as its hub repositories spell it."""
     for pattern, replacement in _NAMES:
         renamed, count = pattern.subn(replacement, name, count=1)
         if count:
@@ -47,12 +47,12 @@ def exported_name(name: str) -> str:
 
 
 def linear_form(mm_hidden_size: int, hidden_size: int) -> LinearForm:
-    """Which of the two forms a linear projector of these widths takes."""
+    """Returns the form that a linear projector of these widths takes."""
     return "pair" if 2 * mm_hidden_size <= hidden_size else "identity"
 
 
 def two_layers(weight: Tensor, bias: Tensor, form: LinearForm) -> dict[str, Tensor]:
-    """A linear projector as two layers.
+    """Writes a linear projector as two layers.
 
     Args:
         weight: [hidden, mm_hidden]; bias: [hidden].
@@ -75,20 +75,30 @@ def two_layers(weight: Tensor, bias: Tensor, form: LinearForm) -> dict[str, Tens
     return {"linear_1.weight": first, "linear_1.bias": zeros, "linear_2.weight": second, "linear_2.bias": bias}
 
 
-def one_layer(checkpoint: Checkpoint, settings: dict[str, Any]) -> Checkpoint:
-    """A checkpoint in transformers' format with the linear projector that was exported as two layers put back.
+def one_layer(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
+    """Puts back the linear projector of a checkpoint in transformers' format that was exported as two layers.
 
-    Any other checkpoint is returned as it is. `settings` is its config.json.
+    Args:
+        settings: the content of its config.json.
+
+    Returns:
+        The checkpoint with one layer; any other checkpoint as it is.
     """
     form = (settings.get(SOURCE_KEY) or {}).get(LINEAR_FORM_KEY)
     found = {name.split(PROJECTOR, 1)[1]: name for name in checkpoint if PROJECTOR in name}
     if form is None or "linear_2.weight" not in found:
         return checkpoint
-    if form == "identity":
-        weight, bias = checkpoint.tensor(found["linear_1.weight"]), checkpoint.tensor(found["linear_1.bias"])
-    else:
-        mm_hidden = checkpoint.shape(found["linear_1.weight"])[1]
-        weight = checkpoint.tensor(found["linear_2.weight"])[:, :mm_hidden].contiguous()
-        bias = checkpoint.tensor(found["linear_2.bias"])
-    own = {"model.mm_projector.weight": weight, "model.mm_projector.bias": bias}
+    layer = "linear_1" if form == "identity" else "linear_2"
+    weight, bias = found[f"{layer}.weight"], found[f"{layer}.bias"]
+    hidden, mm_hidden = checkpoint.shape(found["linear_1.weight"])
+
+    def computed_weight() -> Tensor:
+        return checkpoint.tensor(weight)[:, :mm_hidden].contiguous()
+
+    own = {
+        "model.mm_projector.weight": DerivedTensor((hidden, mm_hidden), checkpoint.dtype_name(weight), computed_weight),
+        "model.mm_projector.bias": DerivedTensor(
+            (hidden,), checkpoint.dtype_name(bias), lambda: checkpoint.tensor(bias)
+        ),
+    }
     return checkpoint.with_replaced(own, without=set(found.values()))

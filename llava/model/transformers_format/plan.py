@@ -1,83 +1,102 @@
-"""What both directions of a conversion share: the parts of a LLaVA, and the tensors that are to be written."""
+"""Gathers the parts of a LLaVA and plans the tensors to write, for both directions of a conversion."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import InvalidRequest
+from llava.model.weights.reader import EMBEDDING, OUTPUT, OWN_TOWER, open_checkpoint
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from llava.model.loading.flavours import Flavour
+    from llava.model.loading.model_folder import ModelFolder
     from llava.model.weights.reader import Checkpoint
     from llava.model.weights.writer import CheckpointWriter, TensorSpec
 
-EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
-"""Tensors with one row a token."""
+EMBEDDINGS = (EMBEDDING, OUTPUT)
+"""Names of the tensors with one row for each token."""
 TOKENIZER_KEY = "tokenizer"
-"""Under `llava_source` in an export's config: the original's small tokenizer files."""
+"""Key under `llava_source` in an export's config that holds the original's small tokenizer files."""
 
 
-class Tower:
+@dataclass(frozen=True, slots=True)
+class TowerWeights:
     """The vision tower of a checkpoint, wherever its weights are."""
 
-    def __init__(self, folder: Path, config: Any, weights: Checkpoint, names: dict[str, str]):
-        self.folder = folder
-        """Holds its image processor's settings."""
-        self.config = config
-        """transformers' config of the vision model."""
-        self.weights = weights
-        self.names = names
-        """Name without any prefix -> name in `weights`."""
+    folder: Path
+    """Folder with the settings of the tower's image processor."""
+    config: Any
+    """transformers' config of the vision model."""
+    weights: Checkpoint
+    names: Mapping[str, str]
+    """Name of each tensor without any prefix -> its name in `weights`."""
 
 
-def open_parts(folder: Path, flavour: Flavour, vision_tower: str | None) -> tuple[Checkpoint, dict[str, str], Tower]:
-    """The weights of a LLaVA, our name of each tensor but the tower's -> its name there, and the tower.
+def open_parts(folder: ModelFolder, vision_tower: str | None) -> tuple[Checkpoint, dict[str, str], TowerWeights]:
+    """Opens the weights of a LLaVA and of its tower.
+
+    Returns:
+        The checkpoint, our name of each of its tensors except the tower's -> its name there, and the tower.
 
     Raises:
         CheckpointError: missing tensors, or no tower.
-        InvalidRequest: a tower that is no CLIP.
+        InvalidRequest: a tower that is not CLIP.
     """
-    from llava.model.builder import check_tensors
-    from llava.model.loading.flavours import TOWER_PREFIX
-    from llava.model.multimodal_encoder.builder import find_vision_tower, tower_config
-    from llava.model.transformers_format.layout import one_layer
-    from llava.model.weights.reader import OWN_TOWER, open_checkpoint, read_json
+    from llava.model.loading.model_folder import TOWER_PREFIX
+    from llava.model.loading.tensor_check import check_tensors
 
-    checkpoint = one_layer(open_checkpoint(folder), read_json(folder / "config.json"))
-    sources = flavour.rename(checkpoint)
-    check_tensors(flavour.config, checkpoint, sources)
-    own = {name: theirs for name, theirs in sources.items() if name.startswith(TOWER_PREFIX)}
-    sources = {name: theirs for name, theirs in sources.items() if name not in own}
+    checkpoint = folder.open_weights()
+    names = folder.tensor_names(checkpoint)
+    check_tensors(folder.settings, checkpoint, names)
+    own = {name: theirs for name, theirs in names.items() if name.startswith(TOWER_PREFIX)}
+    names = {name: theirs for name, theirs in names.items() if name not in own}
+    named = str(vision_tower or folder.settings.get("mm_vision_tower"))
     if own and vision_tower is None:
-        place, described = folder, flavour.vision_config
-        if described is None:
-            place = folder / OWN_TOWER
-            if not (place / "config.json").is_file():
-                place = find_vision_tower(flavour.config.mm_vision_tower or "", model_folder=folder)
-            described = tower_config(place)
-        names = {name.removeprefix(f"{TOWER_PREFIX}vision_tower."): theirs for name, theirs in own.items()}
-        tower = Tower(place, described, checkpoint, names)
+        tower = _tower_within(folder, named, checkpoint, own)
     else:
-        place = find_vision_tower(str(vision_tower or flavour.config.mm_vision_tower), model_folder=folder)
-        weights = open_checkpoint(place)
-        names = {
-            name.removeprefix("vision_model."): name
-            for name in weights
-            if not name.startswith(("text_", "logit_", "visual_projection")) and not name.endswith("position_ids")
-        }
-        tower = Tower(place, tower_config(place), weights, names)
+        tower = _tower_beside(folder, named)
     if tower.config.model_type != "clip_vision_model":
-        raise InvalidRequest(f"{place}: is a tower of type {tower.config.model_type!r}; CLIP towers can be converted.")
-    return checkpoint, sources, tower
+        raise InvalidRequest(
+            f"{tower.folder}: is a tower of type {tower.config.model_type!r}; only CLIP towers can be converted."
+        )
+    return checkpoint, names, tower
 
 
-class Plan:
-    """The tensors of an output in order, and where each comes from."""
+def _tower_within(folder: ModelFolder, named: str, checkpoint: Checkpoint, own: Mapping[str, str]) -> TowerWeights:
+    """Describes a tower whose weights are among the model's."""
+    from llava.model.loading.model_folder import TOWER_PREFIX
+    from llava.model.multimodal_encoder.builder import config_from_settings, find_vision_tower, tower_config
+
+    names = {name.removeprefix(f"{TOWER_PREFIX}vision_tower."): theirs for name, theirs in own.items()}
+    if folder.vision_settings is not None:
+        return TowerWeights(folder.path, config_from_settings(folder.vision_settings), checkpoint, names)
+    place = folder.path / OWN_TOWER
+    if not (place / "config.json").is_file():
+        place = find_vision_tower(named, model_folder=folder.path)
+    return TowerWeights(place, tower_config(place), checkpoint, names)
+
+
+def _tower_beside(folder: ModelFolder, named: str) -> TowerWeights:
+    """Opens a tower that has its own folder."""
+    from llava.model.multimodal_encoder.builder import find_vision_tower, tower_config
+
+    place = find_vision_tower(named, model_folder=folder.path)
+    weights = open_checkpoint(place)
+    names = {
+        name.removeprefix("vision_model."): name
+        for name in weights
+        if not name.startswith(("text_", "logit_", "visual_projection")) and not name.endswith("position_ids")
+    }
+    return TowerWeights(place, tower_config(place), weights, names)
+
+
+class ConversionPlan:
+    """The tensors of an output, in order, and where each comes from."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype | None):
         self.specs: list[TensorSpec] = []
@@ -94,7 +113,12 @@ class Plan:
         rows: int | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """One tensor, of a checkpoint or given; `rows` cuts it, or lengthens it by the mean of its rows."""
+        """Adds one tensor: `value`, or `source` of a checkpoint.
+
+        Args:
+            rows: number of rows to write; missing ones are the mean of all others. None keeps the tensor as it is.
+            checkpoint: where `source` is; None is the plan's own checkpoint.
+        """
         from llava.model.weights.writer import TensorSpec
 
         weights = checkpoint or self._checkpoint

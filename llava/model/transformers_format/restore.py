@@ -1,39 +1,43 @@
-"""Writes a folder of transformers' LLaVA or LLaVA-NeXT, or an export of ours, in the original's format."""
+"""Writes a folder of transformers' LLaVA or LLaVA-NeXT, or an export of this package, in the original's format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava.model.transformers_format.plan import EMBEDDINGS, TOKENIZER_KEY, Plan, Tower, open_parts
+from llava.model.transformers_format.plan import EMBEDDINGS, TOKENIZER_KEY, ConversionPlan, TowerWeights, open_parts
 
 if TYPE_CHECKING:
     import torch
 
-    from llava.model.loading.flavours import Flavour
-    from llava.model.weights.folder import Writing
+    from llava.model.language_model.llava_llama import LlavaConfig
+    from llava.model.loading.model_folder import ModelFolder
+    from llava.model.weights.folder import WriteSettings
     from llava.model.weights.writer import CheckpointWriter
 
 
-def restore(folder: Path, flavour: Flavour, target: Path, options: Writing) -> list[str]:
-    """Writes the transformers-format checkpoint in `folder` in the original's format; returns what there is to say.
+def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[str]:
+    """Writes the transformers-format checkpoint in `folder` in the original's format.
+
+    Returns:
+        Lines to tell the user about the result.
 
     Raises:
         CheckpointError: something is missing in the folder; nothing was written.
-        InvalidRequest: a tower that is no CLIP, or a target that exists.
+        InvalidRequest: a tower that is not CLIP, or a target that exists.
     """
-    from llava.model.loading.flavours import TOWER_PREFIX
+    from llava.model.loading.model_folder import TOWER_PREFIX
     from llava.model.multimodal_encoder.builder import load_image_processor
     from llava.model.transformers_format.layout import SOURCE_KEY
     from llava.model.weights.folder import open_target
-    from llava.model.weights.reader import OWN_TOWER, read_json
+    from llava.model.weights.reader import OWN_TOWER
 
-    checkpoint, sources, tower = open_parts(folder, flavour, None)
-    source = read_json(folder / "config.json").get(SOURCE_KEY) or {}
+    checkpoint, sources, tower = open_parts(folder, None)
+    source = folder.config_json.get(SOURCE_KEY) or {}
     rows = source.get("config", {}).get("vocab_size")
-    # LLaVA-NeXT trains its tower along, so there it stays with the rest; a frozen one gets a folder of its own.
-    trained = bool(flavour.config.image_grid_pinpoints)
-    plan, towers = Plan(checkpoint, options.dtype), Plan(tower.weights, options.dtype)
+    # LLaVA-NeXT trains its tower, so its weights stay with the model's; a frozen tower gets its own folder.
+    trained = bool(folder.settings.get("image_grid_pinpoints"))
+    plan, towers = ConversionPlan(checkpoint, options.dtype), ConversionPlan(tower.weights, options.dtype)
     for ours, theirs in sources.items():
         plan.add(ours, source=theirs, rows=rows if ours in EMBEDDINGS else None)
     for name, theirs in tower.names.items():
@@ -41,20 +45,22 @@ def restore(folder: Path, flavour: Flavour, target: Path, options: Writing) -> l
             plan.add(f"{TOWER_PREFIX}vision_tower.vision_model.{name}", source=theirs, checkpoint=tower.weights)
         else:
             towers.add(name, source=theirs)
-    settings = _original_config(flavour.config, source, plan.dominant_dtype, trained=trained)
+    settings = _original_config(folder.config(), source, plan.dominant_dtype, trained=trained)
     image_processor = load_image_processor(tower.folder)
     with open_target(target, plan.specs, options) as writer:
         plan.write(writer)
         writer.write_json("config.json", settings)
-        if (folder / "generation_config.json").is_file():
-            writer.copy(folder / "generation_config.json")
-        _restore_tokenizer(writer, folder, source.get(TOKENIZER_KEY), rows)
+        if (folder.path / "generation_config.json").is_file():
+            writer.copy(folder.path / "generation_config.json")
+        _restore_tokenizer(writer, folder.path, source.get(TOKENIZER_KEY), rows)
         _write_tower(writer.folder / OWN_TOWER, tower, towers, image_processor)
         writer.finish()
     return [f"LlavaLlamaForCausalLM, projector {settings.get('mm_projector_type') or 'linear'}, tower in {OWN_TOWER}/"]
 
 
-def _original_config(config: Any, source: dict[str, Any], dtype: torch.dtype, *, trained: bool) -> dict[str, Any]:
+def _original_config(
+    config: LlavaConfig, source: dict[str, Any], dtype: torch.dtype, *, trained: bool
+) -> dict[str, Any]:
     from llava.model.weights.folder import upgraded_config
     from llava.model.weights.reader import OWN_TOWER
 
@@ -66,9 +72,10 @@ def _original_config(config: Any, source: dict[str, Any], dtype: torch.dtype, *,
 def _restore_tokenizer(
     writer: CheckpointWriter, folder: Path, saved: dict[str, Any] | None, num_tokens: int | None
 ) -> None:
-    """The tokenizer as it was before the export, or under the class by which the original's tools know it.
+    """Writes the tokenizer as it was before the export, or under the class name that the original's tools know.
 
-    `num_tokens`: of the original; the export's token for an image came after them.
+    Args:
+        num_tokens: size of the original's vocabulary; the export's image token came after it.
     """
     from llava.model.weights.folder import TOKENIZER_FILES
     from llava.model.weights.reader import read_json
@@ -90,8 +97,8 @@ def _restore_tokenizer(
         writer.write_json("tokenizer_config.json", settings | {"tokenizer_class": "LlamaTokenizer"})
 
 
-def _write_tower(folder: Path, tower: Tower, plan: Plan, image_processor: Any) -> None:
-    """A folder that `mm_vision_tower` can name; without weights where they are among the model's."""
+def _write_tower(folder: Path, tower: TowerWeights, plan: ConversionPlan, image_processor: Any) -> None:
+    """Writes a folder that `mm_vision_tower` can name, without weights if they are among the model's."""
     from llava.model.weights.writer import CheckpointWriter
 
     with CheckpointWriter(folder, plan.specs) as writer:

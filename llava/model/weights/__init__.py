@@ -1,1 +1,1 @@
-"""Weight files, read and written one tensor at a time: checkpoints, deltas, adapters, LoRA."""
+"""Reads and writes weight files one tensor at a time: checkpoints, deltas, adapters, LoRA."""

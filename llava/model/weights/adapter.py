@@ -1,5 +1,7 @@
-"""Reads trained projectors (and the rows of image tokens beside them) from the files of any release.
+"""Reads and writes trained projectors (and the rows of image tokens beside them): the files of every release.
 
+The file (`mm_projector.bin`, or `.safetensors`) is a flat table of tensors: `model.mm_projector.weight` and `.bias` (or
+`.0.weight`, ... for deeper projectors), and `model.embed_tokens.weight` whole if start and end tokens were trained.
 Releases name the same tensor differently: `model.mm_projector.weight` (v0), `model.mm_projector.0.weight` (v1.5),
 `base_model.model.model.mm_projector.0.weight` (LoRA), `transformer.mm_projector.weight`, or no prefix at all. What
 follows `mm_projector.` decides.
@@ -9,16 +11,40 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llava.errors import CheckpointError, ShapeMismatch
-from llava.model.weights.reader import Checkpoint, open_checkpoint
+from llava.files.json_files import whole_file
+from llava.model.weights.reader import EMBEDDING, OUTPUT, Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILES = ("mm_projector.bin", "mm_projector.safetensors", "non_lora_trainables.bin")
+ADAPTER_FILE = "mm_projector.bin"
+"""The file that training writes and that every release of the original reads."""
+PROJECTOR_FILES = (ADAPTER_FILE, "mm_projector.safetensors")
+ADAPTER_FILES = (*PROJECTOR_FILES, "non_lora_trainables.bin")
+"""Files of a folder that may hold a projector, in order of preference."""
+ADAPTER_PARTS = ("embed_tokens", "mm_projector", "image_newline")
+"""Parts of the names of an adapter's tensors. The embedding comes first, because the readers of 2023 keep only the last
+part of each name: `embed_tokens.weight` must stand before the projector's `weight`."""
+_PROJECTOR = "mm_projector."
+
+
+class TrainedRows(Protocol):
+    """The rows of a token embedding that were trained on their own."""
+
+    def merged(self, embedding: nn.Embedding) -> Tensor:
+        """Returns the whole table, [vocabulary, hidden], with the trained rows in it."""
+
+    def load(self, table: Tensor) -> None:
+        """Takes the rows from a whole table."""
+
+
+# From a file into a model that is used
 
 
 def open_adapter(path: str | Path) -> Checkpoint:
@@ -35,21 +61,33 @@ def open_adapter(path: str | Path) -> Checkpoint:
     return Checkpoint([path])
 
 
-def projector_tensors(adapter: Checkpoint) -> dict[str, Tensor]:
-    """Tensors of the projector by the part of their names after `mm_projector.`."""
-    marker = "mm_projector."
-    return {name.split(marker, 1)[1]: adapter.tensor(name) for name in adapter if marker in name}
+def apply_adapter(model: Any, path: Path, *, whole_embeddings: bool) -> None:
+    """Loads the projector of a file or folder into a model, and the rows of the image tokens if the model uses them.
+
+    Args:
+        whole_embeddings: whether the file holds both embedding tables whole, as LoRA runs write them.
+
+    Raises:
+        CheckpointError: the file does not fit the model.
+    """
+    load_projector(model, path)
+    if not model.config.mm_use_im_start_end:
+        return
+    if whole_embeddings:
+        _copy_embeddings(model, path)
+    else:
+        load_image_token_rows(model, path, 2)
 
 
 def load_projector(model: Any, path: str | Path) -> None:
-    """Copies a trained projector into `model`, and `image_newline` where both have it.
+    """Copies a trained projector into `model`, and `image_newline` if both have it.
 
     Raises:
         CheckpointError: the file has no projector, or one of another kind.
         ShapeMismatch: a tensor of another shape.
     """
     adapter = open_adapter(path)
-    tensors = projector_tensors(adapter)
+    tensors = {name.split(_PROJECTOR, 1)[1]: adapter.tensor(name) for name in adapter if _PROJECTOR in name}
     projector = model.get_model().mm_projector
     expected = projector.state_dict()
     if not tensors and expected:
@@ -58,22 +96,22 @@ def load_projector(model: Any, path: str | Path) -> None:
         )
     if set(tensors) != set(expected):
         raise CheckpointError(
-            f"{path}: holds a projector with tensors {', '.join(sorted(tensors))}, the model's "
+            f"{path}: holds a projector with tensors {', '.join(sorted(tensors))}, but the model's "
             f"({model.config.mm_projector_type or 'linear'}) has {', '.join(sorted(expected))}. "
             "Set mm_projector_type to the kind that the file was trained with."
         )
     for name, value in tensors.items():
-        copy_tensor(projector.get_parameter(name), value, f"mm_projector.{name}", path)
+        _copy(projector.get_parameter(name), value, f"mm_projector.{name}", path)
     newline = next((name for name in adapter if name.endswith("image_newline")), None)
     if newline is not None and getattr(model.get_model(), "image_newline", None) is not None:
-        copy_tensor(model.get_model().image_newline, adapter.tensor(newline), "image_newline", path)
+        _copy(model.get_model().image_newline, adapter.tensor(newline), "image_newline", path)
 
 
 def load_image_token_rows(model: Any, path: str | Path, num_new: int) -> None:
     """Copies the trained rows of `<im_start>` and `<im_end>` into the last `num_new` rows of the token embedding.
 
     The file holds the whole embedding table (v0), only the new rows (released "trimmed" projectors), or none (v1 and
-    later), in which case the rows stay as they are and that is logged.
+    later). Without rows in the file the model's stay as they are, and a warning is logged.
 
     Raises:
         ShapeMismatch: an embedding table of neither form.
@@ -89,12 +127,95 @@ def load_image_token_rows(model: Any, path: str | Path, num_new: int) -> None:
     embedding.data[-num_new:] = rows[-num_new:].to(embedding)
 
 
-def copy_tensor(target: Tensor, value: Tensor, name: str, path: str | Path) -> None:
-    """Copies `value` into `target`.
+def merge_lora(model: PreTrainedModel, folder: Path) -> None:
+    """Merges the LoRA adapter in `folder` into the model that it was trained on, in place.
 
     Raises:
-        ShapeMismatch: names both shapes and the file.
+        CheckpointError: the adapter does not fit the model.
     """
+    from peft import PeftModel
+
+    try:
+        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}: the LoRA adapter does not fit the base ({str(error).splitlines()[0]})."
+        ) from error
+    assert merged is model
+
+
+def _copy_embeddings(model: Any, path: Path) -> None:
+    adapter = open_adapter(path)
+    for name in adapter:
+        if name.endswith("embed_tokens.weight"):
+            _copy(model.model.embed_tokens.weight, adapter.tensor(name), name, path)
+        elif name.endswith(OUTPUT):
+            _copy(model.lm_head.weight, adapter.tensor(name), name, path)
+
+
+def _copy(target: Tensor, value: Tensor, name: str, path: str | Path) -> None:
     if target.shape != value.shape:
         raise ShapeMismatch(name, path, tuple(value.shape), tuple(target.shape))
     target.data.copy_(value)
+
+
+# From a model in training or a checkpoint into a file, and back
+
+
+def adapter_tensors(model: Any, rows: TrainedRows | None) -> dict[str, Tensor]:
+    """Returns the tensors of a model's adapter, on the CPU, in the order of `ADAPTER_PARTS`."""
+    tensors: dict[str, Tensor] = {}
+    if rows is not None:
+        tensors[EMBEDDING] = rows.merged(model.get_input_embeddings()).cpu()
+    for name, tensor in model.state_dict().items():
+        if name.startswith((f"model.{_PROJECTOR}", "model.image_newline")):
+            tensors[name] = tensor.detach().cpu().clone()
+    return tensors
+
+
+def names_to_extract(checkpoint: Checkpoint, *, with_rows: bool) -> list[str]:
+    """Returns the names of the adapter's tensors in a checkpoint, in the order of `ADAPTER_PARTS`.
+
+    Args:
+        with_rows: whether the token embedding is part of the adapter.
+    """
+    parts = ADAPTER_PARTS if with_rows else ADAPTER_PARTS[1:]
+    return [name for part in parts for name in checkpoint if part in name]
+
+
+def save_adapter(tensors: dict[str, Tensor], file: Path) -> None:
+    """Writes the table in one step, so that readers see the old file or the whole new one. Creates the folder.
+
+    A name that ends in `.safetensors` gives that format; any other is written as a `.bin` file.
+    """
+    import torch
+
+    with whole_file(file) as temporary:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        else:
+            torch.save(tensors, temporary)
+
+
+def load_adapter(model: PreTrainedModel, rows: TrainedRows | None, file: Path) -> None:
+    """Puts a saved adapter back into a model of the same shape, in training.
+
+    Raises:
+        CheckpointError: the file is unreadable, or its names or shapes are not this model's.
+    """
+    saved = Checkpoint([file])
+    expected = adapter_tensors(model, rows)
+    if set(saved) != set(expected):
+        difference = sorted(set(saved) ^ set(expected))
+        raise CheckpointError(f"{file}: the tensors do not match those that this run trains: {', '.join(difference)}.")
+    for name in saved:
+        if saved.shape(name) != tuple(expected[name].shape):
+            raise CheckpointError(
+                f"{file}: {name} has shape {list(saved.shape(name))}, expected {list(expected[name].shape)}."
+            )
+    if rows is not None:
+        rows.load(saved.tensor(EMBEDDING))
+    tensors = {name: saved.tensor(name) for name in saved if name != EMBEDDING}
+    model.load_state_dict(tensors, strict=False)

@@ -1,8 +1,8 @@
-"""The arithmetic of delta weights: target = base + delta, tensor by tensor, in blocks of rows.
+"""Computes delta weights: target = base + delta, tensor by tensor, in blocks of rows.
 
-A delta lets people share a model whose base may not be shared. Its rules are those of the original (`apply_delta` and
-`make_delta` of LLaVA v0, after FastChat's): tensors that both sides have are added; `embed_tokens` and `lm_head` may
-have more rows in the delta, and those rows are stored whole; the projector is in the delta alone, whole.
+A delta lets people share a model whose base must not be shared. Its rules are those of the original (`apply_delta` and
+`make_delta` of LLaVA v0, after FastChat's): tensors that both sides have are added. `embed_tokens` and `lm_head` may
+have more rows in the delta, and those rows are stored whole. The projector is only in the delta, whole.
 """
 
 from __future__ import annotations
@@ -13,35 +13,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import BaseMismatch, CheckpointError, ShapeMismatch
-from llava.model.weights.folder import Source
-from llava.model.weights.reader import read_json
+from llava.model.weights.folder import SourceFolder
+from llava.model.weights.reader import EMBEDDING, OUTPUT, read_json
 from llava.model.weights.writer import TensorSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 OWN_PARTS = ("mm_projector", "image_newline", "vision_tower")
-"""Parts of the names of tensors that only a LLaVA has."""
+"""Name parts of tensors that only a LLaVA has."""
 BASE_FILE = "delta_base.json"
-"""Beside a delta made here: which base it was made from."""
+"""File beside a delta made by this package that names the base it was made from."""
 _SAMPLED_VALUES = 4096
 _LIKE_FULL_WEIGHTS = 0.5
-"""A delta's norm weights are a few percent of its base's; full weights are as large."""
+"""Norm weights, relative to the base's, above which a delta is taken for full weights; a delta's are a few percent."""
 
 
-def specs_of(source: Source, dtype: torch.dtype) -> list[TensorSpec]:
-    """What base + delta (or target - base) has: the tensors of the side with more of them, in its order."""
+def specs_of(source: SourceFolder, dtype: torch.dtype) -> list[TensorSpec]:
+    """Lists the tensors of base + delta (or target - base): those of the side that has more, in its order."""
     return [TensorSpec(name, source.weights.shape(name), dtype) for name in source.names]
 
 
 def combined(
-    name: str, larger: Source, base: Source, dtype: torch.dtype, combine: Callable[[Tensor, Tensor], Tensor]
+    name: str, larger: SourceFolder, base: SourceFolder, dtype: torch.dtype, combine: Callable[[Tensor, Tensor], Tensor]
 ) -> Iterator[Tensor]:
-    """Blocks of one tensor of `larger`, joined by `combine` with the base's rows as far as the base has them.
+    """Yields blocks of one tensor of `larger`, combined with the base's rows as far as the base has them.
 
-    Both are brought to `dtype` first, as the original brings both to float16.
+    Both are converted to `dtype` first, as the original converts both to float16.
     """
     base_shape = base.weights.shape(name) if name in base.weights else None
     for first, last in larger.weights.row_ranges(name):
@@ -60,39 +59,39 @@ def combined(
             yield block
 
 
-def check_fit(larger: Source, base: Source) -> None:
-    """Names and shapes of the two sides must belong together.
+def check_fit(larger: SourceFolder, base: SourceFolder) -> None:
+    """Checks that the names and shapes of the two sides belong together.
 
     Args:
-        larger: the delta, or the model that a delta is made of.
+        larger: the delta, or the model that a delta is made from.
 
     Raises:
-        BaseMismatch: another size of model, a base that is no base, tensors that one side lacks.
+        BaseMismatch: models of different sizes, a base that is a LLaVA itself, or tensors that one side lacks.
         ShapeMismatch: a tensor of another shape.
     """
     own = [name for name in base.names if any(part in name for part in OWN_PARTS)]
     if own:
         raise BaseMismatch(
-            f"{base.folder}: already is a LLaVA (it has {own[0]}). The base must be the language model alone: "
+            f"{base.folder}: is already a LLaVA (it has {own[0]}). The base must be the language model alone: "
             "the LLaMA weights that the delta was made from."
         )
     if EMBEDDING not in base.weights or EMBEDDING not in larger.weights:
         lacking = base if EMBEDDING not in base.weights else larger
-        raise BaseMismatch(f"{lacking.folder}: has no {EMBEDDING}; it is no LLaMA in the Hugging Face format.")
-    if _width_and_depth(base) != _width_and_depth(larger):
+        raise BaseMismatch(f"{lacking.folder}: has no {EMBEDDING}, so it is not a LLaMA in the Hugging Face format.")
+    if (base.width, base.num_layers) != (larger.width, larger.num_layers):
         raise BaseMismatch(
-            f"{base.folder} has {base.size()}, the {larger.what} {larger.folder} has {larger.size()}: they are of "
-            "different sizes. Take the base and the delta of the same size (7B with 7B, 13B with 13B)."
+            f"{base.folder} has {base.size()}, but the {larger.what} {larger.folder} has {larger.size()}: "
+            "they are of different sizes. Use a base and a delta of the same size (7B with 7B, 13B with 13B)."
         )
     if base.rows(EMBEDDING) > larger.rows(EMBEDDING):
         raise BaseMismatch(
-            f"{base.folder} has {base.rows(EMBEDDING)} tokens, the {larger.what} only {larger.rows(EMBEDDING)}. "
-            "The original LLaMA has 32000: was a model with added tokens given as the base, such as Vicuna?"
+            f"{base.folder} has {base.rows(EMBEDDING)} tokens, the {larger.what} has only {larger.rows(EMBEDDING)}. "
+            "The original LLaMA has 32000. Is the base a model with added tokens, such as Vicuna?"
         )
     missing = [name for name in base.names if name not in larger.weights]
     if missing:
         raise BaseMismatch(
-            f"{larger.folder}: {len(missing)} tensors of the base are missing in the {larger.what}, such as "
+            f"{larger.folder}: {len(missing)} tensors of the base are missing from the {larger.what}, such as "
             f"{missing[0]}. Is the download complete?"
         )
     for name in larger.names:
@@ -107,11 +106,11 @@ def check_fit(larger: Source, base: Source) -> None:
             raise ShapeMismatch(name, base.weights.file_of(name), theirs, ours)
 
 
-def check_is_delta(delta: Source, base: Source) -> None:
-    """Full weights given as a delta would give a model of noise, and no other check would notice.
+def check_is_delta(delta: SourceFolder, base: SourceFolder) -> None:
+    """Checks that a delta is not full weights, which would give a model of noise that no other check notices.
 
     Raises:
-        BaseMismatch: the norms are as large as the base's own.
+        BaseMismatch: the norm weights are as large as the base's.
     """
     import torch
 
@@ -123,13 +122,16 @@ def check_is_delta(delta: Source, base: Source) -> None:
     if theirs and (ours / theirs) ** 0.5 > _LIKE_FULL_WEIGHTS:
         raise BaseMismatch(
             f"{delta.folder}: does not look like a delta: its norm weights are {100 * (ours / theirs) ** 0.5:.0f} % as "
-            "large as the base's. Is it a complete model already (then there is nothing to apply), or were --base and "
-            "--delta swapped? --force applies it all the same."
+            "large as the base's. It may already be a complete model, or --base and --delta may be swapped. "
+            "Add --force to apply it anyway."
         )
 
 
-def check_base(delta: Source, base: Source) -> str:
-    """Compares the base with what the delta says it was made from; returns a sentence on what was found.
+def check_base(delta: SourceFolder, base: SourceFolder) -> str:
+    """Compares the base with the one that the delta names.
+
+    Returns:
+        A sentence about what was found.
 
     Raises:
         BaseMismatch: another fingerprint, or tokens that the original base does not have.
@@ -141,26 +143,24 @@ def check_base(delta: Source, base: Source) -> str:
             raise BaseMismatch(
                 f"{base.folder}: is not the base that this delta was made from ({stated.get('name')!r}): its "
                 f"fingerprint is {found[:16]}, the delta asks for {str(stated.get('fingerprint'))[:16]} ({BASE_FILE}). "
-                "A fine-tuned copy differs too. --force applies it all the same."
+                "A fine-tuned copy differs too. Add --force to apply it anyway."
             )
         return f"the base has the fingerprint that the delta asks for ({found[:16]})"
     pieces = _num_pieces(delta.folder)
     if pieces is not None and base.rows(EMBEDDING) != pieces:
         raise BaseMismatch(
-            f"{base.folder} has {base.rows(EMBEDDING)} tokens, the tokenizer that the delta's base came with {pieces}. "
-            "LLaVA's deltas go onto the original LLaMA, not onto a model with added tokens such as Vicuna. "
-            "--force applies it all the same."
+            f"{base.folder} has {base.rows(EMBEDDING)} tokens, but the tokenizer of the delta's base has {pieces}. "
+            "LLaVA's deltas apply to the original LLaMA, not to a model with added tokens such as Vicuna. "
+            "Add --force to apply it anyway."
         )
     names = (base.folder.name, str(base.config.get("_name_or_path", "")))
     if any("vicuna" in name.lower() for name in names):
-        return (
-            "its name says Vicuna. LLaVA's deltas go onto the original LLaMA: with Vicuna the result answers nonsense"
-        )
-    return "the delta does not say which base it was made from; names, shapes and sizes fit"
+        return "its name says Vicuna, but LLaVA's deltas apply to the original LLaMA. On Vicuna the result is nonsense."
+    return "the delta does not name its base; names, shapes and sizes fit"
 
 
 def _num_pieces(folder: Path) -> int | None:
-    """Tokens of a folder's sentencepiece model, which knows nothing of tokens added later."""
+    """Returns the size of a folder's sentencepiece vocabulary, which excludes tokens added later; None without one."""
     if not (folder / "tokenizer.model").is_file():
         return None
     from sentencepiece import SentencePieceProcessor
@@ -168,8 +168,8 @@ def _num_pieces(folder: Path) -> int | None:
     return SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).vocab_size()
 
 
-def weights_fingerprint(source: Source) -> str:
-    """SHA-256 over the names, shapes and first values (as float16) of all tensors; the same for any file format."""
+def weights_fingerprint(source: SourceFolder) -> str:
+    """Returns the SHA-256 of the names, shapes and first values (as float16) of all tensors, for any file format."""
     import torch
 
     digest = hashlib.sha256()
@@ -185,24 +185,19 @@ def weights_fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
-def base_statement(base: Source) -> dict[str, Any]:
-    """What a delta says of its base."""
+def base_statement(base: SourceFolder) -> dict[str, Any]:
+    """Returns what a delta records about its base."""
     return {
         "name": base.config.get("_name_or_path") or Path(base.folder).name,
         "fingerprint": weights_fingerprint(base),
     }
 
 
-def _width_and_depth(source: Source) -> tuple[int, int]:
-    layers = {name.split(".")[2] for name in source.names if name.startswith("model.layers.")}
-    return source.weights.shape(EMBEDDING)[1], len(layers)
-
-
-def check_complete(target: Source, what: str) -> None:
-    """A LLaVA without a projector would only show at its first image.
+def check_complete(target: SourceFolder, what: str) -> None:
+    """Checks that a LLaVA has a projector, whose absence would only show at its first image.
 
     Raises:
-        CheckpointError: the config speaks of images, the tensors do not.
+        CheckpointError: the config names a vision tower, but there is no projector.
     """
     sees = target.config.get("mm_vision_tower") or target.config.get("use_mm_proj")
     if sees and not any("mm_projector" in name for name in target.names):

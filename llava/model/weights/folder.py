@@ -1,4 +1,4 @@
-"""What the tools that write weights share: common arguments, opening their inputs, the files beside the weights."""
+"""Serves every tool that writes weights: common flags, opening input folders, and the files beside the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, InvalidRequest, TokenizerNotFound
-from llava.model.weights.reader import LEFTOVER, OWN_TOWER, Checkpoint, open_checkpoint, read_json, resolve_folder
+from llava.model.weights.reader import (
+    EMBEDDING,
+    LEFTOVER,
+    OWN_TOWER,
+    Checkpoint,
+    open_checkpoint,
+    read_json,
+    resolve_folder,
+)
 from llava.model.weights.writer import DEFAULT_SHARD_BYTES, CheckpointWriter, TensorSpec
 
 if TYPE_CHECKING:
@@ -32,44 +40,58 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, 
 
 
 def add_writing_arguments(parser: argparse.ArgumentParser, *, dtype: str | None = "float16") -> None:
-    """Arguments of every command that writes a model folder; `dtype` is the default, None keeps each tensor's own."""
+    """Adds the flags of every command that writes a model folder.
+
+    Args:
+        dtype: default of `--dtype`; None keeps each tensor's own.
+    """
     parser.add_argument(
-        "--dtype", choices=DTYPES, default=dtype, help=f"of the written weights ({dtype or 'as they are'})"
+        "--dtype",
+        choices=DTYPES,
+        default=dtype,
+        help=f"Number format of the written weights (default: {dtype or 'unchanged'}).",
     )
     parser.add_argument(
         "--max-shard-size",
         type=size_in_bytes,
         default=DEFAULT_SHARD_BYTES,
         metavar="SIZE",
-        help="begin a new file before it grows beyond this, as in 500MB or 5GB (5GB)",
+        help="Maximum size of one weight file, such as 500MB (default: 5GB).",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the target if it exists.")
+    parser.add_argument("--quiet", action="store_true", help="Hide the progress bar.")
 
 
-@dataclass(frozen=True)
-class Writing:
+@dataclass(frozen=True, slots=True)
+class WriteSettings:
     """How a tool writes its model folder."""
 
     dtype: torch.dtype | None = None
-    """Of the weights; None keeps each tensor's own."""
+    """Number format of the weights; None keeps each tensor's own."""
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    """Largest size of one weight file, in bytes."""
     overwrite: bool = False
+    """Whether an existing target is replaced."""
     quiet: bool = True
-    """No progress bar."""
+    """Whether the progress bar is hidden."""
 
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> WriteSettings:
+        """Builds the settings from what `add_writing_arguments` parsed."""
+        dtype = None
+        if args.dtype is not None:
+            from llava.model.loading.device import named_dtype
 
-def writing_options(args: argparse.Namespace) -> Writing:
-    """What `add_writing_arguments` parsed."""
-    return Writing(named_dtype(args.dtype), args.max_shard_size, args.overwrite, args.quiet)
+            dtype = named_dtype(args.dtype)
+        return cls(dtype, args.max_shard_size, args.overwrite, args.quiet)
 
 
 @contextmanager
-def open_target(target: Path, specs: list[TensorSpec], options: Writing) -> Iterator[CheckpointWriter]:
-    """A writer for the tensors `specs`, with a progress bar of its own; the caller writes them and calls `finish`.
+def open_target(target: Path, specs: list[TensorSpec], options: WriteSettings) -> Iterator[CheckpointWriter]:
+    """Opens a writer for the tensors `specs`, with a progress bar; the caller writes them and calls `finish`.
 
     Raises:
-        CheckpointError: no room on the disk, or another process writes there; the target is as it was before.
+        CheckpointError: the disk is full, or another process is writing the target, which stays as it was.
         InvalidRequest: the target exists.
     """
     with (
@@ -86,12 +108,15 @@ def open_target(target: Path, specs: list[TensorSpec], options: Writing) -> Iter
 
 
 def add_delta_arguments(parser: argparse.ArgumentParser, *, target: str, delta: str) -> None:
-    """The three folders of a delta; `target` and `delta` say what they are to this command.
+    """Adds the flags for the three folders of a delta.
 
-    The short spellings are how LLaVA's documentation always wrote them; no later flag may begin with one of them.
+    LLaVA's documentation has always used the short spellings, so no other flag may begin with one of them.
+
+    Args:
+        target, delta: help texts of the two flags, which differ between commands.
     """
     for short, name, text in (
-        ("base", "base-model-path", "the language model that the delta is from, folder or hub id"),
+        ("base", "base-model-path", "Folder or hub id of the language model that the delta is based on."),
         ("target", "target-model-path", target),
         ("delta", "delta-path", delta),
     ):
@@ -99,81 +124,88 @@ def add_delta_arguments(parser: argparse.ArgumentParser, *, target: str, delta: 
 
 
 def size_in_bytes(text: str) -> int:
-    """`500MB`, `5GB`, `2GiB` or a number of bytes."""
+    """Parses a size such as `500MB`, `5GB`, `2GiB` or a number of bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B?)\s*", text, re.IGNORECASE)
     if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as in 500MB or 5GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write it like 500MB or 5GB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def named_dtype(name: str | None) -> torch.dtype | None:
-    import torch
-
-    return None if name is None else getattr(torch, name)
-
-
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, slots=True)
+class SourceFolder:
     """A model folder whose weights are read."""
 
     what: str
-    """`base`, `delta`, ...: how messages call it."""
+    """What messages call it: `base`, `delta`, ..."""
     folder: Path
     config: dict[str, Any]
+    """The content of its `config.json`."""
     weights: Checkpoint
 
     @property
     def names(self) -> list[str]:
-        """Its tensors in file order, without the leftovers of old releases."""
+        """Names of its tensors in file order, without the buffers of old releases."""
         return [name for name in self.weights if not LEFTOVER.search(name)]
 
     def rows(self, name: str) -> int:
-        """Rows of a matrix, 0 if there is none of this name."""
+        """Returns the number of rows of a matrix, 0 if it does not exist."""
         return self.weights.shape(name)[0] if name in self.weights else 0
 
+    @property
+    def num_layers(self) -> int:
+        return len({name.split(".")[2] for name in self.weights if name.startswith("model.layers.")})
+
+    @property
+    def width(self) -> int:
+        """Size of the language model's hidden states; 0 without an embedding."""
+        return self.weights.shape(EMBEDDING)[1] if EMBEDDING in self.weights else 0
+
     def size(self) -> str:
-        """`32 layers of width 4096, 32000 tokens`."""
-        layers = {match[1] for name in self.weights if (match := re.search(r"layers\.(\d+)\.", name))}
-        embedding = "model.embed_tokens.weight"
-        shape = self.weights.shape(embedding) if embedding in self.weights else (0, 0)
-        return f"{len(layers)} layers of width {shape[1]}, {shape[0]} tokens"
+        """Describes the size: `32 layers of width 4096, 32000 tokens`."""
+        return describe_size(self.num_layers, self.width, self.rows(EMBEDDING))
 
 
-def open_source(path: str | Path, what: str) -> Source:
-    """Opens a model folder, or fetches it from the hub; reads no weights yet.
+def describe_size(num_layers: int, width: int, num_tokens: int) -> str:
+    return f"{num_layers} layers of width {width}, {num_tokens} tokens"
+
+
+def open_source(path: str | Path, what: str) -> SourceFolder:
+    """Opens a model folder, or fetches it from the hub, without reading weights yet.
 
     Raises:
-        CheckpointError: (or one of its kinds) no such folder, no or broken weight files.
+        CheckpointError: (or one of its kinds) no such folder, or no or broken weight files.
     """
     folder = resolve_folder(path, what=what)
-    return Source(what, folder, read_json(folder / "config.json"), open_checkpoint(folder))
+    return SourceFolder(what, folder, read_json(folder / "config.json"), open_checkpoint(folder))
 
 
 def check_distinct(paths: dict[str, str | Path]) -> None:
-    """All arguments must name different folders, none within another: what is written must not be what is read.
+    """Checks that all arguments name different folders, none inside another, so that no input is overwritten.
 
     Raises:
-        InvalidRequest: names the two arguments.
+        InvalidRequest: names the two arguments at fault.
     """
     places = {name: Path(path).expanduser().resolve() for name, path in paths.items()}
     names = list(places)
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
             if places[one] == places[other]:
-                raise InvalidRequest(f"{one} and {other} are the same folder, {places[one]}. Give two different ones.")
+                raise InvalidRequest(
+                    f"{one} and {other} are the same folder, {places[one]}. Give two different folders."
+                )
             if places[one] in places[other].parents or places[other] in places[one].parents:
                 raise InvalidRequest(
-                    f"{one} ({places[one]}) and {other} ({places[other]}): one lies within the other. "
-                    "Choose folders beside each other."
+                    f"{one} ({places[one]}) and {other} ({places[other]}): one lies inside the other. "
+                    "Choose separate folders."
                 )
 
 
-def check_tokenizer(source: Source, num_rows: int) -> None:
-    """The tokenizer must be there, and its tokens must fit the embedding.
+def check_tokenizer(source: SourceFolder, num_rows: int) -> None:
+    """Checks that the tokenizer exists and that its tokens fit the embedding.
 
     Raises:
         TokenizerNotFound: no tokenizer file.
-        CheckpointError: it adds a token for which the embedding has no row.
+        CheckpointError: an added token for which the embedding has no row.
     """
     if not any((source.folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
         raise TokenizerNotFound(source.folder, ("tokenizer.model", "tokenizer.json"))
@@ -183,15 +215,15 @@ def check_tokenizer(source: Source, num_rows: int) -> None:
     for token, index in read_json(added).items():
         if isinstance(index, int) and index >= num_rows:
             raise CheckpointError(
-                f"{added}: token {token!r} has id {index}, the embedding of the {source.what} only {num_rows} rows. "
-                "The tokenizer and the weights belong to different models."
+                f"{added}: token {token!r} has id {index}, but the embedding of the {source.what} has only "
+                f"{num_rows} rows. The tokenizer and the weights belong to different models."
             )
 
 
 def copy_companions(
-    writer: CheckpointWriter, source: Source, names: tuple[str, ...] = TOKENIZER_FILES + OTHER_FILES
+    writer: CheckpointWriter, source: SourceFolder, names: tuple[str, ...] = TOKENIZER_FILES + OTHER_FILES
 ) -> None:
-    """Copies those of the files that the folder has, and the vision tower that lies in it."""
+    """Copies those of the files that the folder has, and the vision tower inside it, if there is one."""
     for name in names:
         if (source.folder / name).is_file():
             writer.copy(source.folder / name)
@@ -203,23 +235,23 @@ def copy_companions(
 def write_model(
     target: Path,
     specs: list[TensorSpec],
-    options: Writing,
+    options: WriteSettings,
     blocks: Callable[[TensorSpec], Iterable[Tensor]],
     *,
-    like: Source,
+    like: SourceFolder,
     dtype: torch.dtype,
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a whole model folder: weights, config, and the files beside them.
 
     Args:
-        blocks: slices of a tensor's first dimension, in order.
-        like: whose config and tokenizer the model has.
-        dtype: what the config says of the weights.
-        more: further JSON files, by name.
+        blocks: returns the slices of a tensor's first dimension, in order.
+        like: folder whose config and tokenizer the model takes.
+        dtype: number format to name in the config.
+        more: further JSON files by name.
 
     Raises:
-        CheckpointError: a value that is not finite, or no room on the disk; the target is as it was before.
+        CheckpointError: a value that is not finite, or a full disk; the target stays as it was.
         InvalidRequest: the target exists.
     """
     with open_target(target, specs, options) as writer:
@@ -232,8 +264,8 @@ def write_model(
         writer.finish()
 
 
-def converted_specs(source: Source, dtype: torch.dtype | None) -> list[TensorSpec]:
-    """All tensors of a source; those of numbers with a fraction in `dtype`, where one is given."""
+def converted_specs(source: SourceFolder, dtype: torch.dtype | None) -> list[TensorSpec]:
+    """Lists all tensors of a source, the floating-point ones in `dtype` unless it is None."""
     specs = []
     for name in source.names:
         own = source.weights.dtype(name)
@@ -241,28 +273,28 @@ def converted_specs(source: Source, dtype: torch.dtype | None) -> list[TensorSpe
     return specs
 
 
-def converted(source: Source, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Blocks of one tensor in `dtype`."""
+def converted(source: SourceFolder, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yields blocks of one tensor in `dtype`."""
     for first, last in source.weights.row_ranges(name):
         yield source.weights.rows(name, first, last).to(dtype)
 
 
 def upgraded_config(settings: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """A `config.json` for the written weights; deltas of spring 2023 call themselves plain LLaMA."""
+    """Returns the `config.json` for the written weights; deltas of spring 2023 claim to be plain LLaMA."""
     settings = dict(settings, torch_dtype=str(dtype).removeprefix("torch."))
     settings.pop("dtype", None)
     if settings.get("mm_vision_tower") or settings.get("use_mm_proj"):
         settings["architectures"] = ["LlavaLlamaForCausalLM"]
         if settings.get("model_type", "llama") == "llama":
             settings["model_type"] = "llava_llama"
-    # Left over from training; it would make every answer slow.
+    # Training switches the cache off, which would make every answer slow.
     settings["use_cache"] = True
     return settings
 
 
 @contextmanager
 def progress_bar(num_bytes: int, what: str, *, quiet: bool) -> Iterator[Any]:
-    """A bar of bytes with their rate on stderr; gives the function to call with each block's bytes."""
+    """Shows a bar of bytes and their rate on stderr; yields the function to call with each block's bytes."""
     from tqdm import tqdm
 
     with tqdm(
@@ -272,7 +304,7 @@ def progress_bar(num_bytes: int, what: str, *, quiet: bool) -> Iterator[Any]:
 
 
 def dominant_dtype(specs: list[TensorSpec]) -> torch.dtype:
-    """The type that most bytes are in: what a config calls the type of the model."""
+    """Returns the dtype of most bytes, which a config names as the dtype of the model."""
     sizes: dict[torch.dtype, int] = {}
     for spec in specs:
         sizes[spec.dtype] = sizes.get(spec.dtype, 0) + spec.num_bytes

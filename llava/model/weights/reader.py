@@ -1,50 +1,41 @@
 """Reads model folders tensor by tensor, whatever the file format, without ever holding a model in memory.
 
-Safetensors files are mapped, `.bin` files are mapped and unpickled with `weights_only=True`, so listing the names and
-shapes of a 26 GB checkpoint costs a few megabytes. Everything wrong with a folder is found here and said with the
-file's name.
+Names, shapes and dtypes come from the headers of the files, without PyTorch (`llava.model.weights.headers`). Values are
+read from memory-mapped files, `.bin` files with `weights_only=True`, so opening a 26 GB checkpoint costs a few
+megabytes. Every error names the file at fault.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import BrokenShard, CheckpointError, MissingShard, WeightsNotFound
 from llava.files.json_files import read_json_object
+from llava.model.weights.headers import TensorHeader, read_headers, read_vector
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 SAFE_SINGLE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+"""Names of the two tensors that have one row for each token."""
 OWN_TOWER = "vision_tower"
 """Folder inside a model folder that describes a tower whose weights are among the model's."""
-BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 LEFTOVER = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$")
-"""Names of buffers that files of 2023 carry and that today's models compute; zero in a delta."""
+"""Names of buffers that files of 2023 contain and current models compute; they are zero in a delta."""
 BLOCK_BYTES = 32 << 20
-"""How much of a tensor the weight tools hold at a time: enough that a disk reads ahead, little beside torch itself."""
-SAFE_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
-"""The names of element types in a safetensors header, and torch's."""
+"""How much of a tensor the weight tools hold at a time: enough for the disk to read ahead, little beside PyTorch."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Reads a JSON object of a model folder.
+    """Reads a JSON object from a model folder.
 
     Raises:
         CheckpointError: the file is missing, cannot be read as JSON, or holds another JSON value.
@@ -53,17 +44,17 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def resolve_folder(path: str | Path, *, what: str = "model", revision: str | None = None) -> Path:
-    """A local folder as it is; anything shaped like a hub id is fetched into the hub's cache.
+    """Returns a local folder as it is, and fetches a hub id into the hub's cache.
 
     Raises:
-        CheckpointError: neither a folder here nor a repository that can be fetched.
+        CheckpointError: neither a local folder nor a repository that can be fetched.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
     text = str(path)
     if folder.exists():
-        raise CheckpointError(f"{text}: this is a file; give the {what} folder that holds config.json.")
+        raise CheckpointError(f"{text}: this is a file. Give the {what} folder that holds config.json.")
     if text.startswith((".", "/", "~")) or text.count("/") != 1 or text.endswith("/"):
         raise CheckpointError(f"{text}: no such {what} folder. Check the path, or give a hub id such as owner/name.")
     return _fetch(text, what, revision)
@@ -78,46 +69,65 @@ def _fetch(repo_id: str, what: str, revision: str | None) -> Path:
     except hub_errors() as error:
         raise CheckpointError(
             f"{repo_id}: no such {what} folder here, and it could not be fetched from the hub ({hub_reason(error)}). "
-            "Check the name and the network, or download it and give the folder's path."
+            "Check the name and the network, or download it and give the path of the folder."
         ) from error
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What the hub's client raises where the hub, the network or the disk does not do its part."""
+    """Returns what the hub's client raises when the hub, the network or the disk fails."""
     from huggingface_hub.errors import HTTPError
 
-    # HTTPError: a lost connection too. RuntimeError: how an upload, and the Xet transfers, report what went wrong.
+    # HTTPError covers lost connections; uploads and Xet transfers raise RuntimeError.
     return HTTPError, OSError, ValueError, RuntimeError
 
 
 def hub_reason(error: Exception) -> str:
-    """What went wrong, in one line; the client's own first line is often a bare status."""
+    """Describes a hub error in one line; the client's own first line is often a bare status code."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):
-        return "its owner has to grant access: ask for it on its page, then `hf auth login`"
+        return "its owner must grant access: request it on the repository's page, then run `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
-        return "there is no such repository, or it is private: then `hf auth login` first"
+        return "the repository does not exist, or it is private; for a private one, run `hf auth login` first"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not re.match(r"\d+ Client Error\.|Bad request\b", line)]
     return (telling or lines or [type(error).__name__])[0].rstrip(".")
 
 
-class Checkpoint(Mapping[str, Any]):
-    """The tensors of one folder by name; a value is lazy until `tensor(name)` reads it.
+@dataclass(frozen=True, slots=True)
+class DerivedTensor:
+    """A tensor that is computed from others of its checkpoint when it is read."""
 
-    Iterating gives names in file order. `self[name]` is a handle that transformers can load from (a safetensors
-    slice, or a memory-mapped tensor); `shape(name)` and `tensor(name)` read the header and the data.
+    shape: tuple[int, ...]
+    dtype: str
+    """PyTorch's name of the dtype."""
+    compute: Callable[[], Tensor]
+
+
+class Checkpoint(Mapping[str, Any]):
+    """The tensors of one folder by name; a value is read only when it is asked for.
+
+    Iteration yields the names in file order. `self[name]` is a handle that transformers can load from (a safetensors
+    slice, or a memory-mapped tensor). `shape(name)` and `dtype_name(name)` read the header, `tensor(name)` the values.
     """
 
     def __init__(self, files: list[Path]):
+        """
+        Raises:
+            BrokenShard: a truncated or damaged file, or a pickle that holds anything but tensors.
+        """
         self.files = files
-        self._in_memory: dict[str, Tensor] = {}
+        self._headers: dict[str, TensorHeader] = {}
+        self._derived: dict[str, DerivedTensor] = {}
+        self._computed: dict[str, Tensor] = {}
         self._where: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         for file in files:
-            for name in self._names_in(file):
-                self._where[name] = file
+            headers = read_headers(file)
+            if headers is None:
+                headers = {name: _header_of(tensor) for name, tensor in self._handle(file).items()}
+            self._headers.update(headers)
+            self._where.update(dict.fromkeys(headers, file))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -129,8 +139,8 @@ class Checkpoint(Mapping[str, Any]):
         return name in self._where
 
     def __getitem__(self, name: str) -> Any:
-        if name in self._in_memory:
-            return self._in_memory[name]
+        if name in self._derived:
+            return self.tensor(name)
         handle = self._handle(self._where[name])
         return handle[name] if isinstance(handle, dict) else handle.get_slice(name)
 
@@ -138,28 +148,41 @@ class Checkpoint(Mapping[str, Any]):
         return self._where[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        value = self[name]
-        return tuple(value.get_shape() if hasattr(value, "get_shape") else value.shape)
+        return self._derived[name].shape if name in self._derived else self._headers[name].shape
+
+    def dtype_name(self, name: str) -> str:
+        """Returns PyTorch's name of a tensor's dtype, such as `float16`."""
+        return self._derived[name].dtype if name in self._derived else self._headers[name].dtype
 
     def dtype(self, name: str) -> torch.dtype:
+        """
+        Raises:
+            BrokenShard: a dtype that PyTorch does not have.
+        """
         import torch
 
-        value = self[name]
-        if not hasattr(value, "get_dtype"):
-            return value.dtype
-        known = SAFE_DTYPES.get(value.get_dtype())
-        if known is None:
-            raise BrokenShard(self._where[name], f"{name} is of the type {value.get_dtype()}, which is not read here")
-        return getattr(torch, known)
+        dtype = getattr(torch, self.dtype_name(name), None)
+        if dtype is None:
+            raise BrokenShard(self._where[name], f"the dtype of {name}, {self.dtype_name(name)}, is not supported")
+        return dtype
 
     def tensor(self, name: str) -> Tensor:
-        if name in self._in_memory:
-            return self._in_memory[name]
+        if name in self._derived:
+            if name not in self._computed:
+                self._computed[name] = self._derived[name].compute()
+            return self._computed[name]
         handle = self._handle(self._where[name])
         return handle[name] if isinstance(handle, dict) else handle.get_tensor(name)
 
+    def vector(self, name: str) -> list[float] | None:
+        """Reads the values of a small tensor without PyTorch; None if the format or the dtype does not allow it."""
+        header = self._headers.get(name)
+        if header is None or not (header.record or self._where[name].suffix == ".safetensors"):
+            return None
+        return read_vector(self._where[name], header)
+
     def row_ranges(self, name: str, *, limit_bytes: int = BLOCK_BYTES) -> list[tuple[int, int]]:
-        """Splits the first dimension into ranges of at most `limit_bytes`, one row at least; [(0, 0)] for a scalar."""
+        """Splits the first dimension into ranges of at most `limit_bytes`, at least one row; [(0, 0)] for a scalar."""
         shape = self.shape(name)
         if not shape or 0 in shape:
             return [(0, 0)]
@@ -167,22 +190,19 @@ class Checkpoint(Mapping[str, Any]):
         return [(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
-        """Rows `first` to `last` of a tensor; all of a scalar or an empty one."""
+        """Reads rows `first` to `last` of a tensor; a scalar or an empty tensor is read whole."""
         shape = self.shape(name)
         return self.tensor(name) if not shape or 0 in shape else self[name][first:last]
 
-    def with_replaced(self, tensors: dict[str, Tensor], *, without: set[str]) -> Checkpoint:
-        """The same files with some tensors left out and others, held in memory, in their place."""
+    def with_replaced(self, tensors: dict[str, DerivedTensor], *, without: set[str]) -> Checkpoint:
+        """Returns the same files with `tensors` in place of the tensors named in `without`."""
         place = next(iter(self._where[name] for name in without))
         changed = Checkpoint([])
-        changed.files, changed._open, changed._in_memory = self.files, self._open, dict(tensors)
+        changed.files, changed._open, changed._headers = self.files, self._open, self._headers
+        changed._derived = dict(tensors)
         changed._where = {name: file for name, file in self._where.items() if name not in without}
         changed._where.update(dict.fromkeys(tensors, place))
         return changed
-
-    def _names_in(self, file: Path) -> list[str]:
-        handle = self._handle(file)
-        return list(handle) if isinstance(handle, dict) else list(handle.keys())
 
     def _handle(self, file: Path) -> Any:
         if file not in self._open:
@@ -190,16 +210,20 @@ class Checkpoint(Mapping[str, Any]):
         return self._open[file]
 
 
+def _header_of(tensor: Tensor) -> TensorHeader:
+    return TensorHeader(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
 def open_checkpoint(folder: str | Path, *, names: tuple[str, ...] = ()) -> Checkpoint:
     """Opens the weights of a model folder.
 
     Args:
         folder: a local folder.
-        names: other single files to accept where the usual ones are absent, in order (such as `mm_projector.bin`).
+        names: single files to accept if the usual ones are absent, in order of preference (such as `mm_projector.bin`).
 
     Raises:
         WeightsNotFound: no weight file in the folder.
-        MissingShard: an index names a file that is not there.
+        MissingShard: an index names a file that does not exist.
         BrokenShard: a truncated or damaged file, or a pickle that holds anything but tensors.
     """
     folder = Path(folder)
@@ -217,7 +241,7 @@ def open_checkpoint(folder: str | Path, *, names: tuple[str, ...] = ()) -> Check
 def _open_sharded(folder: Path, index: Path) -> Checkpoint:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: has no `weight_map`; it is not an index of weight files. Fetch it again.")
+        raise CheckpointError(f"{index}: has no `weight_map`, so it is not an index of weight files. Fetch it again.")
     files = sorted(set(weight_map.values()))
     absent = [name for name in files if not (folder / name).is_file()]
     if absent:
@@ -225,7 +249,7 @@ def _open_sharded(folder: Path, index: Path) -> Checkpoint:
     checkpoint = Checkpoint([folder / name for name in files])
     lost = [name for name in weight_map if name not in checkpoint]
     if lost:
-        raise BrokenShard(folder / weight_map[lost[0]], f"the index promises {lost[0]}, which is not in the file")
+        raise BrokenShard(folder / weight_map[lost[0]], f"the index lists {lost[0]}, which is not in the file")
     return checkpoint
 
 
@@ -241,7 +265,7 @@ def open_safetensors(file: Path) -> Any:
 
 
 def open_pickle(file: Path) -> dict[str, Tensor]:
-    """Maps one `.bin` file of tensors; unpickles nothing else.
+    """Maps one `.bin` file of tensors, and refuses to unpickle anything else.
 
     Raises:
         BrokenShard: truncated, or a pickle that holds anything but tensors.
@@ -253,14 +277,14 @@ def open_pickle(file: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, ValueError) as error:
-        # Files written before torch 1.6 are no zip archives and cannot be mapped.
+        # Files written before PyTorch 1.6 are not zip archives and cannot be mapped.
         if "mmap can only be used" not in str(error):
             raise BrokenShard(file, str(error).splitlines()[0]) from error
         content = _load_unmapped(file)
     except (UnpicklingError, EOFError, OSError) as error:
         raise BrokenShard(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise BrokenShard(file, "it does not hold a flat table of tensors by name")
+        raise BrokenShard(file, "it is not a flat table of tensors by name")
     return content
 
 

@@ -1,8 +1,9 @@
 """Writes a model folder as safetensors shards, block by block, so that no tensor is ever held whole.
 
-What will be written is known beforehand (`TensorSpec`), so the free disk is checked and every header stands before the
-first byte of data. All goes into a hidden folder beside the target, which takes the target's name at the very end: a
-reader sees the old folder, none, or the whole new one. What an interrupted run left is cleared by the next one.
+All tensors are known beforehand (`TensorSpec`), so the free disk space is checked and every header is written before
+the first byte of data. All files go into a hidden folder beside the target, which takes the target's name at the very
+end, so that a reader sees the old folder, none, or the whole new one. The next run removes what an interrupted one
+left.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llava.errors import CheckpointError, InvalidRequest, NotFinite
-from llava.model.weights.reader import SAFE_DTYPES, SAFE_INDEX, SAFE_SINGLE
+from llava.model.weights.headers import SAFE_DTYPES
+from llava.model.weights.reader import SAFE_INDEX, SAFE_SINGLE
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +33,13 @@ if TYPE_CHECKING:
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _SPARE_BYTES = 32 << 20
-"""Free disk that must remain beside the weights: configs, tokenizer, headers."""
+"""Disk space needed besides the weights, for configs, tokenizer and headers."""
 _LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor of a checkpoint that is yet to be written."""
+    """One tensor of a checkpoint that will be written."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,7 +53,7 @@ class TensorSpec:
 class CheckpointWriter:
     """Writes the tensors of `specs`, in their order, and other files beside them; `finish` makes the folder appear.
 
-    A context manager: left by an error, or without `finish`, it removes all that it wrote.
+    Use it as a context manager: if the block fails, or ends without `finish`, everything written is removed.
 
         with CheckpointWriter(target, specs) as writer:
             for spec in specs:
@@ -71,15 +73,15 @@ class CheckpointWriter:
     ) -> None:
         """
         Args:
-            target: folder to make; its parents are made too.
+            target: folder to create, with its parents.
             specs: all tensors, in the order in which they will be written.
-            max_shard_bytes: a new file begins before it would grow beyond this (a larger tensor gets one of its own).
-            overwrite: replace a target that exists.
+            max_shard_bytes: maximum size of one file; a larger tensor gets a file to itself.
+            overwrite: whether to replace an existing target.
             progress: called with the number of bytes after each block.
 
         Raises:
-            InvalidRequest: the target exists and `overwrite` is not set, or it is no folder.
-            CheckpointError: too little free disk, or another process is writing the same target.
+            InvalidRequest: the target exists and `overwrite` is not set, or it is not a folder.
+            CheckpointError: too little disk space, or another process is writing the same target.
         """
         self.target = Path(target).expanduser().absolute()
         self.total_bytes = sum(spec.num_bytes for spec in specs)
@@ -105,8 +107,8 @@ class CheckpointWriter:
         if free < self.total_bytes + _SPARE_BYTES:
             self.__exit__(None, None, None)
             raise CheckpointError(
-                f"{self.target}: needs {gigabytes(self.total_bytes)}, the disk has {gigabytes(free)} left. "
-                "Nothing was written; free some space, or choose a target on another disk."
+                f"{self.target}: needs {gigabytes(self.total_bytes)}, but the disk has only {gigabytes(free)} left. "
+                "Nothing was written. Free some space, or choose a target on another disk."
             )
         return self
 
@@ -122,11 +124,11 @@ class CheckpointWriter:
             signal.signal(signal.SIGTERM, self._previous_handler)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(
-                f"{self.target}: the disk filled up while writing. What was written has been removed; free some space."
+                f"{self.target}: the disk is full. Everything written has been removed; free some space."
             ) from error
 
     def write(self, name: str, blocks: Iterable[Tensor]) -> None:
-        """Appends the next tensor, as slices of its first dimension in order (or whole).
+        """Appends the next tensor, given whole or as slices of its first dimension in order.
 
         Raises:
             NotFinite: a NaN or an infinite value.
@@ -153,7 +155,7 @@ class CheckpointWriter:
         (self._partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def copy(self, file: Path, name: str | None = None) -> None:
-        """Copies a file, or a folder with all in it, to stand beside the weights."""
+        """Copies a file, or a folder with everything in it, beside the weights."""
         goal = self._partial / (name or file.name)
         if file.is_dir():
             shutil.copytree(file, goal, copy_function=shutil.copyfile)
@@ -162,11 +164,11 @@ class CheckpointWriter:
 
     @property
     def folder(self) -> Path:
-        """Where the files are until `finish`, for what has to save itself (a tokenizer)."""
+        """The folder of the files until `finish`, for objects that save themselves (a tokenizer)."""
         return self._partial
 
     def finish(self) -> None:
-        """Flushes everything to disk and gives the folder its name."""
+        """Flushes everything to disk and renames the folder to the target."""
         assert not self._pending, f"{len(self._pending)} tensors were not written"
         self._close_shard()
         names = shard_names(len(self._shards))
@@ -207,14 +209,14 @@ class CheckpointWriter:
             self._file = None
 
     def _take_partial_folder(self) -> None:
-        """Clears what an interrupted run left, unless its process still runs."""
+        """Removes what an interrupted run left, unless its process is still running."""
         self._partial.mkdir(exist_ok=True)
         self._lock = (self._partial / _LOCK).open("ab")
         if not _locked(self._lock):
             self._lock.close()
             self._lock = None
             raise CheckpointError(
-                f"{self.target}: another process is writing it. Wait for it, or choose another target."
+                f"{self.target}: another process is writing this folder. Wait for it, or choose another target."
             )
         for entry in self._partial.iterdir():
             if entry.is_dir():
@@ -233,20 +235,20 @@ class CheckpointWriter:
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Whether a folder of this name may be made.
+    """Checks that a folder can be created.
 
     Raises:
-        InvalidRequest: it exists and `overwrite` is not set, or it is no folder.
+        InvalidRequest: it exists and `overwrite` is not set, or it is not a folder.
     """
     if target.is_dir():
         if any(target.iterdir()) and not overwrite:
-            raise InvalidRequest(f"{target}: exists already. Choose another target, or add --overwrite to replace it.")
+            raise InvalidRequest(f"{target}: already exists. Choose another target, or add --overwrite to replace it.")
     elif target.exists() or target.is_symlink():
-        raise InvalidRequest(f"{target}: is there already and is no folder. Choose another target.")
+        raise InvalidRequest(f"{target}: already exists and is not a folder. Choose another target.")
 
 
 def shards_of(specs: list[TensorSpec], max_bytes: int) -> list[list[TensorSpec]]:
-    """Splits tensors, in order, into files of at most `max_bytes`; a larger tensor stands alone."""
+    """Splits tensors, in order, into files of at most `max_bytes`; a larger tensor gets a file to itself."""
     shards: list[list[TensorSpec]] = [[]]
     size = 0
     for spec in specs:
@@ -259,14 +261,14 @@ def shards_of(specs: list[TensorSpec], max_bytes: int) -> list[list[TensorSpec]]
 
 
 def shard_names(count: int) -> list[str]:
-    """File names as transformers writes them."""
+    """Returns the file names that transformers gives to so many shards."""
     if count == 1:
         return [SAFE_SINGLE]
     return [f"model-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]
 
 
 def header(specs: list[TensorSpec]) -> bytes:
-    """The head of a safetensors file: its length, and as JSON each tensor's type, shape and place."""
+    """Returns the header of a safetensors file: its length, and as JSON the dtype, shape and place of each tensor."""
     names = {torch_name: name for name, torch_name in SAFE_DTYPES.items()}
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
@@ -278,19 +280,19 @@ def header(specs: list[TensorSpec]) -> bytes:
         }
         place += spec.num_bytes
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the data are aligned
+    text += b" " * (-len(text) % 8)  # aligns the data
     return struct.pack("<Q", len(text)) + text
 
 
 def gigabytes(num_bytes: int) -> str:
-    """`13.5 GB`, or `712 MB`."""
+    """Formats a size as `13.5 GB` or `712.0 MB`."""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _check_finite(block: Tensor, name: str) -> None:
     import torch
 
-    # A sum passes on every NaN and infinity at a fraction of the cost of looking at each value.
+    # A sum propagates every NaN and infinity, at a fraction of the cost of testing each value.
     if not block.is_floating_point() or torch.isfinite(block.sum(dtype=torch.float32)):
         return
     wrong = int((~torch.isfinite(block)).sum())
@@ -305,7 +307,7 @@ def _bytes_of(block: Tensor) -> memoryview:
 
 
 def _stop(*_: object) -> None:
-    """Asked to end, a process leaves by an exception, so that what it wrote is removed on the way out."""
+    """Ends the process by an exception, so that what it wrote is removed on the way out."""
     raise SystemExit(128 + signal.SIGTERM)
 
 
@@ -318,7 +320,7 @@ def _flush(path: Path) -> None:
 
 
 def _locked(file: BinaryIO) -> bool:
-    """Takes a lock that ends with the process; always True where the system has none."""
+    """Takes a lock that ends with the process; always True on systems without such locks."""
     try:
         import fcntl
     except ImportError:

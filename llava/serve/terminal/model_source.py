@@ -81,10 +81,8 @@ def server(settings: ChatSettings) -> ChatServer:
     Raises:
         InvalidRequest: the address is not a URL, the key cannot be read, or there are flags for loading a model.
     """
-    from llava.serve.worker.model_loading import given
-
     assert settings.server is not None
-    unusable = given(settings.loading)
+    unusable = [words[0] for words in settings.loading.as_flags()]
     if settings.conv_mode:
         unusable.append("--conv-mode")
     if unusable:

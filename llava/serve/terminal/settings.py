@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llava.model.loading.arguments import ModelSettings
 from llava.serve.client.answer_settings import AnswerSettings
 from llava.serve.terminal.graphics import Graphics
 
@@ -30,8 +31,8 @@ class ChatSettings:
     """File with the server's API key."""
     api_key_variable: str | None
     """Environment variable with the server's API key."""
-    loading: argparse.Namespace
-    """How a model is loaded: what `add_loading_arguments` parsed."""
+    loading: ModelSettings
+    """How a model is loaded in this process."""
     conv_mode: str | None
     """Prompt template; None takes the checkpoint's own."""
     system: str | None
@@ -64,7 +65,7 @@ class ChatSettings:
             server=args.server,
             api_key_file=Path(args.api_key_file).expanduser() if args.api_key_file else None,
             api_key_variable=args.api_key_env,
-            loading=args,
+            loading=ModelSettings.from_args(args),
             conv_mode=args.conv_mode,
             system=args.system,
             answer=answer,

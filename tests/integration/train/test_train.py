@@ -439,6 +439,15 @@ def test_extract_takes_the_projector_out_of_original_checkpoints(checkpoint, tmp
     assert largest_difference(torch.load(output, weights_only=True), expected) == 0
 
 
+def test_an_extracted_projector_may_be_safetensors(tmp_path, run_python):
+    output = tmp_path / "mm_projector.safetensors"
+    words = ("weights", "extract-projector", "--model-path", DATA / "llava-v1.5-tiny", "--output", output)
+    assert run_python("-m", "llava", *words).returncode == 0
+    source = torch.load(DATA / "llava-v1.5-tiny" / "pytorch_model.bin", weights_only=True)
+    expected = {name: value for name, value in source.items() if "mm_projector" in name}
+    assert largest_difference(load_file(output), expected) == 0
+
+
 def test_extract_says_what_is_wrong_with_a_folder(tmp_path, run_python):
     result = run_python("scripts/extract_mm_projector.py", "--model-path", tmp_path, "--output", tmp_path / "p.bin")
     assert result.returncode == 1

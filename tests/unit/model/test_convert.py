@@ -194,7 +194,7 @@ def test_what_the_format_has_no_place_for_is_refused(tmp_path):
     shutil.copytree(V15, tmp_path / "text", ignore=shutil.ignore_patterns("*.bin"))
     with pytest.raises(InvalidRequest, match="a language model without images"):
         convert.main(convert_arguments(DATA / "llama-vicuna-tiny", tmp_path / "out"))
-    with pytest.raises(InvalidRequest, match="is in the original format already"):
+    with pytest.raises(InvalidRequest, match="is already in the original format"):
         convert.main(convert_arguments(V15, tmp_path / "out", "--to", "original"))
     assert not (tmp_path / "out").exists()
 
@@ -212,7 +212,7 @@ def test_a_folder_of_transformers_with_another_tower_is_not_taken_for_clip(tmp_p
     settings = read_json(tmp_path / "hf" / "config.json")
     settings["vision_config"]["model_type"] = "siglip_vision_model"
     (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(InvalidRequest, match="tower of type 'siglip_vision_model'; CLIP towers can be converted"):
+    with pytest.raises(InvalidRequest, match="tower of type 'siglip_vision_model'; only CLIP towers can be converted"):
         convert.main(convert_arguments(tmp_path / "hf", tmp_path / "out"))
 
 

@@ -117,7 +117,7 @@ def test_half_an_adapter_is_refused(tmp_path):
     save_file(
         {name: value for name, value in weights.items() if "lora_A" in name}, tmp_path / "adapter_model.safetensors"
     )
-    with pytest.raises(CheckpointError, match="only one half"):
+    with pytest.raises(CheckpointError, match="only one of the two matrices"):
         read_adapter(tmp_path)
 
 

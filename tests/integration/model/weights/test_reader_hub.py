@@ -112,7 +112,7 @@ def refused(run_python: RunCommand, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("lab/none", "no such repository"),
+        ("lab/none", "the repository does not exist"),
         ("lab/secret", "`hf auth login`"),
         ("lab/silent", "disconnected"),
         ("lab/fragile", "disconnected"),

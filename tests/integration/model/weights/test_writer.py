@@ -32,7 +32,7 @@ def test_two_processes_cannot_write_one_target(tmp_path):
     other.start()
     try:
         assert ready.wait(60)
-        with pytest.raises(CheckpointError, match="another process is writing it"):
+        with pytest.raises(CheckpointError, match="another process is writing this folder"):
             write(tmp_path / "model")
     finally:
         done.set()

@@ -79,5 +79,5 @@ def test_the_first_token_is_written_once():
 
 
 def test_captions_are_no_dialogue():
-    with pytest.raises(InvalidRequest, match="'plain' holds no dialogue"):
+    with pytest.raises(InvalidRequest, match="'plain' has no turns"):
         chat_template(conv_templates["plain"], image="<image>", bos="")

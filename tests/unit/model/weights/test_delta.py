@@ -223,7 +223,7 @@ def other_name(weights):
     [
         ("base", BASE, no_layers, BaseMismatch, "of different sizes.*7B with 7B"),
         ("base", BASE, wider, BaseMismatch, "2 layers of width 128"),
-        ("base", TARGET, None, BaseMismatch, "already is a LLaVA"),
+        ("base", TARGET, None, BaseMismatch, "is already a LLaVA"),
         ("base", BASE, extra_rows, BaseMismatch, "added tokens such as Vicuna"),
         ("base", BASE, other_shape, ShapeMismatch, r"up_proj\.weight has shape \[127, 64\]"),
         ("delta", DELTA, without_projector, CheckpointError, "has no projector"),
@@ -287,7 +287,7 @@ def test_a_pickle_that_is_no_weights_is_refused(tmp_path):
 def test_one_folder_cannot_be_two_things(tmp_path):
     with pytest.raises(InvalidRequest, match="--base and --target are the same folder"):
         check_distinct({"--base": tmp_path, "--target": tmp_path / "x" / ".."})
-    with pytest.raises(InvalidRequest, match="one lies within the other"):
+    with pytest.raises(InvalidRequest, match="one lies inside the other"):
         check_distinct({"--delta": tmp_path, "--target": tmp_path / "made"})
 
 
@@ -320,7 +320,7 @@ def test_sizes_are_read_as_people_write_them(text, value):
 def test_what_is_no_size_is_refused(text):
     import argparse
 
-    with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a size"):
         size_in_bytes(text)
 
 

@@ -105,7 +105,7 @@ def test_an_existing_target_is_refused_unless_it_may_be_replaced(tmp_path):
     tensors = some_tensors()
     write(tmp_path / "model", tensors)
     (tmp_path / "model" / "notes.txt").write_text("mine")
-    with pytest.raises(InvalidRequest, match=r"exists already.*--overwrite"):
+    with pytest.raises(InvalidRequest, match=r"already exists.*--overwrite"):
         write(tmp_path / "model", tensors)
     assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
     write(tmp_path / "model", {"a": torch.ones(2)}, overwrite=True)
@@ -123,7 +123,7 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path):
 
 def test_a_file_of_the_target_s_name_is_refused(tmp_path):
     (tmp_path / "model").write_text("a file")
-    with pytest.raises(InvalidRequest, match="is no folder"):
+    with pytest.raises(InvalidRequest, match="is not a folder"):
         write(tmp_path / "model", some_tensors())
 
 
@@ -146,7 +146,7 @@ def test_too_little_disk_is_found_before_anything_is_written(tmp_path, monkeypat
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=33_000_000))
     big = TensorSpec("a", (1000, 1000), torch.float32)
     with (
-        pytest.raises(CheckpointError, match=r"needs 4\.0 MB, the disk has 33\.0 MB left"),
+        pytest.raises(CheckpointError, match=r"needs 4\.0 MB, but the disk has only 33\.0 MB left"),
         CheckpointWriter(tmp_path / "model", [big]),
     ):
         pass
@@ -162,7 +162,7 @@ def write_to_a_full_disk(target: Path) -> None:
 
 
 def test_a_disk_that_fills_up_is_one_clear_error(tmp_path):
-    with pytest.raises(CheckpointError, match="the disk filled up"):
+    with pytest.raises(CheckpointError, match="the disk is full"):
         write_to_a_full_disk(tmp_path / "model")
     assert left_in(tmp_path) == []
 

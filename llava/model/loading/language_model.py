@@ -1,0 +1,127 @@
+"""Loads the language model and the projector of a plan, and prepares them to answer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+from llava.errors import CheckpointError, InvalidRequest
+from llava.model.loading.quantization import bitsandbytes_config
+from llava.model.loading.tokenizer import add_special_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+    from llava.model.loading.plan import LoadPlan
+
+_WORTH_A_PROGRESS_BAR = 1_000_000_000
+"""Number of parameters; smaller models are loaded before anyone would see a bar."""
+
+
+def load_language_model(plan: LoadPlan) -> LlavaLlamaForCausalLM:
+    """Loads language model and projector, without the vision tower.
+
+    Raises:
+        InvalidRequest: an option needs a library that is not installed.
+    """
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+
+    options: dict[str, Any] = {
+        "max_memory": plan.max_memory,
+        "quantization_config": bitsandbytes_config(plan.quantization),
+        "attn_implementation": plan.attn_implementation,
+    }
+    try:
+        with progress_bars(plan.num_parameters >= _WORTH_A_PROGRESS_BAR):
+            model = LlavaLlamaForCausalLM.from_pretrained(
+                None,
+                config=plan.folder.config(),
+                state_dict={ours: plan.checkpoint[theirs] for ours, theirs in plan.tensors.items()},
+                dtype=plan.dtype,
+                device_map=plan.device_map,
+                **{name: value for name, value in options.items() if value is not None},
+            )
+    except ImportError as error:
+        raise InvalidRequest(str(error).strip().splitlines()[0]) from error
+    # Training leaves use_cache off in released configs, which makes generation quadratic.
+    model.config.use_cache = True
+    _set_generation_config(model, plan.weights_folder)
+    return model
+
+
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Shows or hides transformers' progress bars inside the block."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.is_progress_bar_enabled()
+    _switch_progress_bars(shown)
+    try:
+        yield
+    finally:
+        _switch_progress_bars(before)
+
+
+def _switch_progress_bars(shown: bool) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    if shown:
+        transformers_logging.enable_progress_bar()
+    else:
+        transformers_logging.disable_progress_bar()
+
+
+def _set_generation_config(model: LlavaLlamaForCausalLM, folder: Path) -> None:
+    if (folder / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        with warnings.catch_warnings():
+            # Released files set temperature without sampling; every call of ours sets both.
+            warnings.simplefilter("ignore")
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    for name in ("temperature", "top_p", "top_k"):
+        setattr(model.generation_config, name, None)
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = model.config.eos_token_id
+
+
+def add_image_tokens(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Gives the tokenizer the image tokens that the config asks for, and the model a row for each token.
+
+    Raises:
+        CheckpointError: a v0 checkpoint has trained rows for tokens that its tokenizer lacks.
+    """
+    from llava.model.llava_arch import fill_with_mean, resize_embeddings
+
+    config = model.config
+    if not config.has_vision:
+        return
+    needed = _needed_tokens(config)
+    vocabulary = tokenizer.get_vocab()
+    absent = [token for token in needed if token not in vocabulary]
+    if absent:
+        if len(tokenizer) + len(absent) <= model.model.embed_tokens.weight.shape[0] and config.uses_patch_runs:
+            raise CheckpointError(
+                f"{folder}: the tokenizer lacks {', '.join(absent)}, which this v0 checkpoint has trained rows for. "
+                "Copy added_tokens.json and the tokenizer files of the checkpoint into the folder."
+            )
+        num_new = add_special_tokens(tokenizer, absent)
+        resize_embeddings(model, len(tokenizer))
+        fill_with_mean(model, num_new)
+    resize_embeddings(model, len(tokenizer))
+    if DEFAULT_IMAGE_PATCH_TOKEN in needed:
+        config.im_patch_token = tokenizer.convert_tokens_to_ids(DEFAULT_IMAGE_PATCH_TOKEN)
+
+
+def _needed_tokens(config: LlavaConfig) -> list[str]:
+    needed = []
+    if config.uses_patch_runs or config.mm_use_im_patch_token:
+        needed.append(DEFAULT_IMAGE_PATCH_TOKEN)
+    if config.mm_use_im_start_end:
+        needed += [DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN]
+    return needed

@@ -1,0 +1,70 @@
+"""Loads the vision tower of a plan: from its own folder, or from the checkpoint that trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava.errors import CheckpointError
+from llava.model.loading.model_folder import TOWER_PREFIX
+from llava.model.multimodal_encoder import builder
+from llava.model.weights.reader import OWN_TOWER, Checkpoint
+
+if TYPE_CHECKING:
+    from llava.model.loading.plan import LoadPlan
+    from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+
+def load_tower(plan: LoadPlan) -> tuple[VisionTower, str | None]:
+    """Loads the vision tower on the CPU.
+
+    Returns:
+        The tower, and what the model's config should say of it (`mm_vision_tower`), so that the tower is found again
+        wherever the model is saved to.
+
+    Raises:
+        CheckpointError: (or one of its kinds) the tower cannot be found or does not fit.
+    """
+    settings, folder = plan.folder.settings, plan.folder.path
+    named = str(plan.tower or settings.get("mm_vision_tower"))
+    select = {
+        "select_layer": settings["mm_vision_select_layer"],
+        "select_feature": settings.get("mm_vision_select_feature") or "patch",
+    }
+    if not plan.tower_tensors or plan.tower is not None:
+        tower = builder.build_vision_tower(named, model_folder=folder, dtype=plan.dtype, **select)
+        if (folder / named / "config.json").is_file():
+            return tower, str((folder / named).absolute())
+        return tower, settings.get("mm_vision_tower")
+    config, place = _described(folder, plan.folder.vision_settings, named)
+    tower = builder.empty_vision_tower(config, builder.load_image_processor(place), **select).to(plan.dtype)
+    _fill(tower, plan.checkpoint, plan.tower_tensors)
+    return tower, settings.get("mm_vision_tower")
+
+
+def _described(folder: Path, vision_settings: Mapping[str, Any] | None, named: str) -> tuple[Any, Path]:
+    """Returns the config of a tower whose weights are among the model's, and the folder of its image processor."""
+    if vision_settings is not None:
+        return builder.config_from_settings(vision_settings), folder
+    place = folder / OWN_TOWER
+    if not (place / "config.json").is_file():
+        place = builder.find_vision_tower(named, model_folder=folder)
+    return builder.tower_config(place), place
+
+
+def _fill(tower: VisionTower, checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
+    folder = checkpoint.files[0].parent
+    tensors = {ours.removeprefix(TOWER_PREFIX): checkpoint.tensor(theirs) for ours, theirs in names.items()}
+    try:
+        report = tower.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder}: the vision tower's tensors do not fit its config "
+            f"({str(error).strip().splitlines()[-1].strip()})"
+        ) from error
+    # The final norm and the layers above the selected one never run, and some releases leave them out.
+    needed = [name for name in report.missing_keys if "post_layernorm" not in name and "unused_layers" not in name]
+    needed = [name for name in needed if not name.startswith("vision_tower.head.")]
+    if needed:
+        raise CheckpointError(f"{folder}: {len(needed)} tensors of the vision tower are missing, such as {needed[0]}.")
