@@ -1,6 +1,6 @@
 """LLaVA: the open large language-and-vision assistant.
 
-The names below load on first use, so that `import llava` costs next to nothing.
+The names below are loaded on first use, so `import llava` takes almost no time.
 """
 
 from __future__ import annotations

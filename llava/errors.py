@@ -1,7 +1,7 @@
-"""One family of typed errors: everything a user can cause or meet.
+"""Defines the errors that a user can cause or meet, as one family of types.
 
-A message says what is wrong, where (file, line, row, field), and what to do. `code` is stable and travels over HTTP,
-`status` is the HTTP status that goes with it. Imports nothing heavy: every part of the package may import it.
+A message says what is wrong, where (file, line, row, field), and what to do. `code` is stable and sent over HTTP;
+`status` is its HTTP status. This module imports nothing heavy, so every part of the package may import it.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ from collections.abc import Sequence
 
 
 class LlavaError(Exception):
-    """Base of every error that a user can cause or meet."""
+    """The base of every error that a user can cause or meet."""
 
     code = "internal"
     status = 500
     param: str | None = None
-    """The field of a request that is at fault, where there is one."""
+    """The field of a request that caused the error, if there is one."""
 
 
 class InvalidRequest(LlavaError):
-    """An argument or a combination of arguments that makes no sense."""
+    """An argument, or a combination of arguments, is not valid."""
 
     code, status = "invalid_request", 400
 
 
 class ImageError(LlavaError):
-    """Base of everything wrong with one image."""
+    """The base of errors about one image."""
 
     code, status = "invalid_image", 400
 
 
 class CheckpointError(LlavaError):
-    """Base of everything wrong with a model folder."""
+    """The base of errors about a model folder."""
 
     code, status = "invalid_checkpoint", 500
 
 
 class DataError(LlavaError):
-    """A training or evaluation file that does not say what it should; names file and record."""
+    """A training or evaluation file has invalid content; the message names file and record."""
 
     code, status = "invalid_data", 400
 
 
 class ImageTokenMismatch(LlavaError):
-    """A prompt whose image markers do not match its images; names row, expected and found."""
+    """The image markers of a prompt do not match its images; the message names the row, expected and found."""
 
     code, status = "image_token_mismatch", 400
 
@@ -52,13 +52,13 @@ class ImageTokenMismatch(LlavaError):
 
 
 class TemplateError(InvalidRequest):
-    """A conversation that its template cannot render; says which turn and why."""
+    """A template cannot render a conversation; the message says which turn and why."""
 
     code, status = "invalid_conversation", 400
 
 
 class UnknownTemplate(InvalidRequest):
-    """A template name that no table has; names the nearest ones."""
+    """No template has this name; the message suggests similar names."""
 
     code, status = "unknown_template", 400
 
@@ -67,89 +67,89 @@ class UnknownTemplate(InvalidRequest):
 
 
 class ImageUnreadable(ImageError):
-    """An image file that is missing, is no regular file, or may not be read."""
+    """An image file is missing, is not a regular file, or cannot be opened."""
 
     code, status = "image_unreadable", 400
 
 
 class ImageTooLarge(ImageError):
-    """More bytes, more pixels or a longer side than the limits allow; found before decoding."""
+    """An image has more bytes, more pixels or a longer side than allowed; this is checked before decoding."""
 
     code, status = "image_too_large", 413
 
 
 class UnsupportedImage(ImageError):
-    """Data that are no image, or an image of a kind that is not read; says what they look like."""
+    """The data are not an image, or one of an unsupported format; the message says what they look like."""
 
     code, status = "unsupported_image", 415
 
 
 class ImageDamaged(ImageError):
-    """An image whose data end early or contradict themselves."""
+    """The data of an image are truncated or inconsistent."""
 
     code, status = "image_damaged", 400
 
 
 class ImageUrlRefused(ImageError):
-    """An image address that may not be fetched: URLs are off, or it leads to a private address."""
+    """An image URL must not be fetched: URLs are not allowed, or it leads to a private address."""
 
     code, status = "image_url_refused", 403
 
 
 class ImageFetchFailed(ImageError):
-    """An image address that was tried and gave no image: no answer, an error status, too slow."""
+    """An image URL could not be fetched: no connection, an error status, or too slow."""
 
     code, status = "image_fetch_failed", 400
 
 
 class ImageShapeError(ImageError):
-    """An image whose proportions the chosen aspect mode cannot serve."""
+    """The selected aspect-ratio mode does not support the proportions of an image."""
 
     code, status = "image_shape", 400
 
 
 class TokenizerNotFound(CheckpointError):
-    """A model folder without any tokenizer file."""
+    """A model folder has no tokenizer file."""
 
     code = "tokenizer_not_found"
 
     def __init__(self, folder: object, files: tuple[str, ...]):
         super().__init__(
-            f"{folder}: no tokenizer here (looked for {' and '.join(files)}). "
+            f"{folder}: no tokenizer found (looked for {' and '.join(files)}). "
             "Copy the tokenizer files of the base model into the folder."
         )
 
 
 class WeightsNotFound(CheckpointError):
-    """A folder without any weight file."""
+    """A model folder has no weight file."""
 
     code = "weights_not_found"
 
     def __init__(self, folder: object, files: tuple[str, ...]):
-        super().__init__(f"{folder}: no weights here (looked for {', '.join(files)}). Check the path.")
+        super().__init__(f"{folder}: no weights found (looked for {', '.join(files)}). Check the path.")
 
 
 class MissingShard(CheckpointError):
-    """An index that names weight files which are not in the folder."""
+    """An index names weight files that are not in the folder."""
 
     code = "missing_shard"
 
     def __init__(self, index: object, absent: list[str], total: int):
         shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-        super().__init__(f"{index}: {len(absent)} of {total} weight files are missing: {shown}. Fetch them again.")
+        super().__init__(f"{index}: {len(absent)} of {total} weight files are missing: {shown}. Download them again.")
 
 
 class BrokenShard(CheckpointError):
-    """A weight file that cannot be read: truncated, damaged, or not weights at all."""
+    """A weight file cannot be read: it is truncated, damaged, or does not contain weights."""
 
     code = "broken_shard"
 
     def __init__(self, file: object, reason: str):
-        super().__init__(f"{file}: cannot be read as weights ({reason}). The file may be truncated; fetch it again.")
+        super().__init__(f"{file}: cannot be read as weights ({reason}). The file may be truncated; download it again.")
 
 
 class VisionTowerNotFound(CheckpointError):
-    """A checkpoint whose vision tower is neither in its folder nor anywhere else we may look."""
+    """The vision tower of a checkpoint is neither in its folder nor in the other places that are searched."""
 
     code = "vision_tower_not_found"
 
@@ -157,50 +157,50 @@ class VisionTowerNotFound(CheckpointError):
         places = f"in {model_folder}, " if model_folder is not None else ""
         super().__init__(
             f"vision tower {name!r} was not found (looked {places}in the current folder and on the hub: {reason}) "
-            "Say where it is with --vision-tower FOLDER, or load_pretrained_model(..., vision_tower=FOLDER)."
+            "Pass its folder with --vision-tower FOLDER, or load_pretrained_model(..., vision_tower=FOLDER)."
         )
 
 
 class ShapeMismatch(CheckpointError):
-    """A tensor whose shape is not the one that the model's config asks for."""
+    """A tensor does not have the shape that the model's config requires."""
 
     code = "shape_mismatch"
 
     def __init__(self, name: str, file: object, found: tuple[int, ...], expected: tuple[int, ...]):
         super().__init__(
             f"{file}: {name} has shape {list(found)}, the model expects {list(expected)}. "
-            "The file belongs to a model of another size or kind."
+            "The file belongs to a model of a different size or kind."
         )
 
 
 class BaseMismatch(CheckpointError):
-    """A base model and a delta (or a model and its base) that do not belong together; says why."""
+    """A base model and a delta (or a model and its base) do not belong together; the message says why."""
 
     code = "base_mismatch"
 
 
 class NotFinite(CheckpointError):
-    """A value that is not a number or infinite among weights that were to be written."""
+    """Weights that were about to be written contain NaN or infinite values."""
 
     code = "weights_not_finite"
 
     def __init__(self, name: str, count: int, dtype: str):
-        hint = " Values beyond float16's range become infinite: try --dtype bfloat16 or float32." * (dtype == "float16")
-        super().__init__(
-            f"{name}: {count} of its values would be NaN or infinite in {dtype}, so nothing was written. "
-            f"One of the inputs is damaged or is not what it should be.{hint}"
-        )
+        message = f"{name}: {count} of its values would be NaN or infinite in {dtype}, so nothing was written. "
+        message += "One of the inputs is damaged or is the wrong one."
+        if dtype == "float16":
+            message += " Values outside float16's range become infinite: try --dtype bfloat16 or float32."
+        super().__init__(message)
 
 
 class ContextTooLong(LlavaError):
-    """Prompt and images fill the model's context, so nothing can be answered."""
+    """Prompt and images fill the model's context, which leaves no room for an answer."""
 
     code, status = "context_length_exceeded", 400
 
     def __init__(self, num_tokens: int, limit: int):
         super().__init__(
-            f"prompt and images have {num_tokens} tokens, the model's context {limit}. "
-            "Shorten the question or give fewer images."
+            f"prompt and images have {num_tokens} tokens, but the model's context is {limit}. "
+            "Shorten the question or use fewer images."
         )
 
 
@@ -208,13 +208,13 @@ class ContextTooLong(LlavaError):
 
 
 class EngineFailed(LlavaError):
-    """The model failed on a request, twice; the requests beside it went on."""
+    """The model failed on a request twice; other requests were not affected."""
 
     code, status = "engine_failed", 500
 
 
 class OutOfMemory(LlavaError):
-    """A request that needs more memory than the device has left. Not a server's fault: the same again fails again."""
+    """A request needs more memory than the device has. The status is 400 because the same request would fail again."""
 
     code, status = "out_of_memory", 400
 
@@ -223,7 +223,7 @@ class OutOfMemory(LlavaError):
 
 
 class InvalidField(InvalidRequest):
-    """A field of a request that is missing, of the wrong kind or out of its bounds; `param` is its name."""
+    """A field of a request is missing, has the wrong type or is out of bounds; `param` is its name."""
 
     code, status = "invalid_request", 422
 
@@ -233,7 +233,7 @@ class InvalidField(InvalidRequest):
 
 
 class UnsupportedParameter(InvalidRequest):
-    """A field that means something, but that this server cannot honour; `param` is its name."""
+    """This server does not support a known field of a request; `param` is its name."""
 
     code, status = "unsupported_parameter", 400
 
@@ -243,60 +243,60 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class Unauthorized(LlavaError):
-    """No key or token, or a wrong one, where one is asked for."""
+    """The required key or token is missing or wrong."""
 
     code, status = "invalid_api_key", 401
 
 
 class Forbidden(LlavaError):
-    """Something that this caller may not do, whatever key it shows."""
+    """The caller must not do this, whatever its key."""
 
     code, status = "forbidden", 403
 
 
 class AddressRefused(Forbidden):
-    """A worker address that is malformed, or that leads where this controller may not connect."""
+    """A worker's address is malformed, or the controller must not connect to it."""
 
     code, status = "worker_address_refused", 403
 
 
 class ModelNotFound(LlavaError):
-    """A model name that nothing here serves."""
+    """No worker serves a model of this name."""
 
     code, status = "model_not_found", 404
 
     def __init__(self, model: str, available: Sequence[str] = ()):
-        there = f"There are: {', '.join(available)}." if available else "No model is being served yet."
-        super().__init__(f"no model named {model!r} is served here. {there}")
+        choice = f"Available: {', '.join(available)}." if available else "No model is being served yet."
+        super().__init__(f"no model named {model!r} is served here. {choice}")
         self.param = "model"
 
 
 class RequestTimeout(LlavaError):
-    """A client that took too long to send its request."""
+    """A client took too long to send its request."""
 
     code, status = "request_timeout", 408
 
 
 class WorkerConflict(LlavaError):
-    """A worker address or a model name that belongs to a live worker of somebody else."""
+    """A worker address or a model name already belongs to another live worker."""
 
     code, status = "worker_conflict", 409
 
 
 class RequestTooLarge(LlavaError):
-    """A body with more bytes, more values or deeper nesting than is accepted."""
+    """The body of a request has more bytes, more values or deeper nesting than allowed."""
 
     code, status = "request_too_large", 413
 
 
 class UnsupportedMediaType(LlavaError):
-    """A body that does not say that it is JSON."""
+    """The body of a request is not declared as JSON."""
 
     code, status = "unsupported_media_type", 415
 
 
 class TryAgain(LlavaError):
-    """Base of what passes by itself: the same request may succeed `retry_after_s` seconds later."""
+    """The base of temporary errors: the same request may succeed after `retry_after_s` seconds."""
 
     code, status = "unavailable", 503
 
@@ -306,19 +306,19 @@ class TryAgain(LlavaError):
 
 
 class RateLimited(TryAgain):
-    """One caller asked too often."""
+    """A client has sent too many requests."""
 
     code, status = "rate_limited", 429
 
 
 class QueueFull(TryAgain):
-    """As many requests wait as may wait."""
+    """The queue of waiting requests is full."""
 
     code, status = "queue_full", 503
 
 
 class ShuttingDown(TryAgain):
-    """The service finishes what it has and takes nothing new."""
+    """The service finishes running requests and accepts no new ones."""
 
     code, status = "shutting_down", 503
 
@@ -330,25 +330,25 @@ class NotReady(TryAgain):
 
 
 class NoWorker(TryAgain):
-    """The model is known, but none of its workers can be reached now."""
+    """The model is known, but none of its workers can be reached at the moment."""
 
     code, status = "no_worker", 503
 
 
 class WorkerLost(LlavaError):
-    """A worker that could not be reached, or that broke off in the middle of an answer."""
+    """A worker could not be reached, or failed in the middle of an answer."""
 
     code, status = "worker_lost", 502
 
 
 class WorkerTimeout(LlavaError):
-    """A worker that keeps the connection but sends nothing for too long."""
+    """A worker is connected but has sent nothing for too long."""
 
     code, status = "worker_timeout", 504
 
 
 class RemoteError(LlavaError):
-    """An error that another service reported: its message, with its own `code` and `status`."""
+    """Another service reported an error; message, `code` and `status` are those of that service."""
 
     def __init__(
         self,
@@ -365,6 +365,6 @@ class RemoteError(LlavaError):
 
 
 class CannotListen(LlavaError):
-    """A port that is taken, or an address that this machine does not have."""
+    """A port is in use, or this machine does not have the address."""
 
     code = "cannot_listen"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes a virtual environment if there is none and installs the pinned set into it, saying what it does.
-# Usage: setup_venv.sh FOLDER WHAT     (WHAT is what pip installs in editable form: "." or ".[dev]")
-# PYTHON names the interpreter; without it the first one found that is new enough and can make environments is taken.
+# Creates a virtual environment if there is none, and installs the pinned versions into it.
+# Usage: setup_venv.sh DIR TARGET     (pip installs TARGET in editable form: "." or ".[dev]")
+# PYTHON selects the interpreter (default: the first one that is recent enough and can create environments).
 set -eu
 
 venv=$1
@@ -23,33 +23,33 @@ choose_python() {
         command -v "$candidate"
         return
     done
-    [ -z "$seen" ] || fail "$seen cannot make virtual environments: its venv module is missing." \
+    [ -z "$seen" ] || fail "$seen cannot create virtual environments because its venv module is missing." \
         "On Debian and Ubuntu: apt-get install python3-venv"
     if [ -n "${PYTHON:-}" ]; then
-        fail "$PYTHON is no Python from 3.10 to 3.13 (or does not run)."
+        fail "$PYTHON is not a Python from 3.10 to 3.13, or does not run."
     fi
-    fail "no Python from 3.10 to 3.13 was found. Install one, or name it: make PYTHON=/path/to/python ..."
+    fail "no Python from 3.10 to 3.13 was found. Install one, or pass its path: make PYTHON=/path/to/python ..."
 }
 
 pip_install() {
     "$venv/bin/python" -m pip install -qq --disable-pip-version-check -c constraints.txt "$@" ||
-        fail "pip could not install: $*. Its message stands above; \`make\` again goes on from here."
+        fail "pip could not install: $*. See its message above. Run \`make\` again to continue."
 }
 
 if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-    in_range "$venv/bin/python" || fail "$venv holds no Python from 3.10 to 3.13. Remove it with \`make clean\`."
+    in_range "$venv/bin/python" || fail "$venv does not have a Python from 3.10 to 3.13. Remove it with \`make clean\`."
     say "using $venv ($("$venv/bin/python" --version))"
 else
     python=$(choose_python)
-    say "making $venv with $("$python" --version) ($python)"
-    # What an interrupted set-up left behind is cleared, any other folder of that name is not.
+    say "creating $venv with $("$python" --version) ($python)"
+    # The remains of an interrupted set-up are removed; any other folder of that name is not touched.
     if [ -e "$venv/pyvenv.cfg" ]; then "$python" -m venv --clear "$venv"; else "$python" -m venv "$venv"; fi
 fi
 
 torch=$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 say "installing $torch (the largest part)"
 pip_install "$torch"
-say "installing llava from this folder (-e '$what') with the versions of constraints.txt"
+say "installing llava from this folder (-e '$what') with the versions in constraints.txt"
 pip_install -e "$what"
 say "done in $(($(date +%s) - started)) s: $("$venv/bin/python" -m pip list --format=freeze --disable-pip-version-check | wc -l) packages," \
     "$(du -sh "$venv" | cut -f1) in $venv"

@@ -1,4 +1,4 @@
-"""What all tests share: settings of the libraries, paths, and a way to run a command as a user would."""
+"""What all tests share: settings of libraries, paths, and a way to run a command as a user would."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ RunCommand = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--browser-tests", choices=("only", "none"), help="run those with a browser by themselves")
-    parser.addoption("--screenshots", metavar="FOLDER", help="keep what the web page looks like in a browser")
+    parser.addoption(
+        "--browser-tests", choices=("only", "none"), help="Run only the tests that use a browser, or none of them."
+    )
+    parser.addoption("--screenshots", metavar="DIR", help="Folder to save screenshots of the web page to.")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -14,8 +14,7 @@ import sys
 
 from llava.command_line import run
 from llava.model.loading import arguments
-from llava.serve.worker.command import WorkerSettings, add_worker_arguments, run_worker
-from llava.serve.worker.model_loading import load_model
+from llava.serve.worker.arguments import add_worker_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +44,15 @@ def model_flags(args: argparse.Namespace) -> list[str]:
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.serve.worker.engine_backend import EngineBackend
-    from llava.serve.worker.images import ImageReader
-
     loading = arguments.ModelSettings.from_args(args)
     folder, name, notice = arguments.find_model(loading.model_path)
     arguments.announce(name, notice)
+
+    from llava.serve.worker.command import WorkerSettings, run_worker
+    from llava.serve.worker.engine_backend import EngineBackend
+    from llava.serve.worker.images import ImageReader
+    from llava.serve.worker.model_loading import load_model
+
     settings = WorkerSettings.from_args(args)
     backend = EngineBackend(
         name=args.model_name or name,

@@ -16,7 +16,7 @@ import sys
 from llava.command_line import run
 from llava.errors import InvalidRequest
 from llava.serve.service import flags
-from llava.serve.worker.command import WorkerSettings, add_worker_arguments, run_worker
+from llava.serve.worker.arguments import add_worker_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from llava.serve.worker.command import WorkerSettings, run_worker
     from llava.serve.worker.images import ImageReader
     from llava.serve.worker.openai_backend import OpenAiBackend
     from llava.serve.worker.upstream import Upstream

@@ -48,13 +48,15 @@ def interpreter(folder: Path, name: str, body: str) -> Path:
 def test_make_alone_says_what_there_is(project):
     done = make(project)
     assert done.returncode == 0
-    assert all(f"make {target} " in done.stdout for target in ("demo", "test", "lint", "clean"))
+    assert all(
+        f"make {target} " in done.stdout for target in ("demo", "check", "test", "lint", "coverage", "docs", "clean")
+    )
 
 
 def test_a_failed_set_up_says_why_and_leaves_no_stamp(project):
     done = make(project, "demo", f"PYTHON={sys.executable}")
     assert done.returncode != 0
-    assert "[set-up] making .venv with Python 3." in done.stdout
+    assert "[set-up] creating .venv with Python 3." in done.stdout
     assert "error: pip could not install: torch==0.0.0" in done.stderr
     assert not (project / ".venv" / ".ready").exists()
     assert "run_llava" not in done.stdout, "nothing runs after a failed set-up"
@@ -64,7 +66,7 @@ def test_a_python_that_is_too_old_is_refused_by_name(project, tmp_path):
     old = interpreter(tmp_path / "bin", "python3.8", "exit 1")
     done = make(project, "test", f"PYTHON={old}")
     assert done.returncode != 0
-    assert f"error: {old} is no Python from 3.10 to 3.13" in done.stderr
+    assert f"error: {old} is not a Python from 3.10 to 3.13" in done.stderr
     assert not (project / ".venv").exists()
 
 
@@ -72,7 +74,7 @@ def test_a_missing_venv_module_is_named_with_the_package_that_brings_it(project,
     bare = interpreter(tmp_path / "bin", "python3.11", 'case "$2" in *ensurepip*) exit 1 ;; esac')
     done = make(project, "test", f"PYTHON={bare}")
     assert done.returncode != 0
-    assert f"error: {bare} cannot make virtual environments" in done.stderr
+    assert f"error: {bare} cannot create virtual environments" in done.stderr
     assert "python3-venv" in done.stderr
 
 

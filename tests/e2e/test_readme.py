@@ -148,6 +148,8 @@ def places(tmp_path_factory) -> dict[str, str]:
         "/path/to/LLaVA-13B-delta-v0": str(DATA / "llava-v0-tiny-delta"),
         "/path/to/LLaVA-7B-delta-v0": str(DATA / "llava-v0-tiny-delta"),
         "/output/path/to": str(folder / "made"),
+        # pip ignores an index under --no-index, with which the tests run it
+        **{f"https://download.pytorch.org/whl/{build}": "file:///no-index" for build in ("cpu", "cu126", "cu130")},
         "openai/clip-vit-large-patch14": str(DATA / "clip-tiny"),
         "https://llava-vl.github.io/static/images/view.jpg": str(DATA / "images" / "land.png"),
         "/path/to/first.jpg": str(DATA / "images" / "land.png"),
@@ -252,7 +254,7 @@ def declared_extras() -> dict[str, set[str]]:
 
 def optional_parts(command: str) -> set[str]:
     """The packages of a `pip install` that only an extra brings; empty for a required part."""
-    words = [word for word in shlex.split(command)[2:] if not word.startswith("-")]
+    words = [word for word in shlex.split(command, comments=True)[2:] if not word.startswith("-")]
     extras = declared_extras()
     everything = set().union(*extras.values())
     named = {word for word in words if word in everything}

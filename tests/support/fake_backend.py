@@ -19,7 +19,8 @@ from typing import Any
 
 from llava.command_line import run
 from llava.errors import ContextTooLong, ImageTokenMismatch
-from llava.serve.worker.command import WorkerSettings, add_worker_arguments, run_worker
+from llava.serve.worker.arguments import add_worker_arguments
+from llava.serve.worker.command import WorkerSettings, run_worker
 from llava.serve.worker.engine_backend import EngineBackend, LoadedModel
 from llava.text_generation.answer_events import Answer, Piece
 from llava.text_generation.settings import Sampling

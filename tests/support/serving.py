@@ -77,10 +77,16 @@ class InThread:
 class Service:
     """A command in a process of its own; its lines are kept."""
 
-    def __init__(self, *arguments: str | Path, **environment: str):
+    def __init__(
+        self,
+        *arguments: str | Path,
+        interpreter: str | Path = sys.executable,
+        cwd: Path = REPOSITORY,
+        **environment: str,
+    ):
         self.process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            cwd=REPOSITORY,
+            [str(interpreter), *map(str, arguments)],
+            cwd=cwd,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from pathlib import Path
+import re
 
 import pytest
 
 from llava import __main__ as llava_command
 from llava import __version__
 from llava.command_line import run
+from llava.commands.catalogue import COMMANDS, entries
 from llava.errors import ImageError
 
 
@@ -92,38 +91,32 @@ def test_help_keeps_paragraphs_and_example_lines_apart(capsys):
     assert "Asks once.\n\nExample, to be copied:\n\n    llava ask --image-file cat.png\n" in capsys.readouterr().out
 
 
-def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path):
-    script = tmp_path / "talker.py"
-    script.write_text(
-        "import sys\n"
-        "from llava.command_line import run\n"
-        "def main(args):\n"
-        "    for number in range(1_000_000): print(number)\n"
-        "    return 0\n"
-        "sys.exit(run(lambda parser: None, main, argv=[]))\n"
-    )
-    talker = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert talker.stdout is not None
-    assert talker.stderr is not None
-    assert talker.stdout.readline() == "0\n"
-    talker.stdout.close()
-    assert talker.stderr.read() == ""
-    talker.stderr.close()
-    assert talker.wait(timeout=60) == 141
+# Groups
 
 
-def test_llava_without_a_command_says_which_there_are(capsys):
+def test_llava_without_a_command_lists_the_commands_and_exits_with_2(capsys):
     assert llava_command.main([]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert all(f"  {name} " in err for name in llava_command.COMMANDS)
+    assert all(f"\n  {name} " in err for group in COMMANDS.values() for name in group)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_llava_help_lists_the_commands(flag, capsys):
+def test_llava_help_groups_its_commands(flag, capsys):
     assert llava_command.main([flag]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {name} " in out for name in llava_command.COMMANDS)
+    headings = re.findall(r"^(\w.*):$", out, flags=re.MULTILINE)
+    assert headings == list(COMMANDS) == ["Ask and chat", "Serve", "Train", "Evaluate", "Weights", "Tools"]
+    assert all(f"\n  {name} " in out for group in COMMANDS.values() for name in group)
+
+
+@pytest.mark.parametrize("words", [["eval", "--help"], ["weights", "-h"], ["eval"], ["weights"]])
+def test_help_of_a_group_lists_its_tools(words, capsys):
+    assert llava_command.main(words) == (0 if len(words) == 2 else 2)
+    shown = "".join(capsys.readouterr())
+    assert shown.startswith(f"usage: llava {words[0]} COMMAND")
+    tools = [entry.words[1] for entry in entries() if entry.words[:1] == (words[0],) and len(entry.words) == 2]
+    assert all(f"\n  {tool} " in shown for tool in tools)
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
@@ -133,16 +126,20 @@ def test_llava_version_is_the_package_version(flag, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"),
-    [("docter", "Did you mean `llava doctor`?"), ("frobnicate", f"There are: {', '.join(llava_command.COMMANDS)}.")],
+    ("words", "message"),
+    [
+        (["docter"], "llava has no command 'docter'. Did you mean `llava doctor`?"),
+        (["nope"], "llava has no command 'nope'. Did you mean `llava eval pope`?"),
+        (["frobnicate"], "llava has no command 'frobnicate'. Run `llava --help` for the list of commands."),
+        (["eval", "nope"], "llava eval has no command 'nope'. Did you mean `llava eval pope`?"),
+        (["weights", "inof"], "llava weights has no command 'inof'. Did you mean `llava weights info`?"),
+        (
+            ["weights", "nope"],
+            "llava weights has no command 'nope'. Run `llava weights --help` for the list of commands.",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_an_unknown_command_exits_with_2_and_a_suggestion(word, hint, capsys):
-    assert llava_command.main([word]) == 2
-    assert capsys.readouterr().err == f"error: llava has no command {word!r}. {hint}\n"
-
-
-def test_the_console_script_and_python_dash_m_are_the_same_program(run_python):
-    script = Path(sys.executable).with_name("llava")
-    installed = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
-    assert installed.returncode == 0
-    assert installed.stdout == run_python("-m", "llava", "--help").stdout
+def test_an_unknown_command_exits_with_2_and_a_suggestion_on_one_line(words, message, capsys):
+    assert llava_command.main(words) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"

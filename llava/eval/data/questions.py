@@ -110,7 +110,7 @@ def read_science_qa(path: Path, *, letter_only: bool) -> list[Question]:
     if not isinstance(entries, list) or not entries:
         found = "an empty list" if entries == [] else f"a JSON {json_type(entries)}"
         raise DataError(
-            f"{path}: holds {found}, expected a list of problems as scripts/convert_sqa_to_llava writes it."
+            f"{path}: holds {found}, expected a list of problems as `llava eval convert-science-qa` writes it."
         )
     questions = []
     for number, entry in enumerate(entries, start=1):

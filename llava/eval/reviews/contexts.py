@@ -16,7 +16,7 @@ from llava.files.json_files import Line
 ContextForm = Literal["none", "boxes", "caption"]
 
 _COCO_PREFIX: Final = re.compile(r"COCO_(?:train|val|test)20\d\d_")
-_REMEDY: Final = "scripts/get_data.sh fetches the original's file; docs/gpt-review.md describes the format."
+_REMEDY: Final = "`llava eval get-data` downloads the original's file; docs/gpt-review.md describes the format."
 
 
 @dataclass(frozen=True, slots=True)

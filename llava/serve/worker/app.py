@@ -26,8 +26,9 @@ from llava.serve.service.health import HEALTH_PATHS, add_health
 from llava.serve.service.middleware import Limits
 from llava.serve.service.security import ApiKeys, ClusterToken
 from llava.serve.worker.backend import Backend
+from llava.serve.worker.permits import DEFAULT_MAX_QUEUE
 from llava.serve.worker.streams import CLIENT_GONE, chunks, collect, frames, respond, while_connected
-from llava.serve.worker.worker import DEFAULT_MAX_QUEUE, KEEP_ALIVE_S, Worker
+from llava.serve.worker.worker import KEEP_ALIVE_S, Worker
 
 
 def create_worker_app(

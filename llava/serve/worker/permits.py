@@ -10,8 +10,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Final
 
 from llava.errors import QueueFull
+
+DEFAULT_MAX_QUEUE: Final = 64
+"""Number of choices that may wait for a permit."""
 
 
 class Permits:

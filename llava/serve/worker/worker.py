@@ -33,13 +33,11 @@ from llava.serve.service.metrics import Metrics
 from llava.serve.worker.answer_buffer import AnswerBuffer, KeepAlive, WorkerEvent, WorkerEvents
 from llava.serve.worker.backend import Backend, StartChoice
 from llava.serve.worker.choices import Prepare, writing_choices
-from llava.serve.worker.permits import Permits
+from llava.serve.worker.permits import DEFAULT_MAX_QUEUE, Permits
 from llava.text_generation.answer_events import Answer
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MAX_QUEUE: Final = 64
-"""Number of choices that may wait for a permit."""
 KEEP_ALIVE_S: Final = 15.0
 """Longest silence on a stream in seconds; proxies close streams that are silent for a minute."""
 _WATCH_INTERVAL_S: Final = 0.25

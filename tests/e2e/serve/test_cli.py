@@ -53,7 +53,7 @@ def test_a_conversation_about_images_with_the_embedded_model(tmp_path: Path):
         terminal.wait_for_prompt()
         terminal.type(pasted("word " * 4000))
         terminal.type("\r")
-        terminal.wait_for(r"Prompt and images have \d+ tokens, the model's context 1024\.")
+        terminal.wait_for(r"Prompt and images have \d+ tokens, but the model's context is 1024\.")
         terminal.wait_for("The question was not added to the conversation")
 
         # Ctrl-C at the prompt leaves nothing but a hint.

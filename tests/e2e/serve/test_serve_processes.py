@@ -186,7 +186,8 @@ def test_five_hundred_clients_that_hang_up_leave_nothing_behind(stack: ExitStack
     wait_until(lambda: worker.held() == nothing)
     assert worker.metric(r"llava:aborted_total\{reason=\"disconnect\"\}") > 100
     assert worker.memory - before < 60
-    assert psutil.Process(worker.process.pid).num_fds() <= files + 5
+    # The server closes the sockets of clients that have left when it gets to them, which a busy machine delays.
+    wait_until(lambda: psutil.Process(worker.process.pid).num_fds() <= files + 5)
 
     after = Listener(controller, "tiny", 60)
     after.start()

@@ -129,7 +129,7 @@ def test_a_prompt_that_fills_the_context_fails_alone_and_says_so():
     with engine(V15, context_length=400) as running:
         refused, answered = running.generate([long, short], return_errors=True)
         assert isinstance(refused, ContextTooLong)
-        assert "the model's context 400" in str(refused)
+        assert "the model's context is 400" in str(refused)
         assert isinstance(answered, Answer)
         with pytest.raises(ContextTooLong):
             running.generate([short, long])

@@ -20,7 +20,6 @@ from llava.model import builder
 from llava.serve.service.server import free_port
 from tests.support.checkpoints import DATA, TOWER
 from tests.support.science_qa import make_science_qa, write_lines
-from tests.support.serving import wait_until
 from tests.support.vqa import GREEDY, IMAGES, QUESTIONS, ask, generate, records, six_questions, write_questions
 
 pytestmark = pytest.mark.embedded
@@ -134,18 +133,47 @@ def command(folder: Path, *words: object) -> list[str]:
     return [*map(str, ("llava.eval.model_vqa", *common, "--answers-file", folder / "a.jsonl", *GREEDY, *words))]
 
 
+# Answers questions and waits after some of them, so that what kills it does so in the middle on any machine.
+WAITS_IN_THE_MIDDLE = """
+import runpy, sys, time
+from llava.eval.data.answers_file import AnswersFile
+
+append = AnswersFile.append
+written = []
+
+def append_and_wait(self, record):
+    append(self, record)
+    written.append(record)
+    if len(written) == 7:
+        print("in the middle", flush=True)
+        time.sleep(600)
+
+AnswersFile.append = append_and_wait
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_and_started_again_is_that_of_an_uninterrupted_one(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()
     file = write_questions(killed, many_questions())
-    process = subprocess.Popen([sys.executable, "-m", *command(killed, "--batch-size", "2")], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS_IN_THE_MIDDLE, *command(killed, "--batch-size", "2")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     written = killed / "a.jsonl"
-    wait_until(lambda: process.poll() is not None or (written.exists() and written.read_bytes().count(b"\n") >= 5), 240)
+    assert process.stdout is not None
+    while process.stdout.readline() not in ("in the middle\n", ""):
+        pass
     os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was killed before it was done"
-    assert 5 <= written.read_bytes().count(b"\n") < 60
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was killed before it was done"
+    assert written.read_bytes().count(b"\n") == 7
     assert answer(killed, questions=many_questions()) == 0
     assert answer(whole, questions=many_questions()) == 0
     assert written.read_bytes() == (whole / "a.jsonl").read_bytes()

@@ -139,7 +139,7 @@ def test_images_travel_byte_for_byte_and_sampling_and_limits_with_them(served, t
         (("--conv-mode", "simple"), "--conv-mode cannot be used with --server"),
         (("--num-beams", "2"), "--num-beams cannot be used with --server"),
         (("--dtype", "float16"), "--device, --dtype, --load-8bit cannot be used with --server"),
-        (("--model-name", "another"), "no model named 'another' is served here. There are: llava-fake."),
+        (("--model-name", "another"), "no model named 'another' is served here. Available: llava-fake."),
     ],
 )
 def test_what_a_server_cannot_do_is_refused_at_once(served, tmp_path, capsys, words, said):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.support.checkpoints import DATA
 
 MODEL = ("--model-name", "llava-v0-tiny", "--temperature", "0", "--max-new-tokens", "4", "--dtype", "float32")
+
+
+GOLDEN = json.loads((DATA / "golden_inference.json").read_text())["v0"]
 
 
 def ask(run_python, *arguments: str):
@@ -47,3 +52,15 @@ def test_bad_input_is_one_line_that_names_it(run_python, arguments, code, messag
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=range(len(GOLDEN)))
+def test_command_prints_the_originals_text(run_python, case):
+    done = run_python(
+        *("-m", "llava.eval.run_llava", "--model-name", "llava-v0-tiny", "--image-file", f"images/{case['image']}"),
+        *("--query", case["query"], "--conv-mode", case["conv_mode"]),
+        *("--temperature", "0", "--max-new-tokens", "32", "--dtype", "float32"),
+        cwd=DATA,
+        PYTHONIOENCODING="utf-8",
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, case["greedy_text"].strip()), done.stderr

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -98,16 +97,39 @@ def apply_command(base: Path, delta: Path, target: Path) -> list[str]:
     return [*command, "--target", str(target), "--max-shard-size", "100MB", "--quiet"]
 
 
+# Applies a delta and waits in the middle of writing, so that what stops it does so there on any machine.
+WAITS_IN_THE_MIDDLE = """
+import runpy, sys, time
+from llava.model.weights.writer import CheckpointWriter
+
+write = CheckpointWriter.write
+
+def write_and_wait(self, name, blocks):
+    write(self, name, blocks)
+    if name == "model.layers.3.mlp.up_proj.weight":
+        print("in the middle", flush=True)
+        time.sleep(600)
+
+CheckpointWriter.write = write_and_wait
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_stopped_leaves_no_target_and_can_be_run_again(base_and_delta, tmp_path, sent, repository):
     target, partial = tmp_path / "made", tmp_path / ".made.incomplete"
     command = apply_command(*base_and_delta, target)
-    process = subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (partial / "model-00002-of-00005.safetensors").exists():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS_IN_THE_MIDDLE, *command[2:]],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in the middle\n", process.communicate()
+    assert (partial / "model-00002-of-00005.safetensors").exists()
     os.kill(process.pid, sent)
     process.communicate(timeout=60)
     assert process.returncode != 0

@@ -1,10 +1,12 @@
-"""scripts/get_data.sh against a local HTTP server; the files are made up, and so are their sums."""
+"""scripts/get_data.sh against a local HTTP server; the files are made up, and so are their checksums."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+import os
+import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from llava.eval.get_data import COMMIT, FILES, SOURCE
 from tests.conftest import REPOSITORY
 
-SCRIPT = REPOSITORY / "scripts" / "get_data.sh"
-TABLE = re.findall(r"^([0-9a-f]{64}) (\S+)(?: (\S+))?$", SCRIPT.read_text(), flags=re.MULTILINE)
+COMMAND = "llava/eval/get_data.py"
+NEEDED = ("llava/__init__.py", "llava/command_line.py", "llava/errors.py", "llava/eval/__init__.py")
 QUESTIONS = "playground/data/coco2014_val_qa_eval/qa90_questions.jsonl"
 
 
@@ -24,7 +27,7 @@ class Mirror:
     """Serves a content for each file; some of them not, some cut off, with or without ranges."""
 
     def __init__(self):
-        self.contents = {name: f"{name}\n".encode() * 2000 for _, name, _ in TABLE}
+        self.contents = {file.name: f"{file.name}\n".encode() * 2000 for file in FILES}
         self.requests: list[tuple[str, str | None]] = []
         self.missing: set[str] = set()
         self.cut_off: dict[str, int] = {}
@@ -78,13 +81,15 @@ def mirror() -> Mirror:
 
 @pytest.fixture
 def checkout(tmp_path: Path, mirror: Mirror) -> Path:
-    """A folder with a script that expects the mirror's contents, and a rule file of our own."""
-    text = SCRIPT.read_text()
-    for found, name, _ in TABLE:
-        text = text.replace(found, hashlib.sha256(mirror.contents[name]).hexdigest())
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "get_data.sh").write_text(text)
+    """A folder with a command that expects the mirror's contents, and a rule file of our own."""
     (tmp_path / "llava" / "eval" / "table").mkdir(parents=True)
+    (tmp_path / "scripts").mkdir()
+    for name in (*NEEDED, "scripts/get_data.sh", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    text = (REPOSITORY / COMMAND).read_text()
+    for file in FILES:
+        text = text.replace(file.sha256, hashlib.sha256(mirror.contents[file.name]).hexdigest())
+    (tmp_path / COMMAND).write_text(text)
     (tmp_path / "llava" / "eval" / "table" / "rule.json").write_text("ours")
     return tmp_path
 
@@ -94,22 +99,22 @@ def fetch(checkout: Path, mirror: Mirror):
     def run(*flags: str) -> subprocess.CompletedProcess[str]:
         with mirror.serving() as url:
             return subprocess.run(
-                ["bash", "scripts/get_data.sh", "--from", url, *flags], cwd=checkout, capture_output=True, text=True
+                ["bash", "scripts/get_data.sh", "--from", url, *flags],
+                cwd=checkout,
+                env={**os.environ, "PYTHON": sys.executable},
+                capture_output=True,
+                text=True,
             )
 
     return run
-
-
-def place(name: str, path: str) -> str:
-    return path or name
 
 
 def test_every_file_comes_to_its_place_and_ours_stays(fetch, checkout, mirror):
     done = fetch()
     assert done.returncode == 0, done.stderr
     assert "CC BY-NC 4.0" in done.stdout, "under which terms"
-    for _, name, path in TABLE:
-        assert (checkout / place(name, path)).read_bytes() == mirror.contents[name]
+    for file in FILES:
+        assert (checkout / file.path).read_bytes() == mirror.contents[file.name]
     assert (checkout / "llava/eval/table/rule.json").read_text() == "ours"
     assert list(checkout.rglob("*.part")) == []
 
@@ -120,17 +125,17 @@ def test_what_is_there_is_not_fetched_again(fetch, mirror):
     done = fetch()
     assert done.returncode == 0
     assert mirror.requests == []
-    assert done.stdout.count("there:") == len(TABLE)
+    assert done.stdout.count("present:") == len(FILES)
 
 
 def test_a_file_with_another_sum_is_not_kept_and_the_others_are(fetch, checkout, mirror):
     mirror.contents[QUESTIONS] = b"something else"
     done = fetch()
     assert done.returncode == 1
-    assert f"{QUESTIONS}: what came is another file" in done.stderr
-    assert "error: 1 files are not there" in done.stderr
+    assert f"{QUESTIONS}: the downloaded file is not the expected one" in done.stderr
+    assert "error: 1 files are missing" in done.stderr
     assert not (checkout / QUESTIONS).exists()
-    assert len(list(checkout.rglob("*.jsonl"))) == sum(place(n, p).endswith(".jsonl") for _, n, p in TABLE) - 1
+    assert len(list(checkout.rglob("*.jsonl"))) == sum(file.path.suffix == ".jsonl" for file in FILES) - 1
 
 
 def test_a_file_of_the_users_own_in_the_place_of_one_is_left_alone(fetch, checkout):
@@ -138,7 +143,7 @@ def test_a_file_of_the_users_own_in_the_place_of_one_is_left_alone(fetch, checko
     (checkout / QUESTIONS).write_text("mine")
     done = fetch()
     assert done.returncode == 1
-    assert f"{QUESTIONS}: is another file" in done.stderr
+    assert f"{QUESTIONS}: a different file is in its place" in done.stderr
     assert (checkout / QUESTIONS).read_text() == "mine"
 
 
@@ -158,7 +163,7 @@ def test_a_transfer_that_is_cut_off_again_and_again_is_gone_on_with_by_the_next_
     mirror.cut_off[QUESTIONS] = 3
     done = fetch()
     assert done.returncode == 1
-    assert f"{QUESTIONS}: the transfer broke off. Run this again, it goes on from there." in done.stderr
+    assert f"{QUESTIONS}: the download was interrupted. Run this command again to resume it." in done.stderr
     mirror.requests.clear()
     assert fetch().returncode == 0
     assert [asked for _, asked in mirror.requests] == [f"bytes={len(mirror.contents[QUESTIONS]) * 7 // 8}-"]
@@ -169,8 +174,8 @@ def test_a_file_that_is_not_there_is_named_and_the_others_come(fetch, checkout, 
     mirror.missing.add(QUESTIONS)
     done = fetch()
     assert done.returncode == 1
-    assert f"{QUESTIONS}: cannot be fetched from http://127.0.0.1" in done.stderr
-    assert done.stdout.count("fetched:") == len(TABLE) - 1
+    assert f"{QUESTIONS}: cannot be downloaded from http://127.0.0.1" in done.stderr
+    assert done.stdout.count("fetched:") == len(FILES) - 1
 
 
 def test_the_list_tells_place_address_and_sum_of_each_file_and_fetches_nothing(fetch, mirror):
@@ -178,7 +183,7 @@ def test_the_list_tells_place_address_and_sum_of_each_file_and_fetches_nothing(f
     assert done.returncode == 0
     assert mirror.requests == []
     assert "llava/eval/table/rule_original.json\n" in done.stdout
-    assert done.stdout.count("sha256 ") == len(TABLE) == 7
+    assert done.stdout.count("sha256 ") == len(FILES) == 7
 
 
 @pytest.mark.parametrize("cut_off", [0, 3])
@@ -198,10 +203,10 @@ def test_a_pointer_of_git_lfs_is_followed_even_by_a_transfer_that_is_cut_off(cut
 
 
 def test_help_and_wrong_usage(fetch):
-    assert "usage: scripts/get_data.sh" in fetch("--help").stdout
+    assert "usage: python -m llava.eval.get_data" in fetch("--help").stdout
     assert fetch("--form", "x").returncode == 2
 
 
 def test_the_public_address_names_the_commit():
-    assert "raw.githubusercontent.com/haotian-liu/LLaVA/$commit" in SCRIPT.read_text()
-    assert "commit=c121f0432da27facab705978f83c4ada465e46fd\n" in SCRIPT.read_text()
+    assert f"https://raw.githubusercontent.com/haotian-liu/LLaVA/{COMMIT}" == SOURCE
+    assert COMMIT == "c121f0432da27facab705978f83c4ada465e46fd"

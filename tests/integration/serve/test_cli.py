@@ -127,7 +127,7 @@ def test_a_key_comes_from_a_file_or_a_variable(served, command, tmp_path, monkey
         (("--max-new-tokens", "0", "What?"), 1, "at least 1"),
         (("--load", "README.md", "What?"), 1, "README.md"),
         (("--load", "none.json", "What?"), 1, "error: none.json: No such file or directory"),
-        (("--model", "other", "What?"), 1, "no model named 'other' is served here. There are: engine-model."),
+        (("--model", "other", "What?"), 1, "no model named 'other' is served here. Available: engine-model."),
         (("--load-8bit", "--conv-template", "v1", "What?"), 1, "--load-8bit, --conv-mode cannot be used with --server"),
         (("--api-key-env", "NO_SUCH_VARIABLE", "What?"), 1, "the variable NO_SUCH_VARIABLE: no API key found"),
         (("--api-key-file", "README.md", "What?"), 1, "README.md: no API key found"),

@@ -135,7 +135,7 @@ def test_an_unknown_model_is_one_frame_and_404(controller: Controller, worker: F
     assert frame["error_code"] == 2
     assert frame["error"]["code"] == "model_not_found"
     assert frame["error"]["request_id"] == answer.headers["x-request-id"]
-    assert "There are: fake." in frame["text"]
+    assert "Available: fake." in frame["text"]
 
 
 # Workers that fail (F1, F2)

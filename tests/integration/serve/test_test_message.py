@@ -108,7 +108,7 @@ def test_where_addresses_are_kept_secret_the_controller_passes_the_answer_on(wor
 @pytest.mark.parametrize(
     ("message", "model", "expected"),
     [
-        ("Hello?", "other", "error: no model named 'other' is served here. There are: llava-v0."),
+        ("Hello?", "other", "error: no model named 'other' is served here. Available: llava-v0."),
         ("Hello?", None, None),
     ],
 )

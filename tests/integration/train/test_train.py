@@ -451,7 +451,7 @@ def test_an_extracted_projector_may_be_safetensors(tmp_path, run_python):
 def test_extract_says_what_is_wrong_with_a_folder(tmp_path, run_python):
     result = run_python("scripts/extract_mm_projector.py", "--model-path", tmp_path, "--output", tmp_path / "p.bin")
     assert result.returncode == 1
-    assert "no weights here" in result.stderr
+    assert "no weights found" in result.stderr
     result = run_python(
         "scripts/extract_mm_projector.py", "--model-path", DATA / "llama-vicuna-tiny", "--output", tmp_path / "p.bin"
     )

@@ -64,7 +64,7 @@ def test_stop_text_ends_generation_early(v0):
 def test_answer_is_limited_to_what_the_context_leaves_and_a_full_context_is_an_error(v0):
     num_prompt = asked(v0, Sampling(temperature=0, max_new_tokens=1)).num_prompt_tokens
     assert asked(v0, Sampling(temperature=0), context_length=num_prompt + 3).num_new_tokens == 3
-    with pytest.raises(ContextTooLong, match=f"have {num_prompt} tokens, the model's context {num_prompt}"):
+    with pytest.raises(ContextTooLong, match=f"have {num_prompt} tokens, but the model's context is {num_prompt}"):
         asked(v0, Sampling(temperature=0), context_length=num_prompt)
 
 

@@ -176,7 +176,7 @@ def edit_config(folder: Path, **changes: object) -> None:
 
 def test_folder_without_weights(tmp_path):
     folder = copy_without_weights(V0, tmp_path / "m")
-    with pytest.raises(WeightsNotFound, match=r"no weights here \(looked for model.safetensors"):
+    with pytest.raises(WeightsNotFound, match=r"no weights found \(looked for model.safetensors"):
         load(folder)
 
 

@@ -86,16 +86,3 @@ def test_spliced_embeddings_equal_the_originals(models, golden):
     with torch.no_grad():
         spliced = model.splice_images(inputs.input_ids, None, None, inputs.images)
     torch.testing.assert_close(spliced.inputs_embeds[0, ::8], golden["v1.5.case0.inputs_embeds"], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("i", range(len(CASES["v0"])))
-def test_command_prints_the_originals_text(run_python, i):
-    case = CASES["v0"][i]
-    done = run_python(
-        *("-m", "llava.eval.run_llava", "--model-name", "llava-v0-tiny", "--image-file", f"images/{case['image']}"),
-        *("--query", case["query"], "--conv-mode", case["conv_mode"]),
-        *("--temperature", "0", "--max-new-tokens", "32", "--dtype", "float32"),
-        cwd=DATA,
-        PYTHONIOENCODING="utf-8",
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, case["greedy_text"].strip()), done.stderr

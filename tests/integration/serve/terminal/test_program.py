@@ -189,7 +189,7 @@ def test_a_question_that_is_too_long_is_taken_back_so_that_the_next_one_is_asked
     assert texts(session) == ["Short?", "A cat sits on a mat."]
     assert len(session.chat.images) == 1
     assert "for the next question" in screen
-    assert "the model's context 1024. Shorten the question or give fewer images." in screen
+    assert "the model's context is 1024. Shorten the question or use fewer images." in screen
     first, second = screen.split("The question was not added")[1:]
     assert "/clear" not in first.split("\n")[0]
     assert "/clear" in second.split("\n")[0]
@@ -244,7 +244,7 @@ def test_a_model_is_chosen_by_name_or_the_first_is_taken(served):
         return (await choose_model(ChatServer(served[1]), wanted))[0]
 
     assert asyncio.run(chosen(None)) == asyncio.run(chosen("engine-model")) == "engine-model"
-    with pytest.raises(ModelNotFound, match="There are: engine-model"):
+    with pytest.raises(ModelNotFound, match="Available: engine-model"):
         asyncio.run(chosen("other"))
 
 

@@ -179,7 +179,7 @@ def test_each_wrong_request_has_its_own_error_before_the_engine_sees_it(served, 
 
 def test_too_long_a_prompt_is_a_bad_request_with_both_numbers():
     with serving(FakeEngine(context_length=100)) as served:
-        with pytest.raises(openai.BadRequestError, match=r"have \d+ tokens, the model's context 100") as refusal:
+        with pytest.raises(openai.BadRequestError, match=r"have \d+ tokens, but the model's context is 100") as refusal:
             served.client.chat.completions.create(model="llava-fake", messages=asking("word " * 200), stream=True)
         assert refusal.value.code == "context_length_exceeded"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -153,26 +151,6 @@ def test_of_several_processes_the_last_one_puts_the_file_in_order(tmp_path):
         other.append(answer_to(2))
         other.finish(QUESTIONS)
     assert ids_in(path) == [3, 1, 2]
-
-
-FILLS_THE_DISK = """
-import resource, sys
-from tests.unit.eval.data.test_answers_file import *
-resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
-write(Path(sys.argv[1]), 1, 2, 3)
-"""
-
-
-def test_a_full_disk_leaves_the_answers_before_it_whole(tmp_path, repository):
-    """With a limit on the size of files, which a process meets as it meets the end of a disk: within a line."""
-    path = tmp_path / "a.jsonl"
-    done = subprocess.run(
-        [sys.executable, "-c", FILLS_THE_DISK, path], cwd=repository, capture_output=True, text=True, check=False
-    )
-    assert "cannot be written: File too large. Earlier records are unharmed" in done.stderr
-    assert ids_in(path) == [1, 2]
-    write(path, 3)
-    assert ids_in(path) == [1, 2, 3]
 
 
 # Which model it was

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,27 +165,6 @@ def test_a_disk_that_fills_up_is_one_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match="the disk is full"):
         write_to_a_full_disk(tmp_path / "model")
     assert left_in(tmp_path) == []
-
-
-def _hold(target: Path, ready, done) -> None:
-    with CheckpointWriter(target, [TensorSpec("a", (2,), torch.float32)]):
-        ready.set()
-        done.wait(60)
-
-
-def test_two_processes_cannot_write_one_target(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path / "model", ready, done))
-    other.start()
-    try:
-        assert ready.wait(60)
-        with pytest.raises(CheckpointError, match="another process is writing this folder"):
-            write(tmp_path / "model", {"a": torch.ones(2)})
-    finally:
-        done.set()
-        other.join(60)
-    write(tmp_path / "model", {"a": torch.ones(2)})
 
 
 def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path):

@@ -6,34 +6,20 @@ import argparse
 import gzip
 import json
 import random
-import struct
-import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from llava.errors import CheckpointError, DataError
-from scripts.pocket import assemble, evaluate, fashion, make, patches, projector, records, scenes
+from scripts.pocket import assemble, evaluate, fashion, make, projector, scenes
 from scripts.pocket.training_state import load_state, save_state
-
-
-def _idx(values: np.ndarray) -> bytes:
-    header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}i", *values.shape)
-    return gzip.compress(header + values.astype(np.uint8).tobytes())
+from tests.support.photographs import write_photographs
 
 
 @pytest.fixture
 def photographs(tmp_path):
-    """A folder in the form of the Debian package, with 3 training and 2 test photographs."""
-    for split, count in (("train", 3), ("test", 2)):
-        pictures, labels = fashion.FILES[split]
-        pixels = np.arange(count * 28 * 28).reshape(count, 28, 28) % 256
-        (tmp_path / pictures).write_bytes(_idx(pixels))
-        (tmp_path / labels).write_bytes(_idx(np.arange(count)))
-    return tmp_path
+    return write_photographs(tmp_path)
 
 
 def test_photographs_are_read_from_a_given_folder(photographs, tmp_path):
@@ -108,19 +94,6 @@ def test_a_model_too_large_to_embed_is_refused(trained, monkeypatch):
         assemble.assemble(trained / "stage2", trained / "tower", trained / "tiny")
 
 
-def _part(tmp_path, code: str) -> make.Part:
-    result = tmp_path / "result"
-    return make.Part("part", [sys.executable, "-c", code.replace("RESULT", repr(str(result)))], result)
-
-
-def test_a_part_that_is_done_does_not_run_again(tmp_path):
-    part = _part(tmp_path, "open(RESULT, 'a').write('x')")
-    for _ in range(2):
-        make.make(part, tmp_path / "times.json")
-    assert part.result.read_text() == "x"
-    assert "part" in json.loads((tmp_path / "times.json").read_text())
-
-
 def test_a_training_goes_on_with_the_weights_and_the_momentum_that_it_has_saved(tmp_path):
     def begun() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         model = torch.nn.Linear(3, 2)
@@ -139,11 +112,6 @@ def test_a_training_goes_on_with_the_weights_and_the_momentum_that_it_has_saved(
     step(*undisturbed)
     step(*resumed)
     assert torch.equal(undisturbed[0].weight, resumed[0].weight)
-
-
-def test_a_part_that_fails_stops_the_making_and_is_named(tmp_path):
-    with pytest.raises(make.PartFailed, match="exit code 3"):
-        make.make(_part(tmp_path, "raise SystemExit(3)"), tmp_path / "times.json")
 
 
 def test_all_parts_are_listed_with_their_state(tmp_path, capsys):
@@ -168,17 +136,3 @@ def test_held_out_scenes_show_nothing_that_a_training_scene_shows_in_the_same_wa
     for case in evaluate.scene_cases("test", 20, 3000, random.Random(0)):
         assert int(case.subject) >= evaluate.FIRST_SEED["test"]
         assert scenes.sample(int(case.subject)).key not in known
-
-
-def test_pictures_of_records_are_written_once_and_whole(photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr(fashion, "WATCHED", 1)
-    patches.build(tmp_path / "scenes.npz", 0, 2, workers=1)
-    pictures = records.Pictures(tmp_path / "pictures", tmp_path / "scenes.npz", photographs)
-    name, scene = pictures.scene(1)
-    with Image.open(tmp_path / "pictures" / name) as picture:
-        assert np.array_equal(np.asarray(picture), np.asarray(scenes.render(scene)))
-    written = (tmp_path / "pictures" / name).stat().st_mtime_ns
-    assert pictures.scene(1)[0] == name
-    assert (tmp_path / "pictures" / name).stat().st_mtime_ns == written
-    assert pictures.photograph(1)[1] == fashion.CLASSES[1]
-    assert len(pictures.labels) == 2

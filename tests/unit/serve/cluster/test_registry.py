@@ -97,7 +97,7 @@ def test_the_lottery_draws_by_speed(clock: Clock):
 
 def test_an_unknown_model_is_told_from_one_whose_workers_are_away(registry: Registry):
     worker = add(registry, 1)
-    with pytest.raises(ModelNotFound, match="There are: m"):
+    with pytest.raises(ModelNotFound, match="Available: m"):
         registry.choose("other")
     registry.failed(worker)
     with pytest.raises(NoWorker):

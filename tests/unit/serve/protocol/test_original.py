@@ -79,7 +79,7 @@ def test_an_error_frame_of_the_original_is_raised_with_a_code_of_ours():
 def test_errors_have_the_shape_that_openai_clients_read():
     assert openai_error(ModelNotFound("cat", ["dog"]), "req-1") == {
         "error": {
-            "message": "no model named 'cat' is served here. There are: dog.",
+            "message": "no model named 'cat' is served here. Available: dog.",
             "type": "not_found_error",
             "param": "model",
             "code": "model_not_found",

@@ -126,7 +126,7 @@ def test_a_typed_error_is_json_in_openai_s_shape_with_the_request_id(client: Tes
     answer = client.post("/missing")
     assert answer.status_code == 404
     assert error_of(answer) == {
-        "message": "no model named 'cat' is served here. There are: dog.",
+        "message": "no model named 'cat' is served here. Available: dog.",
         "type": "not_found_error",
         "param": "model",
         "code": "model_not_found",

@@ -117,7 +117,7 @@ def test_several_images_are_added_by_one_command(session):
         ("/set shape=round", "crop or resize or pad"),
         ("/set temprature=1", "there is no setting 'temprature'. Did you mean temperature?"),
         ("/set colour=red", "Settings: temperature, top_p, max_tokens, seed, shape"),
-        ("/model nobody", "no model named 'nobody' is served here. There are: llava, other"),
+        ("/model nobody", "no model named 'nobody' is served here. Available: llava, other"),
         ("/retry", "no question to answer yet"),
         ("/undo", "no question to remove yet"),
         ("/edit", "no question to edit yet"),

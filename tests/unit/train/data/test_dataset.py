@@ -84,13 +84,6 @@ def test_an_image_that_vanished_names_record_and_file(tokenizer, tower, tmp_path
         samples[0]
 
 
-def test_errors_from_loader_processes_keep_their_type_and_message(tokenizer, tower, tmp_path):
-    samples = dataset(tokenizer, tower, [record("<image>?", ["none.png"])], folder=tmp_path)
-    loader = torch.utils.data.DataLoader(samples, num_workers=1, collate_fn=Collator(0))
-    with pytest.raises(DataError, match=r"none\.png"):
-        next(iter(loader))
-
-
 def test_images_without_a_tower_are_refused_at_once(tokenizer):
     with pytest.raises(DataError, match="--vision_tower"):
         ConversationDataset(

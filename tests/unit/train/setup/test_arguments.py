@@ -84,13 +84,6 @@ def test_every_translation_is_said_in_one_line_that_names_the_flag(flags):
     assert "\n" not in notes[0]
 
 
-def test_wandb_without_an_account_records_offline_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    _, _, training = parse("--report_to", "wandb")
-    assert training.report_to == ["wandb"]
-    assert any("offline" in note for note in training.notes)
-
-
 def test_a_report_that_is_not_installed_is_left_out_and_said():
     _, _, training = parse("--report_to", "comet_ml")
     assert training.report_to == []
@@ -149,28 +142,6 @@ def test_a_value_of_the_wrong_type_exits_with_2(capsys):
         parse("--model_max_length", "long")
     assert caught.value.code == 2
     assert "model_max_length" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["llava/train/train.py", "--help"],
-        ["llava/train/train_mem.py", "--help"],
-        ["-m", "llava.train.train", "--help"],
-        ["-m", "llava", "train", "--help"],
-        ["scripts/extract_mm_projector.py", "--help"],
-    ],
-)
-def test_help_is_printed_without_loading_torch(run_python, command):
-    if command[0] == "-m":
-        words, start = ["x", *command[2:]], f"runpy.run_module({command[1]!r}, run_name='__main__')"
-    else:
-        words, start = command, f"runpy.run_path({command[0]!r}, run_name='__main__')"
-    watch = "atexit.register(lambda: print('LOADED', 'torch' in sys.modules, 'transformers' in sys.modules))"
-    result = run_python("-c", f"import atexit, runpy, sys; {watch}; sys.argv = {words!r}; {start}")
-    assert result.returncode == 0, result.stderr
-    assert "--model_name_or_path" in result.stdout
-    assert "LOADED False False" in result.stdout
 
 
 def test_help_tells_every_flag_of_ours(capsys):
