@@ -24,7 +24,7 @@ def forbidden(tree: ast.AST) -> list[str]:
             names = {alias.name.partition(".")[0] for alias in node.names} & MODULES
         elif isinstance(node, ast.ImportFrom):
             names = {(node.module or "").partition(".")[0]} & MODULES
-            if {alias.name for alias in node.names} == {"UnpicklingError"}:  # to catch what torch.load raises
+            if {alias.name for alias in node.names} - {"UnpicklingError"} <= harmless_unpicklers(tree):
                 names = set()
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             names = {node.func.id} & CALLS
@@ -34,6 +34,18 @@ def forbidden(tree: ast.AST) -> list[str]:
             continue
         found += [f"line {node.lineno}: {name}" for name in names]
     return found
+
+
+def harmless_unpicklers(tree: ast.AST) -> set[str]:
+    """{"Unpickler"} if all uses of it are classes whose own `find_class` chooses what may be built, asking no base."""
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "Unpickler"]
+    bases = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            methods = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+            if "find_class" in methods and "super" not in ast.dump(methods["find_class"]):
+                bases += [base for base in node.bases if isinstance(base, ast.Name) and base.id == "Unpickler"]
+    return {"Unpickler"} if bases and len(uses) == len(bases) else set()
 
 
 def attribute_call(call: ast.Call) -> set[str]:
@@ -78,6 +90,11 @@ def test_no_message_sends_a_user_of_the_wheel_to_a_file_of_the_checkout():
     [
         "import pickle",
         "from pickle import loads",
+        "from pickle import Unpickler",
+        "from pickle import Unpickler\nUnpickler(file).load()",
+        "from pickle import Unpickler\nclass Reader(Unpickler):\n    pass",
+        "from pickle import Unpickler\nclass Reader(Unpickler):\n"
+        "    def find_class(self, a, b): return super().find_class(a, b)",
         "eval(text)",
         "torch.load(file)",
         "torch.load(file, weights_only=False)",

@@ -8,13 +8,13 @@ left to PyTorch's own reader, which refuses what it does not trust.
 from __future__ import annotations
 
 import json
-import pickle
 import struct
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from pickle import Unpickler, UnpicklingError
 from typing import Any
 
 from llava.errors import BrokenShard
@@ -126,14 +126,14 @@ def _pickle_headers(file: Path) -> dict[str, TensorHeader] | None:
                 return None
             with archive.open(table) as handle:
                 content = _HeaderUnpickler(handle, folder=table.removesuffix("data.pkl")).load()
-    except (zipfile.BadZipFile, OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError):
+    except (zipfile.BadZipFile, OSError, EOFError, UnpicklingError, ValueError, TypeError, KeyError, IndexError):
         return None  # PyTorch reports what is wrong
     if not isinstance(content, dict) or not all(isinstance(value, TensorHeader) for value in content.values()):
         return None
     return dict(content)
 
 
-class _HeaderUnpickler(pickle.Unpickler):
+class _HeaderUnpickler(Unpickler):
     """Builds a `TensorHeader` where PyTorch would build a tensor, and runs nothing else."""
 
     def __init__(self, file: Any, *, folder: str):
@@ -149,12 +149,12 @@ class _HeaderUnpickler(pickle.Unpickler):
             return _parameter_header
         if module == "torch" and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
-        raise pickle.UnpicklingError(f"{module}.{name} is not part of a table of tensors")
+        raise UnpicklingError(f"{module}.{name} is not part of a table of tensors")
 
     def persistent_load(self, pid: Any) -> tuple[str, str]:
         kind, dtype, key, *_ = pid
         if kind != "storage" or not isinstance(dtype, str):
-            raise pickle.UnpicklingError(f"{kind} is not a storage")
+            raise UnpicklingError(f"{kind} is not a storage")
         return dtype, f"{self._folder}data/{key}"
 
 
