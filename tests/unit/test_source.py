@@ -93,8 +93,7 @@ def test_no_message_sends_a_user_of_the_wheel_to_a_file_of_the_checkout():
         "from pickle import Unpickler",
         "from pickle import Unpickler\nUnpickler(file).load()",
         "from pickle import Unpickler\nclass Reader(Unpickler):\n    pass",
-        "from pickle import Unpickler\nclass Reader(Unpickler):\n"
-        "    def find_class(self, a, b): return super().find_class(a, b)",
+        "from pickle import Unpickler\nclass R(Unpickler):\n    def find_class(self, a): return super().find_class(a)",
         "eval(text)",
         "torch.load(file)",
         "torch.load(file, weights_only=False)",
