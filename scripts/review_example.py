@@ -16,6 +16,7 @@ from typing import Any
 from llava.command_line import run
 from llava.files.json_files import write_jsonl
 from scripts.pocket import fashion, scenes
+from scripts.pocket.folders import add_fashion, add_out, add_work
 from scripts.pocket.patches import HELD_OUT_SEED
 from scripts.pocket.photograph_questions import phrase
 from scripts.pocket.questions import listed, with_article
@@ -38,26 +39,9 @@ USES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
-    parser.add_argument(
-        "--fashion",
-        type=Path,
-        metavar="DIR",
-        help="Folder of the Fashion-MNIST files (default: those of the installed package).",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("playground/data/example_review"),
-        metavar="DIR",
-        help="Output folder (default: playground/data/example_review).",
-    )
+    add_work(parser)
+    add_fashion(parser)
+    add_out(parser, "playground/data/example_review")
 
 
 def main(args: argparse.Namespace) -> int:

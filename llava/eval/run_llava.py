@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+_WORTH_THREADS = 50_000_000
+"""Number of parameters; on a CPU, several threads wait for each other longer than they work on a smaller model."""
+
 
 @dataclass(frozen=True, slots=True)
 class AskSettings:
@@ -95,6 +98,10 @@ def ask(
     from llava.prompting import build_prompt
 
     tokenizer, llava, image_processor, context_length = model.load(folder)
+    if llava.num_parameters() < _WORTH_THREADS:
+        import torch
+
+        torch.set_num_threads(1)
     prompt = build_prompt(llava.config, settings.query, len(images), conv_mode=settings.conv_mode, name=name)
     request = Request(prompt.text, images, settings.sampling, stop=(prompt.stop,), prefixes=prompt.roles)
     streams = sys.stdout.isatty()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llava.command_line import run
 from llava.errors import CheckpointError
+from scripts.pocket.folders import add_out, add_work
 
 TOWER = "vision_tower"
 """Folder of the tower inside the model folder."""
@@ -65,20 +66,8 @@ def assemble(model: Path, tower: Path, target: Path) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("llava/pocket/tiny"),
-        metavar="DIR",
-        help="Output folder (default: llava/pocket/tiny).",
-    )
+    add_work(parser)
+    add_out(parser, "llava/pocket/tiny")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava.command_line import run
 from scripts.pocket import fashion, patches, photograph_questions, records, scene_questions, scenes
+from scripts.pocket.folders import add_fashion, add_work
 from scripts.pocket.questions import Question
 
 if TYPE_CHECKING:
@@ -197,19 +198,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=None, metavar="DIR", help="LLaVA folder (default: the embedded model).")
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
-    parser.add_argument(
-        "--fashion",
-        type=Path,
-        metavar="DIR",
-        help="Folder of the Fashion-MNIST files (default: the installed package).",
-    )
+    add_work(parser)
+    add_fashion(parser)
     parser.add_argument(
         "--split",
         choices=("test", "watch"),

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from pathlib import Path
 
 from llava.command_line import run
 from scripts.pocket import fashion, patches, scenes
+from scripts.pocket.folders import add_fashion, add_out, add_work
 
 SHOWN = "sneaker"
 SIDE = 264
@@ -19,26 +19,9 @@ SIDE = 264
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
-    parser.add_argument(
-        "--fashion",
-        type=Path,
-        metavar="DIR",
-        help="Folder of the Fashion-MNIST files (default: the installed package).",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("playground/images"),
-        metavar="DIR",
-        help="Output folder (default: playground/images).",
-    )
+    add_work(parser)
+    add_fashion(parser)
+    add_out(parser, "playground/images")
 
 
 def main(args: argparse.Namespace) -> int:

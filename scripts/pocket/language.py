@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava.command_line import run
 from scripts.pocket import fashion, photograph_questions, records, scene_questions, scenes, sheets
+from scripts.pocket.folders import add_work
 from scripts.pocket.patch_words import Words
 from scripts.pocket.practice import FIRST_SCENE, conversation
 
@@ -239,13 +240,7 @@ class Progress:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
+    add_work(parser)
     parser.add_argument(
         "--vocabulary", type=int, default=1000, metavar="N", help="Size of the vocabulary in tokens (default: 1000)."
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llava.command_line import run
 from llava.errors import LlavaError
+from scripts.pocket.folders import add_fashion, add_out, add_work
 from scripts.pocket.records import write_json
 
 
@@ -124,26 +125,9 @@ def make(part: Part, times: Path, clock: Callable[[], float] = time.monotonic) -
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("work/pocket/tiny"),
-        metavar="DIR",
-        help="Output folder (default: work/pocket/tiny).",
-    )
-    parser.add_argument(
-        "--fashion",
-        type=Path,
-        metavar="DIR",
-        help="Folder of the Fashion-MNIST files (default: the installed package).",
-    )
+    add_work(parser)
+    add_out(parser, "work/pocket/tiny")
+    add_fashion(parser)
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="Number of torch threads (default: torch's choice)."
     )

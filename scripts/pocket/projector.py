@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llava.command_line import run
 from scripts.pocket import fashion, patches
+from scripts.pocket.folders import add_fashion, add_work
 from scripts.pocket.patch_words import photograph_table, read_words, scene_tables, scene_words
 
 if TYPE_CHECKING:
@@ -39,19 +39,8 @@ def solve(features: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) ->
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
-    parser.add_argument(
-        "--fashion",
-        type=Path,
-        metavar="DIR",
-        help="Folder of the Fashion-MNIST files (default: the installed package).",
-    )
+    add_work(parser)
+    add_fashion(parser)
     parser.add_argument(
         "--pictures", type=int, default=3000, metavar="N", help="Scenes, and photographs, to use (default: 3000)."
     )

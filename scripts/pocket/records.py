@@ -19,6 +19,7 @@ from PIL import Image
 
 from llava.command_line import run
 from scripts.pocket import fashion, photograph_questions, scene_questions, scenes
+from scripts.pocket.folders import add_fashion, add_work
 from scripts.pocket.questions import Question
 
 IMAGE = "<image>"
@@ -195,19 +196,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
-    parser.add_argument(
-        "--fashion",
-        type=Path,
-        metavar="DIR",
-        help="Folder of the Fashion-MNIST files (default: the installed package).",
-    )
+    add_work(parser)
+    add_fashion(parser)
     parser.add_argument("--first", type=int, default=1300, metavar="N", help="Records of stage 1 (default: 1300).")
     parser.add_argument("--second", type=int, default=32_000, metavar="N", help="Records of stage 2 (default: 32000).")
     parser.add_argument(

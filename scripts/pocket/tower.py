@@ -21,6 +21,7 @@ import numpy as np
 
 from llava.command_line import run
 from scripts.pocket import fashion, patches, scenes
+from scripts.pocket.folders import add_fashion, add_work
 from scripts.pocket.training_state import load_state, save_state
 
 if TYPE_CHECKING:
@@ -335,19 +336,8 @@ def one_step(model: nn.ModuleDict, batches: Batches, step: int, args: argparse.N
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work/pocket"),
-        metavar="DIR",
-        help="Folder of the parts (default: work/pocket).",
-    )
-    parser.add_argument(
-        "--fashion",
-        type=Path,
-        metavar="DIR",
-        help="Folder of the Fashion-MNIST files (default: the installed package).",
-    )
+    add_work(parser)
+    add_fashion(parser)
     parser.add_argument("--steps", type=int, default=1500, metavar="N", help="Training steps (default: 1500).")
     parser.add_argument(
         "--minutes", type=float, metavar="MINUTES", help="Time limit of the training schedule (default: none)."
