@@ -157,7 +157,7 @@ class VisionTowerNotFound(CheckpointError):
         places = f"in {model_folder}, " if model_folder is not None else ""
         super().__init__(
             f"vision tower {name!r} was not found (looked {places}in the current folder and on the hub: {reason}) "
-            "Pass its folder with --vision-tower FOLDER, or load_pretrained_model(..., vision_tower=FOLDER)."
+            "Pass its folder with --vision-tower DIR, or load_pretrained_model(..., vision_tower=DIR)."
         )
 
 

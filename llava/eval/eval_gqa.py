@@ -1,7 +1,7 @@
 """Scores answers to GQA's balanced questions: an answer is correct if it equals the expected one, word for word.
 
-Takes the answers of the model (JSON Lines), which it normalises as `convert_gqa_for_eval` does, or the predictions that
-`convert_gqa_for_eval` wrote. Reports the accuracy of all questions, of binary and of open questions, and of every
+Takes the answers of the model (JSON Lines), which it normalises as `llava eval submit-gqa` does, or the predictions
+that `llava eval submit-gqa` wrote. Reports the accuracy of all questions, of binary and of open questions, and of every
 structural and semantic type. Consistency, validity, plausibility and distribution need GQA's scene graphs and choices:
 use GQA's own evaluation for them.
 """

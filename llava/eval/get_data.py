@@ -116,8 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="url",
         metavar="URL",
-        help="Mirror to download from, with the same paths below URL, and below URL/media for files of which URL has "
-        "Git LFS pointers only (default: the original's repository on GitHub).",
+        help="Mirror to download from. It has the files under the paths of the original's repository, and large files "
+        "under URL/media if URL itself has only Git LFS pointers (default: the original's repository on GitHub).",
     )
 
 

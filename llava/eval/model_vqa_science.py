@@ -1,6 +1,6 @@
 """Answers ScienceQA with a LLaVA model: explanation and letter in one answer, or in two steps with --answer-prompter.
 
-`scripts/convert_sqa_to_llava` writes the question file; `eval_science_qa` scores the answers.
+`llava eval convert-science-qa` writes the question file; `llava eval science-qa` scores the answers.
 
     python -m llava.eval.model_vqa_science --model-name ./LLaVA-13b-v0-science_qa
         --question-file ScienceQA/llava_test.json --image-folder ScienceQA/images/test

@@ -3,7 +3,7 @@
     python -m llava.eval.summarize_gpt_review -f review-a.json review-b.json --output summary
 
 Without files or a folder, it searches the places where the original's commands put reviews, and names what it reads.
-Reviews without scores count in no figure and are reported. Intervals are taken over images.
+Reviews without scores are listed and not counted. Intervals are taken over images.
 """
 
 from __future__ import annotations

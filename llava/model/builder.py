@@ -47,7 +47,7 @@ def load_pretrained_model(
         use_flash_attn: the same as `attn_implementation="flash_attention_2"`.
         dtype: number format of the weights; None chooses by device (`llava.model.loading.device.choose_dtype`).
         vision_tower: folder or hub id of the tower, in place of what the checkpoint says.
-        mm_projector: projector file that makes a LLaVA of a plain language model (with `vision_tower`).
+        mm_projector: projector file that turns a plain language model into a LLaVA (with `vision_tower`).
         attn_implementation: "sdpa", "eager" or "flash_attention_2"; None leaves the choice to transformers.
         max_memory: memory to use on each GPU, as accelerate takes it, for `device_map="auto"`.
 

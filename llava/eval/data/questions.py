@@ -96,7 +96,7 @@ def _read_lines(path: Path, *, with_images: bool) -> Iterator[Question]:
 
 
 def read_science_qa(path: Path, *, letter_only: bool) -> list[Question]:
-    """Reads ScienceQA as `scripts/convert_sqa_to_llava` writes it.
+    """Reads ScienceQA as `llava eval convert-science-qa` writes it.
 
     The file is a JSON list of objects with `id`, `conversations` and optionally `image`.
 

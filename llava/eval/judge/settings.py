@@ -30,19 +30,19 @@ class JudgeSettings:
     base_url: str | None = None
     """Address of an OpenAI-compatible service; None for OPENAI_BASE_URL, or else OpenAI."""
     max_tokens: int = 1024
-    """Longest reply, in tokens."""
+    """Maximum length of a reply in tokens."""
     temperature: float | None = None
     """Sampling temperature; None is not sent, as some models refuse a temperature."""
     reply_format: ReplyFormat = "auto"
     """`schema` requests JSON of a fixed form, `text` free text, and `auto` JSON if the service supports it."""
     tries: int = 3
-    """Most calls per question until a reply can be used."""
+    """Maximum number of calls per question; the first usable reply ends them."""
     max_retries: int = 8
-    """Most retries of a call after HTTP 408, 409, 429 or 5xx or a lost connection."""
+    """Maximum number of retries of a call after HTTP 408, 409, 429 or 5xx or a lost connection."""
     timeout_s: float = 120.0
     """Time limit for a reply."""
     concurrency: int = 1
-    """Most calls at the same time."""
+    """Maximum number of calls at the same time."""
     price_in: float | None = None
     """Price per million prompt tokens, in any currency."""
     price_out: float | None = None
@@ -58,15 +58,15 @@ class JudgeSettings:
 _HELP: Final[dict[str, tuple[str, str]]] = {
     "judge_model": ("NAME", f"Name of the model to call (default: ${MODEL_VARIABLE}; required if that is not set)."),
     "base_url": ("URL", "Address of an OpenAI-compatible service (default: $OPENAI_BASE_URL, or else OpenAI)."),
-    "max_tokens": ("N", "Longest reply, in tokens (default: 1024)."),
+    "max_tokens": ("N", "Maximum length of a reply in tokens (default: 1024)."),
     "temperature": ("T", "Sampling temperature (default: not sent; the original sent 0.2)."),
     "reply_format": ("FORM", "Form of the replies: schema (JSON), text, or auto (JSON if supported; default: auto)."),
-    "tries": ("N", "Most calls per question until a reply can be used (default: 3)."),
-    "max_retries": ("N", "Most retries of a call after HTTP 429, 5xx or a lost connection (default: 8)."),
+    "tries": ("N", "Maximum number of calls per question; the first usable reply ends them (default: 3)."),
+    "max_retries": ("N", "Maximum number of retries after HTTP 429, 5xx or a lost connection (default: 8)."),
     "timeout_s": ("SECONDS", "Time limit for a reply, in seconds (default: 120)."),
     "concurrency": (
         "N",
-        "Most calls at the same time, which is also the most that a killed process loses (default: 1).",
+        "Maximum number of calls at the same time. A process that is killed loses at most this many (default: 1).",
     ),
     "price_in": ("PRICE", "Price per million prompt tokens, in any currency (default: unknown)."),
     "price_out": ("PRICE", "Price per million reply tokens, in the same currency (default: unknown)."),

@@ -274,9 +274,7 @@ def _remarks(
     for run, row in zip(runs, cells, strict=True):
         absent = [q.id for q in questions if q.id not in run.marks]
         if absent:
-            remarks.append(
-                f"{run.name}: no record of {len(absent):,} questions, which count in no figure: {some(absent)}"
-            )
+            remarks.append(f"{run.name}: no record of {len(absent):,} questions, which are not counted: {some(absent)}")
         unmarked = [q.id for q, cell in zip(questions, row, strict=True) if cell.outcome == NOT_MARKED]
         if run.is_marked and unmarked:
             remarks.append(f"{run.name}: {len(unmarked):,} answers without a mark, not counted: {some(unmarked)}")

@@ -107,7 +107,7 @@ def _remarks(reviews: Reviews) -> tuple[str, ...]:
     unscored = list(dict.fromkeys(review.question_id for review in reviews.reviews if review.scores is None))
     remarks = []
     if unscored:
-        remarks.append(f"reviews without scores, which count in no figure: {len(unscored):,} ({some(unscored)})")
+        remarks.append(f"reviews without scores, which are not counted: {len(unscored):,} ({some(unscored)})")
     if reviews.repeated:
         remarks.append(
             f"reviewed more than once, the last review counts: {len(reviews.repeated):,} ({some(reviews.repeated)})"

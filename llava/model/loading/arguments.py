@@ -30,7 +30,7 @@ class ModelSettings:
     vision_tower: str | None = None
     """Folder or hub id of the vision tower; None takes the one that the model names."""
     mm_projector: str | None = None
-    """Projector file that makes a LLaVA of a plain language model; None takes the model's own projector."""
+    """Projector file that turns a plain language model into a LLaVA; None takes the model's own projector."""
     device: str | None = None
     """`cuda`, `cuda:N`, `mps` or `cpu`; None takes the best device of this machine."""
     dtype: str | None = None
@@ -129,14 +129,12 @@ def add_arguments(
         metavar="MODEL",
         help="Language model, if the model folder holds only a projector or a LoRA adapter.",
     )
-    parser.add_argument(
-        "--vision-tower", metavar="FOLDER", help="Vision tower (default: the one that the model names)."
-    )
+    parser.add_argument("--vision-tower", metavar="DIR", help="Vision tower (default: the one that the model names).")
     if projector:
         parser.add_argument(
             "--mm-projector",
             metavar="FILE",
-            help="Projector that makes a LLaVA of a plain LLaMA (with --vision-tower).",
+            help="Projector file that turns a plain LLaMA into a LLaVA (requires --vision-tower).",
         )
     parser.add_argument("--device", metavar="DEVICE", help="cuda, cuda:N, mps or cpu (default: the best available).")
     parser.add_argument(

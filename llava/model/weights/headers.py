@@ -160,6 +160,8 @@ class _HeaderUnpickler(Unpickler):
 
 def _tensor_header(storage: tuple[str, str], offset: int, shape: tuple[int, ...], *_: Any) -> TensorHeader:
     dtype, record = storage
+    if not all(isinstance(number, int) and number >= 0 for number in (offset, *shape)):
+        raise UnpicklingError("a tensor's shape or position is not a number")
     return TensorHeader(tuple(shape), dtype, offset, record)
 
 

@@ -42,7 +42,7 @@ def test_several_images_in_one_question(run_python):
         (("-i", "images/land.png", "--temperature", "9"), 1, "between 0 and 2"),
         (("-i", "images/land.png", "--temperature", "warm"), 2, "invalid float"),
         (("-i", "images/land.png", "--model-name", "no/such/model"), 1, "no such model folder"),
-        (("-i", "images/land.png", "--vision-tower", "./nowhere"), 1, "--vision-tower FOLDER"),
+        (("-i", "images/land.png", "--vision-tower", "./nowhere"), 1, "--vision-tower DIR"),
         (("-i", "http://127.0.0.1:9/x.png"), 1, "127.0.0.1"),
     ],
 )

@@ -241,7 +241,7 @@ def test_missing_projector_says_so(tmp_path):
 def test_tower_that_is_nowhere_says_how_to_point_to_it(tmp_path):
     folder = broken(tmp_path)
     edit_config(folder, mm_vision_tower="./no/such/tower")
-    with pytest.raises(VisionTowerNotFound, match="--vision-tower FOLDER"):
+    with pytest.raises(VisionTowerNotFound, match="--vision-tower DIR"):
         load(folder, vision_tower=None)
 
 

@@ -198,7 +198,7 @@ def test_reviews_give_both_sides_their_means_and_the_published_ratio(tmp_path):
     assert "The judge saw the second answer first." in first["note"]
     outcomes = [one["answers"]["llava"]["outcome"] for one in (first, second, third)]
     assert outcomes == ["worse", "even", "unparsable"]
-    assert any("reviews without scores, which count in no figure: 1 (3)" in remark for remark in told["remarks"])
+    assert any("reviews without scores, which are not counted: 1 (3)" in remark for remark in told["remarks"])
 
 
 def test_reviews_of_other_answers_are_refused(tmp_path, capsys):
