@@ -51,6 +51,7 @@ IMPORT_NAMES = {
     "prompt_toolkit": "prompt_toolkit",
     "matplotlib": "matplotlib",
     "jinja2": "jinja2",
+    "openai": "openai",
     "openpyxl": "openpyxl",
     "shtab": "shtab",
     "wandb": "wandb",

@@ -252,7 +252,7 @@ def declared_extras() -> dict[str, set[str]]:
 
 def optional_parts(command: str) -> set[str]:
     """The packages of a `pip install` that only an extra brings; empty for a required part."""
-    words = [word for word in shlex.split(command, comments=True) if not word.startswith("-")]
+    words = [word for word in shlex.split(command.partition("install")[2], comments=True) if not word.startswith("-")]
     extras = declared_extras()
     everything = set().union(*extras.values())
     named = {word for word in words if word in everything}
