@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import site
 import subprocess
 import sys
@@ -151,3 +152,5 @@ def test_the_wheel_serves_the_web_page_with_its_examples(installation):
         page = httpx.get(address).text
         assert "LLaVA" in page
         assert "sneaker.png" in page
+        service.process.send_signal(signal.SIGTERM)  # killed, it would leave its controller and its worker behind
+        service.wait()

@@ -150,7 +150,7 @@ def test_an_answer_that_a_shutdown_does_not_wait_for_ends_with_a_word_about_it(s
     assert listener.end == "shutting_down"
     assert listener.text
     assert service.wait() == 1
-    assert "cut off after 0.2 s" in service.output
+    assert "still running after 0.2 s were cut off" in service.output
 
 
 def leave(url: str, count: int, rng: random.Random) -> None:

@@ -259,7 +259,7 @@ def test_bad_input_gets_a_sentence_and_the_page_goes_on(tab, tmp_path):
     tab.wait_for_models()
 
     tab.ask("word " * 4000)
-    tab.seen("tokens, the model's context")
+    tab.seen("tokens, but the model's context")
     tab.ask(QUESTION, [SNEAKER])
     tab.wait_for_answer(2)
 
