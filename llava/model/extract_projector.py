@@ -62,11 +62,11 @@ def extract(folder: Path, output: Path) -> int:
 
 def _has_trained_rows(folder: Path) -> bool:
     """Whether the start and end tokens have trained rows; assumed of a checkpoint whose config does not say."""
-    from llava.model.weights.reader import read_json
+    from llava.model.weights.reader import read_model_json
 
     if not (folder / "config.json").is_file():
         return True
-    return read_json(folder / "config.json").get("mm_use_im_start_end") is not False
+    return read_model_json(folder / "config.json").get("mm_use_im_start_end") is not False
 
 
 if __name__ == "__main__":

@@ -35,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from llava.model.weights.folder import WriteSettings, check_distinct, open_source
     from llava.model.weights.lora import read_adapter
-    from llava.model.weights.reader import read_json, resolve_folder
+    from llava.model.weights.reader import read_model_json, resolve_folder
 
     folder = resolve_folder(args.model_path)
     if not (folder / "adapter_config.json").is_file():
         raise CheckpointError(
             f"{folder}: has no adapter_config.json, so it is not a LoRA run. Give the folder that training wrote."
         )
-    base_path = args.model_base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base_path = args.model_base or read_model_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base_path:
         raise CheckpointError(f"{folder / 'adapter_config.json'}: does not name a base. Give one with --model-base.")
     check_distinct({"--model-path": folder, "--model-base": base_path, "--save-model-path": args.save_model_path})
@@ -65,14 +65,14 @@ def merge(adapter: LoraAdapter, base: SourceFolder, folder: Path, target: Path, 
 
     from llava.model.weights.folder import write_model
     from llava.model.weights.lora import check_fit, merged, merged_specs
-    from llava.model.weights.reader import read_json
+    from llava.model.weights.reader import read_model_json
 
     check_fit(adapter, base, folder)
     dtype = options.dtype or base.weights.dtype(EMBEDDING)
     specs = merged_specs(adapter, base, dtype)
     rows = next(spec.shape[0] for spec in specs if spec.name == EMBEDDING)
     # The run's own folder has the changed settings; runs of the original have no tokenizer there.
-    settings = {**base.config, **read_json(folder / "config.json"), "vocab_size": rows}
+    settings = {**base.config, **read_model_json(folder / "config.json"), "vocab_size": rows}
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
     described = replace(base, folder=folder if has_tokenizer else base.folder, config=settings)
     write_model(

@@ -75,7 +75,7 @@ def inspect(path: Path) -> WeightsInfo:
         CheckpointError: there is no config.json, or it is not that of a LLaVA or LLaMA.
     """
     from llava.model.loading.model_folder import read_model_folder
-    from llava.model.weights.reader import read_json
+    from llava.model.weights.reader import read_model_json
 
     folder = read_model_folder(path)
     info = WeightsInfo(str(path), kind=_KINDS[folder.kind], context_tokens=folder.context_length)
@@ -90,7 +90,7 @@ def inspect(path: Path) -> WeightsInfo:
     if not folder.has_tokenizer:
         info.missing.append("a tokenizer (tokenizer.model or tokenizer.json)")
     if (path / "delta_base.json").is_file():
-        info.is_delta, info.base = True, str(read_json(path / "delta_base.json").get("name") or "")
+        info.is_delta, info.base = True, str(read_model_json(path / "delta_base.json").get("name") or "")
     if info.is_delta:
         info.kind = f"delta weights of a {info.kind}"
         info.missing.append("its base: add the two with `llava weights apply-delta` (llava.model.apply_delta)")

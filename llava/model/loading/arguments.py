@@ -172,12 +172,12 @@ def find_model(model_path: str | None) -> tuple[Path, str, str | None]:
         LlavaError: there is no such model.
     """
     from llava.mm_utils import get_model_name_from_path
-    from llava.model.weights.reader import read_json, resolve_folder
+    from llava.model.weights.reader import read_model_json, resolve_folder
     from llava.pocket import resolve
 
     path, notice = resolve(model_path)
     folder = resolve_folder(path)
-    read_json(folder / "config.json")
+    read_model_json(folder / "config.json")
     named_after = path if Path(path).expanduser() != folder else str(folder.absolute())
     return folder, get_model_name_from_path(named_after), notice
 

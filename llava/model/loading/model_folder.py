@@ -33,7 +33,7 @@ from llava.model.weights.reader import (
     SAFE_SINGLE,
     Checkpoint,
     open_checkpoint,
-    read_json,
+    read_model_json,
 )
 from llava.template_choice import default_template_for, release_of
 
@@ -138,7 +138,7 @@ class ModelFolder:
         """The base model that a LoRA adapter names, if it names one."""
         if self.kind != "lora":
             return None
-        return read_json(self.path / "adapter_config.json").get("base_model_name_or_path")
+        return read_model_json(self.path / "adapter_config.json").get("base_model_name_or_path")
 
     @property
     def has_tokenizer(self) -> bool:
@@ -195,7 +195,7 @@ def read_model_folder(path: Path) -> ModelFolder:
     Raises:
         CheckpointError: no or a broken `config.json`, or a model that is not LLaVA on LLaMA.
     """
-    config_json = read_json(path / "config.json")
+    config_json = read_model_json(path / "config.json")
     if "text_config" in config_json or "vision_config" in config_json:
         return _nested(path, config_json)
     kind = config_json.get("model_type", "llama")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_PAD_TOKEN
 from llava.errors import CheckpointError, TokenizerNotFound
-from llava.model.weights.reader import read_json
+from llava.model.weights.reader import read_model_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,7 +58,7 @@ def load_tokenizer(
     folder = Path(path)
     if not any((folder / name).is_file() for name in _FILES):
         raise TokenizerNotFound(folder, _FILES)
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = read_model_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     extra: dict[str, Any] = {"padding_side": padding_side}
     if model_max_length is not None:
         extra["model_max_length"] = model_max_length

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, VisionTowerNotFound
-from llava.model.weights.reader import read_json, resolve_folder
+from llava.model.weights.reader import read_model_json, resolve_folder
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ def tower_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    kind = read_json(folder / "config.json").get("model_type")
+    kind = read_model_json(folder / "config.json").get("model_type")
     if kind not in _FAMILIES:
         raise CheckpointError(
             f"{folder}: a model of type {kind!r} cannot be the vision tower. Known: {', '.join(sorted(_FAMILIES))}."
@@ -139,7 +139,7 @@ def load_image_processor(folder: Path) -> Any:
             f"{folder}: has no preprocessor_config.json, which says how images are prepared. "
             "Copy the file of the vision tower into the folder."
         )
-    content = read_json(settings)
+    content = read_model_json(settings)
     name = content.get("image_processor", content).get("image_processor_type") or "CLIPImageProcessor"
     # Saved names end in "", "Fast" or "Pil", depending on the backend that wrote them; the pixels must be Pillow's.
     name = name.removesuffix("Fast").removesuffix("Pil") + "Pil"

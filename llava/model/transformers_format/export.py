@@ -90,12 +90,12 @@ def export(
 def _tokenizer_settings(folder: Path) -> dict[str, Any]:
     """Reads the small files beside `tokenizer.model`, to restore later; {} if the tokenizer has another form."""
     from llava.model.weights.folder import TOKENIZER_FILES
-    from llava.model.weights.reader import read_json
+    from llava.model.weights.reader import read_model_json
 
     if (folder / "tokenizer.json").is_file():
         return {}
     names = [name for name in TOKENIZER_FILES if name != "tokenizer.model"]
-    return {name: read_json(folder / name) for name in names if (folder / name).is_file()}
+    return {name: read_model_json(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _exported_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerFast:
@@ -217,10 +217,10 @@ def _processor_settings(
 
 
 def _write_tokenizer(writer: CheckpointWriter, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    from llava.model.weights.reader import read_json
+    from llava.model.weights.reader import read_model_json
 
     tokenizer.save_pretrained(writer.folder)
-    writer.write_json("tokenizer_config.json", _portable(read_json(writer.folder / "tokenizer_config.json")))
+    writer.write_json("tokenizer_config.json", _portable(read_model_json(writer.folder / "tokenizer_config.json")))
     if (folder / "tokenizer.model").is_file():
         writer.copy(folder / "tokenizer.model")
 

@@ -78,7 +78,7 @@ def _restore_tokenizer(
         num_tokens: size of the original's vocabulary; the export's image token came after it.
     """
     from llava.model.weights.folder import TOKENIZER_FILES
-    from llava.model.weights.reader import read_json
+    from llava.model.weights.reader import read_model_json
 
     if saved and (folder / "tokenizer.model").is_file():
         writer.copy(folder / "tokenizer.model")
@@ -89,11 +89,11 @@ def _restore_tokenizer(
         if (folder / name).is_file():
             writer.copy(folder / name)
     if num_tokens is not None and (folder / "tokenizer.json").is_file():
-        content = read_json(folder / "tokenizer.json")
+        content = read_model_json(folder / "tokenizer.json")
         content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < num_tokens]
         writer.write_json("tokenizer.json", content)
     if (folder / "tokenizer_config.json").is_file():
-        settings = read_json(folder / "tokenizer_config.json")
+        settings = read_model_json(folder / "tokenizer_config.json")
         writer.write_json("tokenizer_config.json", settings | {"tokenizer_class": "LlamaTokenizer"})
 
 

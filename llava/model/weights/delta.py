@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava.errors import BaseMismatch, CheckpointError, ShapeMismatch
 from llava.model.weights.folder import SourceFolder
-from llava.model.weights.reader import EMBEDDING, OUTPUT, read_json
+from llava.model.weights.reader import EMBEDDING, OUTPUT, read_model_json
 from llava.model.weights.writer import TensorSpec
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def check_base(delta: SourceFolder, base: SourceFolder) -> str:
     Raises:
         BaseMismatch: another fingerprint, or tokens that the original base does not have.
     """
-    stated = read_json(delta.folder / BASE_FILE) if (delta.folder / BASE_FILE).is_file() else None
+    stated = read_model_json(delta.folder / BASE_FILE) if (delta.folder / BASE_FILE).is_file() else None
     if stated is not None:
         found = weights_fingerprint(base)
         if stated.get("fingerprint") != found:

@@ -18,7 +18,7 @@ from llava.model.weights.reader import (
     OWN_TOWER,
     Checkpoint,
     open_checkpoint,
-    read_json,
+    read_model_json,
     resolve_folder,
 )
 from llava.model.weights.writer import DEFAULT_SHARD_BYTES, CheckpointWriter, TensorSpec
@@ -176,7 +176,7 @@ def open_source(path: str | Path, what: str) -> SourceFolder:
         CheckpointError: (or one of its kinds) no such folder, or no or broken weight files.
     """
     folder = resolve_folder(path, what=what)
-    return SourceFolder(what, folder, read_json(folder / "config.json"), open_checkpoint(folder))
+    return SourceFolder(what, folder, read_model_json(folder / "config.json"), open_checkpoint(folder))
 
 
 def check_distinct(paths: dict[str, str | Path]) -> None:
@@ -212,7 +212,7 @@ def check_tokenizer(source: SourceFolder, num_rows: int) -> None:
     added = source.folder / "added_tokens.json"
     if not added.is_file():
         return
-    for token, index in read_json(added).items():
+    for token, index in read_model_json(added).items():
         if isinstance(index, int) and index >= num_rows:
             raise CheckpointError(
                 f"{added}: token {token!r} has id {index}, but the embedding of the {source.what} has only "

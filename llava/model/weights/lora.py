@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, ShapeMismatch
 from llava.model.weights.folder import SourceFolder
-from llava.model.weights.reader import Checkpoint, open_checkpoint, read_json
+from llava.model.weights.reader import Checkpoint, open_checkpoint, read_model_json
 from llava.model.weights.writer import TensorSpec
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_adapter(folder: Path) -> LoraAdapter:
     Raises:
         CheckpointError: no adapter, or an adapter that is not plain LoRA.
     """
-    settings = read_json(folder / "adapter_config.json")
+    settings = read_model_json(folder / "adapter_config.json")
     _check_plain(settings, folder)
     weights = open_checkpoint(folder, names=LORA_FILES)
     halves: dict[str, dict[str, Tensor]] = {}

@@ -34,7 +34,7 @@ BLOCK_BYTES = 32 << 20
 """How much of a tensor the weight tools hold at a time: enough for the disk to read ahead, little beside PyTorch."""
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_model_json(path: str | Path) -> dict[str, Any]:
     """Reads a JSON object from a model folder.
 
     Raises:
@@ -239,7 +239,7 @@ def open_checkpoint(folder: str | Path, *, names: tuple[str, ...] = ()) -> Check
 
 
 def _open_sharded(folder: Path, index: Path) -> Checkpoint:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_model_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: has no `weight_map`, so it is not an index of weight files. Fetch it again.")
     files = sorted(set(weight_map.values()))

@@ -19,7 +19,7 @@ from llava.model import convert
 from llava.model.builder import load_pretrained_model
 from llava.model.loading.tokenizer import load_tokenizer
 from llava.model.transformers_format.layout import linear_form, two_layers
-from llava.model.weights.reader import open_checkpoint, read_json
+from llava.model.weights.reader import open_checkpoint, read_model_json
 from llava.model.weights.writer import CheckpointWriter
 from llava.prompting import build_prompt, encode_prompt
 from tests.support.checkpoints import DATA, GRID, TOWER, small_llava, small_tower, write_nested, write_small_llava
@@ -100,7 +100,7 @@ def padded(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 
 def test_a_linear_projector_becomes_two_layers_that_any_engine_runs(tmp_path, linear_twice_as_wide):
     export = converted(linear_twice_as_wide, tmp_path / "export")
-    assert read_json(export / "config.json")["projector_hidden_act"] == "gelu"
+    assert read_model_json(export / "config.json")["projector_hidden_act"] == "gelu"
     image = load_image(str(IMAGE))
     _, theirs = ask_transformers(export, image, "What?", opened=False)
     torch.testing.assert_close(theirs, ask_us(linear_twice_as_wide, image, "What?"), **CLOSE)
@@ -145,7 +145,7 @@ def test_there_and_back_gives_the_original_tensors_and_config(tmp_path, source, 
     assert set(found) == set(wanted)
     for name, value in wanted.items():
         assert torch.equal(found[name], value), name
-    settings, original = read_json(back / "config.json"), read_json(folder / "config.json")
+    settings, original = read_model_json(back / "config.json"), read_model_json(folder / "config.json")
     for name, value in original.items():
         if name.startswith(("mm_", "image_")) and name != "mm_vision_tower":
             assert settings[name] == value, name
@@ -176,9 +176,9 @@ def test_a_folder_of_transformers_becomes_an_original_and_back(tmp_path, tiles):
     torch.testing.assert_close(ask_us(original, image, "What?"), ask_us(source, image, "What?"), **CLOSE)
     again = converted(original, tmp_path / "again")
     kind = {True: "LlavaNextForConditionalGeneration", False: "LlavaForConditionalGeneration"}[tiles]
-    assert read_json(again / "config.json")["architectures"] == [kind]
+    assert read_model_json(again / "config.json")["architectures"] == [kind]
     if tiles:
-        assert read_json(again / "config.json")["image_grid_pinpoints"] == [[h, w] for w, h in GRID]
+        assert read_model_json(again / "config.json")["image_grid_pinpoints"] == [[h, w] for w, h in GRID]
     wanted, found = (AutoModelForImageTextToText.from_pretrained(each).state_dict() for each in (source, again))
     assert set(wanted) == set(found)
     for name, value in wanted.items():
@@ -209,7 +209,7 @@ def test_an_unknown_template_is_found_before_a_byte_is_written(tmp_path, monkeyp
 
 def test_a_folder_of_transformers_with_another_tower_is_not_taken_for_clip(tmp_path):
     write_nested(tmp_path / "hf")
-    settings = read_json(tmp_path / "hf" / "config.json")
+    settings = read_model_json(tmp_path / "hf" / "config.json")
     settings["vision_config"]["model_type"] = "siglip_vision_model"
     (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(InvalidRequest, match="tower of type 'siglip_vision_model'; only CLIP towers can be converted"):

@@ -17,7 +17,7 @@ from llava.model import merge_lora
 from llava.model.builder import load_pretrained_model
 from llava.model.weights.folder import open_source
 from llava.model.weights.lora import check_fit, read_adapter
-from llava.model.weights.reader import open_checkpoint, read_json
+from llava.model.weights.reader import open_checkpoint, read_model_json
 from tests.support.checkpoints import DATA, TOWER
 
 V15, BASE = DATA / "llava-v1.5-tiny", DATA / "llama-vicuna-tiny"
@@ -61,12 +61,12 @@ def test_merged_weights_give_the_logits_of_the_unmerged_model(tmp_path, settings
     assert merge(tmp_path / "lora", tmp_path / "merged", "--dtype", "float32") == 0
     _, model, _, _ = load_pretrained_model(tmp_path / "merged", device="cpu", dtype="float32", vision_tower=TOWER)
     torch.testing.assert_close(logits(model), expected, atol=2e-4, rtol=1e-4)  # sums in another order
-    assert read_json(tmp_path / "merged" / "config.json")["architectures"] == ["LlavaLlamaForCausalLM"]
+    assert read_model_json(tmp_path / "merged" / "config.json")["architectures"] == ["LlavaLlamaForCausalLM"]
 
 
 def test_the_base_that_the_adapter_names_is_taken(tmp_path):
     lora_run(tmp_path / "lora")
-    settings = read_json(tmp_path / "lora" / "adapter_config.json")
+    settings = read_model_json(tmp_path / "lora" / "adapter_config.json")
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(V15)}))
     argv = ["--model-path", str(tmp_path / "lora"), "--save-model-path", str(tmp_path / "merged"), "--quiet"]
     assert run(merge_lora.add_arguments, merge_lora.main, argv=argv) == 0
@@ -105,7 +105,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, capsys):
 )
 def test_other_kinds_of_adapter_are_refused(tmp_path, change, message):
     lora_run(tmp_path)
-    settings = read_json(tmp_path / "adapter_config.json") | change
+    settings = read_model_json(tmp_path / "adapter_config.json") | change
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match=message):
         read_adapter(tmp_path)

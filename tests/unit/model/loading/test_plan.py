@@ -21,13 +21,13 @@ def test_config_json_is_read_once_in_each_folder(tmp_path, monkeypatch):
     source = torch.load(V15 / "pytorch_model.bin", weights_only=True)
     torch.save({name: value for name, value in source.items() if "mm_projector" in name}, tmp_path / "mm_projector.bin")
     reads: Counter[Path] = Counter()
-    real = model_folder.read_json
+    real = model_folder.read_model_json
 
     def counted(path: Path) -> dict[str, object]:
         reads[path] += 1
         return real(path)
 
-    monkeypatch.setattr(model_folder, "read_json", counted)
+    monkeypatch.setattr(model_folder, "read_model_json", counted)
     load_pretrained_model(tmp_path, V15, device="cpu", dtype="float32", vision_tower=TOWER)
     assert reads == {tmp_path / "config.json": 1, V15 / "config.json": 1}
 

@@ -14,7 +14,7 @@ from llava.command_line import run
 from llava.errors import BaseMismatch, BrokenShard, CheckpointError, InvalidRequest, MissingShard, ShapeMismatch
 from llava.model import apply_delta, consolidate, make_delta
 from llava.model.weights.folder import check_distinct, open_source, size_in_bytes
-from llava.model.weights.reader import open_checkpoint, read_json
+from llava.model.weights.reader import open_checkpoint, read_model_json
 from tests.support.checkpoints import DATA
 
 BASE, DELTA, TARGET = DATA / "llama-vicuna-tiny", DATA / "llava-v0-tiny-delta", DATA / "llava-v0-tiny"
@@ -103,10 +103,10 @@ def test_small_blocks_change_nothing(tmp_path, monkeypatch):
 
 def test_the_made_folder_is_complete_and_says_that_it_is_a_llava(tmp_path):
     delta = copied(DELTA, tmp_path / "delta")
-    settings = read_json(delta / "config.json") | {"model_type": "llama", "use_cache": False}
+    settings = read_model_json(delta / "config.json") | {"model_type": "llama", "use_cache": False}
     (delta / "config.json").write_text(json.dumps(settings))
     assert apply(BASE, delta, tmp_path / "made") == 0
-    made = read_json(tmp_path / "made" / "config.json")
+    made = read_model_json(tmp_path / "made" / "config.json")
     assert made["model_type"] == "llava_llama"
     assert made["architectures"] == ["LlavaLlamaForCausalLM"]
     assert made["use_cache"] is True
@@ -133,7 +133,7 @@ def test_other_precisions_are_written_on_request(tmp_path):
     assert apply(BASE, DELTA, tmp_path / "made", "--dtype", "float32", "--verify") == 0
     made, golden = tensors(tmp_path / "made"), tensors(TARGET)
     assert {value.dtype for value in made.values()} == {torch.float32}
-    assert read_json(tmp_path / "made" / "config.json")["torch_dtype"] == "float32"
+    assert read_model_json(tmp_path / "made" / "config.json")["torch_dtype"] == "float32"
     for name, value in made.items():
         # The golden sum was rounded to float16; this one is not.
         torch.testing.assert_close(value, golden[name].float(), atol=1e-3, rtol=1e-3)
