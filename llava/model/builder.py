@@ -40,23 +40,20 @@ def load_pretrained_model(
     Args:
         model_path: folder or hub id of any form in `llava.model.loading.model_folder`.
         model_base: the language model, for projector-only and LoRA folders.
-        model_name: accepted for callers of the original; the folder's content decides, never its name.
+        model_name: not used; the folder's content decides, never its name.
         load_8bit, load_4bit: quantises the language model (`llava.model.loading.quantization`).
         device_map: "auto" spreads the model over all CUDA GPUs, a dict is passed to transformers, None uses one device.
-        device: cuda, cuda:N, mps or cpu; None takes the best device of this machine.
-        use_flash_attn: the same as `attn_implementation="flash_attention_2"`.
-        dtype: number format of the weights; None chooses by device (`llava.model.loading.device.choose_dtype`).
+        device, dtype: cuda, cuda:N, mps or cpu, and the number format; None chooses (`llava.model.loading.device`).
         vision_tower: folder or hub id of the tower, in place of what the checkpoint says.
         mm_projector: projector file that turns a plain language model into a LLaVA (with `vision_tower`).
-        attn_implementation: "sdpa", "eager" or "flash_attention_2"; None leaves the choice to transformers.
-        max_memory: memory to use on each GPU, as accelerate takes it, for `device_map="auto"`.
+        attn_implementation: "sdpa", "eager" or "flash_attention_2" (`use_flash_attn`); None is transformers' choice.
+        max_memory: memory on each GPU for "auto", as accelerate takes it.
 
     Returns:
         (tokenizer, model in evaluation mode, image processor or None for a text-only model, context length in tokens).
 
     Raises:
-        CheckpointError: (or one of its kinds) names the file and what to do.
-        InvalidRequest: arguments that do not go together, or a device that this machine does not have.
+        CheckpointError, InvalidRequest: names the file, the arguments or the device, and what to do.
     """
     plan = make_plan(
         model_path,
