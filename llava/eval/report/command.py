@@ -64,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Size limit for all images together, in MB. Thumbnails shrink to fit (default: 12; 100 with "
         "--full-images).",
     )
+    # Earlier spellings, which scripts of users may contain.
+    sizes.add_argument("--no-pictures", dest="no_images", action="store_true", help=argparse.SUPPRESS)
+    sizes.add_argument("--full-pictures", dest="full_images", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--picture-megabytes", dest="image_megabytes", type=_positive, help=argparse.SUPPRESS)
     parser.add_argument(
         "--max-answers",
         type=_count,

@@ -136,7 +136,9 @@ def add_arguments(
             metavar="FILE",
             help="Projector file that turns a plain LLaMA into a LLaVA (requires --vision-tower).",
         )
-    parser.add_argument("--device", metavar="DEVICE", help="cuda, cuda:N, mps or cpu (default: the best available).")
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="Device to run on: cuda, cuda:N, mps or cpu (default: the best available)."
+    )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,

@@ -286,6 +286,13 @@ def test_images_are_in_the_page_once_each_as_thumbnails_or_whole(tmp_path, image
     assert images_of(page(tmp_path, *words, "--no-images")) == []
 
 
+def test_earlier_spellings_of_the_flags_of_images_are_understood(tmp_path, images):
+    words = (write_marks(tmp_path / "a.json", [mark(1, 1.0)]), "--image-folder", images)
+    assert [image.size for image in images_of(page(tmp_path, *words, "--full-pictures"))] == [(640, 400)]
+    assert images_of(page(tmp_path, *words, "--no-pictures")) == []
+    assert images_of(page(tmp_path, *words, "--picture-megabytes", 0.0003)) == []
+
+
 def test_thumbnails_shrink_to_fit_and_what_does_not_fit_is_said(tmp_path, images, capsys):
     words = (write_marks(tmp_path / "a.json", [mark(n, 1.0) for n in range(1, 5)]), "--image-folder", images)
     small = page(tmp_path, *words, "--image-megabytes", 0.02)
