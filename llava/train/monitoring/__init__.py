@@ -1,0 +1,1 @@
+"""Watches a run: counts of samples, metrics, progress and guards."""
