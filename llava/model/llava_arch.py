@@ -87,6 +87,13 @@ class LlavaMetaForCausalLM:
             )
         self.get_model().vision_tower = tower.to(device=embedding.device)
 
+    def set_vision_tower_apart(self) -> None:
+        """Keeps the vision tower in use but outside the module tree, so that a frozen tower is neither trained, sharded
+        nor saved, and stays in evaluation mode; its device is then the caller's affair."""
+        model = self.get_model()
+        tower = model._modules.pop("vision_tower")
+        object.__setattr__(model, "vision_tower", tower.eval().requires_grad_(False))
+
     def encode_images(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[Tensor]:
         """Encodes and projects images.
 
@@ -234,6 +241,7 @@ class LlavaMetaForCausalLM:
         mm_patch_merge_type: str = "flat",
         pretrain_mm_mlp_adapter: str | None = None,
         dtype: torch.dtype | None = None,
+        projector_dtype: torch.dtype | None = None,
     ) -> None:
         """Turns a language model into a LLaVA for training: loads the tower, and builds the projector unless it exists.
 
@@ -241,6 +249,7 @@ class LlavaMetaForCausalLM:
             vision_tower: folder or hub id.
             pretrain_mm_mlp_adapter: file with a trained projector (`mm_projector.bin` of any release).
             dtype: number format of the tower; None takes that of the language model.
+            projector_dtype: number format of a new projector; None takes that of the language model.
 
         Raises:
             CheckpointError: the tower or the projector cannot be read or does not fit.
@@ -265,7 +274,7 @@ class LlavaMetaForCausalLM:
         self.config.mm_hidden_size = tower.hidden_size
         if getattr(model, "mm_projector", None) is None:
             model.build_vision_modules()
-            model.mm_projector.to(device=weight.device, dtype=weight.dtype)
+            model.mm_projector.to(device=weight.device, dtype=projector_dtype or weight.dtype)
         self.attach_vision_tower(tower)
         if pretrain_mm_mlp_adapter is not None:
             load_projector(self, pretrain_mm_mlp_adapter)

@@ -21,6 +21,7 @@ from llava.model.weights.reader import open_checkpoint
 from llava.train.checkpoints.resume import Identity, write_identity
 from llava.train.data.collator import COUNTS_KEY
 from llava.train.data.length_sampler import ModalityLengthSampler
+from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
 from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
 from llava.train.setup.training_arguments import TrainingArguments
@@ -74,11 +75,20 @@ class LLaVATrainer(Trainer):
             max_useless_fraction: fraction of samples without an answer to learn, 0 to 1, above which training stops.
         """
         super().__init__(*args, **kwargs)
+        if self.args.sharding is not None:
+            self.add_callback(ShardingCheck())
         self.adapter_only = adapter_only
         self.token_rows = token_rows
         self.identity = identity
         self.max_useless_fraction = max_useless_fraction
         self.sample_counts = SampleCounts()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Creates the accelerator; on CPUs too, it then shards the model."""
+        super().create_accelerator_and_postprocess()
+        if self.args.sharding is not None:
+            enable_on_cpu(self.accelerator, self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
 
     # ---- data --------------------------------------------------------------------------------------------------------
 

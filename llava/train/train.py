@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava.command_line import WRONG_USAGE, guarded
 from llava.errors import InvalidRequest
+from llava.train.parallel.sharding import sharding_of_words
 from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_imp
         return _usage_error(f"missing flags: {', '.join(f'--{name}' for name in missing)}. See --help.")
 
     def body() -> int:
+        sharding_of_words(words)  # refuses what cannot be sharded, before anything is loaded
         try:
             arguments = parse(words)
         except UsageError as error:
@@ -136,14 +138,18 @@ def make_trainer(
     records = load_records(str(data_args.data_path))
     check_first_images(records, image_folder(data_args))
     set_seed(training_args.seed)
-    prepared = prepare_model(model_args, data_args, training_args, attn_implementation=attn_implementation)
     stage = Stage(
         adapter_only=model_args.tune_mm_mlp_adapter,
         freeze_backbone=model_args.freeze_backbone,
         freeze_projector=training_args.freeze_mm_mlp_adapter,
-        start_end_ids=prepared.start_end_ids,
     )
-    rows = select_trainable(prepared.model, stage)
+    prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
+    rows = select_trainable(
+        prepared.model, stage, start_end_ids=prepared.start_end_ids, frozen_dtype=training_args.compute_dtype
+    )
+    if prepared.model.config.has_vision:
+        prepared.model.set_vision_tower_apart()
+        prepared.model.get_vision_tower().to(training_args.device)
     _say(training_args, describe_trainable(prepared.model))
     _say(training_args, _describe_data(records, prepared))
     return LLaVATrainer(

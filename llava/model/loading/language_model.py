@@ -50,7 +50,7 @@ def load_language_model(plan: LoadPlan) -> LlavaLlamaForCausalLM:
         raise InvalidRequest(str(error).strip().splitlines()[0]) from error
     # Training leaves use_cache off in released configs, which makes generation quadratic.
     model.config.use_cache = True
-    _set_generation_config(model, plan.weights_folder)
+    set_generation_config(model, plan.weights_folder)
     return model
 
 
@@ -76,7 +76,8 @@ def _switch_progress_bars(shown: bool) -> None:
         transformers_logging.disable_progress_bar()
 
 
-def _set_generation_config(model: LlavaLlamaForCausalLM, folder: Path) -> None:
+def set_generation_config(model: LlavaLlamaForCausalLM, folder: Path) -> None:
+    """Reads the folder's `generation_config.json`, if it has one, without its sampling settings."""
     if (folder / "generation_config.json").is_file():
         from transformers import GenerationConfig
 

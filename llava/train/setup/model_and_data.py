@@ -12,8 +12,8 @@ import torch
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_PAD_TOKEN
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import InvalidRequest
-from llava.model.builder import load_pretrained_model
 from llava.model.llava_arch import fill_with_mean, resize_embeddings
+from llava.model.loading.plan import make_plan
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
 from llava.model.weights.reader import resolve_folder
 from llava.template_choice import LATER_KEYS
@@ -21,7 +21,9 @@ from llava.train.data.dataset import ConversationDataset, ImageLoader, PositionC
 from llava.train.data.labels import ImageTokens, token_id
 from llava.train.data.layouts import training_template
 from llava.train.data.records import Record
+from llava.train.parallel.loading import load_for_training
 from llava.train.setup.arguments import DataArguments, ModelArguments
+from llava.train.setup.trainable import Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,10 +50,17 @@ def prepare_model(
     model_args: ModelArguments,
     data_args: DataArguments,
     training_args: TrainingArguments,
+    stage: Stage,
     *,
     attn_implementation: str | None = None,
 ) -> Prepared:
-    """Loads the language model in float32 and adds the vision tower, the projector and the image tokens.
+    """Loads the language model and adds the vision tower, the projector and the image tokens.
+
+    What trains is float32 whatever the files hold, because 16-bit weights would lose most small updates; what is frozen
+    has the format that the run computes in. Under FSDP2 only the first process has the values.
+
+    Args:
+        stage: what trains.
 
     Raises:
         CheckpointError: the weights, the tower or the tokenizer cannot be used.
@@ -59,23 +68,32 @@ def prepare_model(
     """
     template = training_template(model_args.version)
     folder = resolve_folder(str(model_args.model_name_or_path))
-    # Weights are float32 whatever the file holds, because 16-bit weights would lose most small updates.
-    _, model, _, _ = load_pretrained_model(
+    frozen_dtype = training_args.compute_dtype
+    plan = make_plan(
         folder,
         device="cpu",
         device_map=None,
-        dtype=torch.float32,
+        dtype=frozen_dtype,
         vision_tower=model_args.vision_tower,
         attn_implementation=attn_implementation,
     )
+    sharded = training_args.sharding is not None
     tokenizer = load_tokenizer(folder, tokenization="sentencepiece", model_max_length=training_args.model_max_length)
+    model = load_for_training(
+        plan,
+        tokenizer,
+        lambda name: torch.float32 if stage.trains(name) else frozen_dtype,
+        # A model that will be sharded stays in host memory until each process takes its share.
+        device="cpu" if sharded else training_args.device,
+        empty=sharded and training_args.process_index > 0,
+    )
     _set_padding(tokenizer, model, add_token=model_args.version == "v0")
     if model_args.legacy_bos:
         tokenizer.bos_token = tokenizer.eos_token
     as_patches = not template.image_first
     start_end_ids: tuple[int, ...] = ()
     if model_args.vision_tower is not None or model.config.has_vision:
-        _add_vision(model, tokenizer, model_args, as_patches=as_patches)
+        _add_vision(model, tokenizer, model_args, as_patches=as_patches, tower_dtype=frozen_dtype)
         _write_settings(model.config, template, model_args, data_args, training_args)
         if model_args.mm_use_im_start_end:
             start_end_ids = (token_id(tokenizer, DEFAULT_IM_START_TOKEN), token_id(tokenizer, DEFAULT_IM_END_TOKEN))
@@ -126,7 +144,12 @@ def _set_padding(tokenizer: PreTrainedTokenizerBase, model: Any, *, add_token: b
 
 
 def _add_vision(
-    model: Any, tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments, *, as_patches: bool
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    model_args: ModelArguments,
+    *,
+    as_patches: bool,
+    tower_dtype: torch.dtype,
 ) -> None:
     if as_patches and not model_args.mm_use_im_patch_token:
         raise InvalidRequest(
@@ -149,7 +172,8 @@ def _add_vision(
             model_args.vision_tower,
             **asdict(settings),
             pretrain_mm_mlp_adapter=model_args.pretrain_mm_mlp_adapter,
-            dtype=torch.float32,
+            dtype=tower_dtype,
+            projector_dtype=torch.float32,
         )
     model.initialize_vision_tokenizer(
         tokenizer,
@@ -157,7 +181,6 @@ def _add_vision(
         mm_use_im_patch_token=model_args.mm_use_im_patch_token,
         pretrain_mm_mlp_adapter=model_args.pretrain_mm_mlp_adapter,
     )
-    model.get_vision_tower().requires_grad_(False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class TokenRows(nn.Module):
     def __init__(self, embedding: nn.Embedding, token_ids: list[int]) -> None:
         super().__init__()
         self.token_ids = token_ids
-        self.rows = nn.Parameter(embedding.weight.detach()[token_ids].clone())
+        self.rows = nn.Parameter(embedding.weight.detach()[token_ids].to(torch.float32, copy=True))
 
     def attach(self, embedding: nn.Embedding) -> None:
         """Makes `embedding` return these rows for their token ids."""
@@ -39,14 +39,19 @@ class TokenRows(nn.Module):
         return output
 
     def merged(self, embedding: nn.Embedding) -> Tensor:
-        """Returns a copy of the embedding table, [vocabulary, hidden], that includes the trained rows."""
-        table = embedding.weight.detach().clone()
-        table[self.token_ids] = self.rows.detach().to(table)
-        return table
+        """Returns a copy of the embedding table, float32 [vocabulary, hidden], that includes the trained rows."""
+        return merged_table(embedding.weight.detach(), self.rows.detach(), self.token_ids)
 
     def load(self, table: Tensor) -> None:
         """Reads the rows from an embedding table, [vocabulary, hidden]."""
         self.rows.data.copy_(table[self.token_ids])
+
+
+def merged_table(table: Tensor, rows: Tensor, token_ids: list[int]) -> Tensor:
+    """Returns a float32 copy of an embedding table, [vocabulary, hidden], with `rows` at `token_ids`."""
+    merged = table.to(torch.float32, copy=True)
+    merged[token_ids] = rows.to(merged)
+    return merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +59,32 @@ class Stage:
     """What trains, as the flags select it."""
 
     adapter_only: bool
-    """True for stage 1: only the projector and the rows of `start_end_ids` train."""
+    """True for stage 1: only the projector and the rows of the start and end tokens train."""
     freeze_backbone: bool = False
     """True to freeze the language model except for its output layer."""
     freeze_projector: bool = False
     """True to freeze the projector."""
-    start_end_ids: tuple[int, ...] = ()
-    """Ids of `<im_start>` and `<im_end>`; empty if the run does not use them."""
+
+    def trains(self, name: str) -> bool:
+        """Tells whether a parameter trains, by its name; the vision tower never does."""
+        if name.startswith(TOWER):
+            return False
+        if name.startswith(PROJECTOR):
+            return not self.freeze_projector
+        if self.adapter_only:
+            return False
+        # As in the original, a frozen backbone still has its output layer trained.
+        return not (self.freeze_backbone and name.startswith("model."))
 
 
-def select_trainable(model: Any, stage: Stage) -> TokenRows | None:
-    """Sets `requires_grad` on every parameter of `model`; the vision tower never trains.
+def select_trainable(
+    model: Any, stage: Stage, *, start_end_ids: tuple[int, ...] = (), frozen_dtype: torch.dtype = torch.float32
+) -> TokenRows | None:
+    """Sets `requires_grad` and the number format of every parameter of `model`.
+
+    Args:
+        start_end_ids: ids of `<im_start>` and `<im_end>`; empty if the run does not use them.
+        frozen_dtype: number format of frozen parameters; those that train are float32.
 
     Returns:
         The trainable embedding rows in stage 1 with start and end tokens, else None.
@@ -78,26 +98,17 @@ def select_trainable(model: Any, stage: Stage) -> TokenRows | None:
     if stage.adapter_only and stage.freeze_projector:
         raise InvalidRequest("--tune_mm_mlp_adapter and --freeze_mm_mlp_adapter together leave nothing to train.")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_trains(name, stage))
-    if stage.adapter_only and stage.start_end_ids:
+        trains = stage.trains(name)
+        parameter.requires_grad_(trains)
+        parameter.data = parameter.data.to(torch.float32 if trains else frozen_dtype)
+    if stage.adapter_only and start_end_ids:
         embedding = model.get_input_embeddings()
-        rows = TokenRows(embedding, list(stage.start_end_ids))
+        rows = TokenRows(embedding, list(start_end_ids))
         rows.attach(embedding)
         return rows
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InvalidRequest("All parameters are frozen, so nothing would train. Remove one of the freeze flags.")
     return None
-
-
-def _trains(name: str, stage: Stage) -> bool:
-    if name.startswith(TOWER):
-        return False
-    if name.startswith(PROJECTOR):
-        return not stage.freeze_projector
-    if stage.adapter_only:
-        return False
-    # As in the original, a frozen backbone still has its output layer trained.
-    return not (stage.freeze_backbone and name.startswith("model."))
 
 
 def describe_trainable(model: nn.Module) -> str:

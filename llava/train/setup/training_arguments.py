@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,8 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_torch_tf32_available
 
 from llava.errors import InvalidRequest
+from llava.train.parallel.fsdp import precision_policy
+from llava.train.parallel.sharding import Sharding, is_launched, sharding_of
 from llava.train.setup.arguments import TrainingOptions
 
 
@@ -27,20 +30,32 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
     muon: bool = field(default=False, init=False, repr=False)
     """True for `--optim muon`, which transformers does not offer."""
+    sharding: Sharding | None = field(default=None, init=False, repr=False)
+    """How the model is sharded over processes; None if each process holds all of it."""
     notes: list[str] = field(default_factory=list, init=False, repr=False)
     """One line per translated flag."""
 
     def __post_init__(self) -> None:
-        self.notes = []
+        self.notes, self.sharding = [], None
         if self.optim == "muon":
             self.muon, self.optim = True, "adamw_torch"
-        self._rename_old_flags()
         self._fit_to_device()
-        self._drop_sharding_of_one_process()
+        self._shard()
+        self._rename_old_flags()
         self._fit_reporting()
         if self.remove_unused_columns:
             raise InvalidRequest("--remove_unused_columns True would remove the images. Remove the flag.")
-        super().__post_init__()
+        with warnings.catch_warnings():
+            # FSDP's own recomputation would rename every parameter; that of the model works under FSDP2 as well.
+            warnings.filterwarnings("ignore", message=".*activation_checkpointing.*")
+            super().__post_init__()
+        if self.sharding is not None and self.compute_dtype is not torch.float32:
+            self.fsdp_plugin_args["mixed_precision_policy"] = precision_policy(self.compute_dtype)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The number format of matrix products, which frozen weights are kept in."""
+        return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
@@ -86,31 +101,36 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         if self.no_cuda:
             self.use_cpu = True
             self._note("--no_cuda: used as --use_cpu, its new name")
+        wants_cpu = self.use_cpu
         if not self.use_cpu and not torch.accelerator.is_available():
             self.use_cpu = True
             self._note("no accelerator found; training on the CPU")
-        if self.use_cpu:
+        if self.use_cpu and not wants_cpu:
             for name in ("bf16", "fp16"):
                 if getattr(self, name):
                     setattr(self, name, False)
-                    self._note(f"--{name}: ignored; training on a CPU uses float32")
+                    self._note(f"--{name}: ignored; training on a CPU uses float32, unless --use_cpu is set too")
         if self.tf32 and (self.use_cpu or not is_torch_tf32_available()):
             self.tf32 = None
             self._note("--tf32: ignored; this device does not support TF32")
 
-    def _drop_sharding_of_one_process(self) -> None:
+    def _shard(self) -> None:
+        """Turns the flags of FSDP1 into settings of FSDP2."""
         layer = self.fsdp_transformer_layer_cls_to_wrap
-        if not self.fsdp:
+        sharding = sharding_of(self.fsdp, self.fsdp_config, layer)
+        self.fsdp, self.fsdp_config = None, None
+        if sharding is None:
             if layer is not None:
                 self._note("--fsdp_transformer_layer_cls_to_wrap: ignored without --fsdp")
             return
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise InvalidRequest(
-                f'--fsdp "{self.fsdp}": sharding a model across processes is not supported. Remove --fsdp and '
-                "--fsdp_transformer_layer_cls_to_wrap; each process then holds the whole model (data parallel)."
-            )
-        self._note(f'--fsdp "{self.fsdp}": ignored; a single process has nothing to shard')
-        self.fsdp, self.fsdp_config = None, None
+        if not is_launched():
+            self._note("--fsdp: ignored; there is a single process and no launcher such as torchrun")
+            return
+        if sharding.recompute:
+            self.gradient_checkpointing = True
+            self._note("--fsdp_config activation_checkpointing: used as --gradient_checkpointing")
+        self.sharding = sharding
+        self.fsdp, self.fsdp_config = True, sharding.fsdp_config()  # type: ignore[assignment]
 
     def _fit_reporting(self) -> None:
         wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
