@@ -7,13 +7,13 @@ flags of every original release and all flags of transformers' TrainingArguments
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llava.command_line import WRONG_USAGE, guarded
 from llava.errors import InvalidRequest
+from llava.train.parallel.first_process import rank, reported_once
 from llava.train.parallel.sharding import sharding_of_words
 from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
 
@@ -47,9 +47,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_imp
         return _usage_error(f"missing flags: {', '.join(f'--{name}' for name in missing)}. See --help.")
 
     def body() -> int:
-        sharding_of_words(words)  # refuses what cannot be sharded, before anything is loaded
         try:
-            arguments = parse(words)
+            with reported_once():
+                sharding_of_words(words)  # refuses what cannot be sharded, before anything is loaded
+                arguments = parse(words)
         except UsageError as error:
             return _usage_error(str(error))
         train(*arguments, attn_implementation=attn_implementation)
@@ -103,8 +104,9 @@ def train(
     Raises:
         LlavaError: arguments, data or weights cannot be used; the message says what to do.
     """
-    trainer = make_trainer(model_args, data_args, training_args, attn_implementation=attn_implementation)
-    checkpoint = _checkpoint(training_args, trainer.identity or {})
+    with reported_once():
+        trainer = make_trainer(model_args, data_args, training_args, attn_implementation=attn_implementation)
+        checkpoint = _checkpoint(training_args, trainer.identity or {})
     if checkpoint is not None:
         _say(training_args, f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -242,7 +244,7 @@ def _unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
 
 
 def _usage_error(message: str) -> int:
-    if int(os.environ.get("RANK", "0")) == 0:
+    if rank() == 0:
         print(f"error: {message}", file=sys.stderr)
     return WRONG_USAGE
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from llava.train import train
+from llava.train.parallel.first_process import rank
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
@@ -31,7 +31,7 @@ def choose_attention() -> str:
         reason = "this GPU is older than Ampere"
     else:
         return "flash_attention_2"
-    if int(os.environ.get("RANK", "0")) == 0:
+    if rank() == 0:
         print(f"[llava.train] attention: PyTorch's own (sdpa), because {reason}", flush=True)
     return "sdpa"
 

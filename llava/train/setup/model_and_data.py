@@ -13,6 +13,7 @@ from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAUL
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import InvalidRequest
 from llava.model.llava_arch import fill_with_mean, resize_embeddings
+from llava.model.loading.language_model import progress_bars
 from llava.model.loading.plan import make_plan
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
 from llava.model.weights.reader import resolve_folder
@@ -168,13 +169,14 @@ def _add_vision(
     if as_patches:
         _refuse_later_settings(settings, model_args.version)
     if model_args.vision_tower is not None or not had_projector:
-        model.initialize_vision_modules(
-            model_args.vision_tower,
-            **asdict(settings),
-            pretrain_mm_mlp_adapter=model_args.pretrain_mm_mlp_adapter,
-            dtype=tower_dtype,
-            projector_dtype=torch.float32,
-        )
+        with progress_bars(False):
+            model.initialize_vision_modules(
+                model_args.vision_tower,
+                **asdict(settings),
+                pretrain_mm_mlp_adapter=model_args.pretrain_mm_mlp_adapter,
+                dtype=tower_dtype,
+                projector_dtype=torch.float32,
+            )
     model.initialize_vision_tokenizer(
         tokenizer,
         mm_use_im_start_end=model_args.mm_use_im_start_end,

@@ -43,6 +43,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self._shard()
         self._rename_old_flags()
         self._fit_reporting()
+        # transformers makes the other processes more talkative than the first one.
+        self.log_level_replica = self.log_level if self.log_level_replica == "warning" else self.log_level_replica
         if self.remove_unused_columns:
             raise InvalidRequest("--remove_unused_columns True would remove the images. Remove the flag.")
         with warnings.catch_warnings():
