@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llava.command_line import WRONG_USAGE, guarded
@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 REQUIRED = ("model_name_or_path", "data_path", "output_dir")
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_implementation: str | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, prog: str | None = None, choose_attention: Callable[[], str] | None = None
+) -> int:
     """Parses flags and trains; returns the exit code (0 done, 1 failed, 2 wrong usage).
 
     Args:
         argv: arguments of the command; None uses those of the process.
         prog: name of the command in `--help`.
-        attn_implementation: attention implementation by its name in transformers; None lets transformers choose.
+        choose_attention: returns the attention implementation by its name in transformers, once the flags are checked;
+            None lets transformers choose.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if "-h" in words or "--help" in words:
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_imp
                 arguments = parse(words)
         except UsageError as error:
             return _usage_error(str(error))
-        train(*arguments, attn_implementation=attn_implementation)
+        train(*arguments, attn_implementation=choose_attention() if choose_attention else None)
         return 0
 
     return guarded(body, debug=debug)
