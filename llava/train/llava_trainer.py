@@ -31,6 +31,7 @@ from llava.train.checkpoints.sharded_state import (
 from llava.train.checkpoints.writers import AdapterWriter, ModelWriter, ResultWriter, num_bytes
 from llava.train.data.collator import COUNTS_KEY
 from llava.train.data.sampler import EpochSampler, ModalityLengthSampler, SequentialSampler, ShuffledSampler
+from llava.train.parallel.deepspeed import describe_partition, load_trained_only
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
@@ -74,6 +75,24 @@ class EpochSelection(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Selects the epoch that the run has come to."""
         self._sampler.set_epoch(int(state.epoch or 0))
+
+
+class PartitionReport(TrainerCallback):
+    """Says before the first step what DeepSpeed has sharded."""
+
+    def __init__(self, stage: int) -> None:
+        self._stage = stage
+
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """
+        Raises:
+            InvalidRequest: a parameter is not sharded.
+        """
+        line = describe_partition(getattr(model, "module", model), self._stage, args.world_size)
+        if args.process_index == 0:
+            print(f"[llava.train] {line}", flush=True)
 
 
 class SpaceCheck(TrainerCallback):
@@ -129,6 +148,8 @@ class LLaVATrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.sharding is not None:
             self.add_callback(ShardingCheck())
+        if self.args.zero is not None:
+            self.add_callback(PartitionReport(self.args.zero.stage))
         self.adapter_only = adapter_only
         self.token_rows = token_rows
         self.identity = identity
@@ -225,6 +246,12 @@ class LLaVATrainer(Trainer):
                 groups[is_projector, name in decaying]["params"].append(parameter)
         return [group for group in groups.values() if group["params"]]
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Creates the learning-rate schedule. DeepSpeed's engine exists by now, and has not read a checkpoint yet."""
+        if self.args.zero is not None and self.accelerator.deepspeed_engine_wrapped is not None:
+            load_trained_only(self.accelerator.deepspeed_engine_wrapped.engine)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
@@ -239,6 +266,10 @@ class LLaVATrainer(Trainer):
         with whole_folder(folder, first=first, leads=leads, wait=self._wait) as partial:
             if self._shards:
                 self._save_sharded(partial)
+            elif self.args.zero is not None:
+                self.model_wrapped.save_checkpoint(str(partial), exclude_frozen_parameters=True)  # type: ignore[union-attr,operator]
+                if self.args.should_save:
+                    torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
             else:
                 self._write_result(partial)
                 self._save_optimizer_and_scheduler(str(partial))

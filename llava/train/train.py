@@ -18,6 +18,7 @@ from llava.errors import InvalidRequest
 from llava.train.checkpoints.folders import remove_partial
 from llava.train.checkpoints.resume import Start, describe_finished, unmark_finished
 from llava.train.parallel.first_process import rank, reported_once
+from llava.train.parallel.deepspeed import deepspeed_of_words, models_built_whole
 from llava.train.parallel.sharding import sharding_of_words
 from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
 
@@ -57,7 +58,9 @@ def main(
     def body() -> int:
         try:
             with reported_once():
-                sharding_of_words(words)  # refuses what cannot be sharded, before anything is loaded
+                # These refuse what cannot be sharded, before anything is loaded.
+                sharding_of_words(words)
+                deepspeed_of_words(words)
                 arguments = parse(words)
         except UsageError as error:
             return _usage_error(str(error))
@@ -182,7 +185,8 @@ def make_trainer(
         freeze_backbone=model_args.freeze_backbone,
         freeze_projector=training_args.freeze_mm_mlp_adapter,
     )
-    prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
+    with models_built_whole(training_args):
+        prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
     rows = select_trainable(
         prepared.model, stage, start_end_ids=prepared.start_end_ids, frozen_dtype=training_args.compute_dtype
     )

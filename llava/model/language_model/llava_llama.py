@@ -166,12 +166,20 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
 
     def _embed_without_images(self, input_ids: Tensor) -> Tensor:
         """Embeds text and adds zero times the projector, so that every process has a gradient of it to reduce."""
+        # In a batch with images the projector runs before the embedding. DeepSpeed needs the same order in all
+        # processes, because it adds up gradients in the order in which they become ready.
+        nothing = self._zero_from_projector()
         embeds = self.get_input_embeddings()(input_ids)
+        return embeds if nothing is None else embeds + nothing.to(embeds)
+
+    def _zero_from_projector(self) -> Tensor | None:
+        """Returns 0, computed with all parameters that images would pass through; None if these are frozen."""
         weight = next(self.model.mm_projector.parameters(), None)
+        newline = getattr(self.model, "image_newline", None)
         if weight is None or not weight.requires_grad:
-            return embeds
-        nothing = weight.new_zeros(1, self.config.mm_hidden_size)
-        return embeds + 0.0 * self.model.mm_projector(nothing).sum().to(embeds)
+            return None
+        features = self.model.mm_projector(weight.new_zeros(1, self.config.mm_hidden_size))
+        return 0.0 * (features if newline is None else features + newline.to(features)).sum()
 
     @torch.no_grad()
     def generate(  # type: ignore[override]

@@ -159,10 +159,6 @@ REFUSED_FLAGS: dict[str, tuple[str, frozenset[str]]] = {
     "bits": (_NO_QUANTISATION, frozenset({"16"})),
     **dict.fromkeys(("double_quant", "quant_type"), (_NO_QUANTISATION, frozenset())),
     **dict.fromkeys(("packing", "pack"), (_NO_PACKING, _OFF)),
-    "deepspeed": (
-        "DeepSpeed is not supported. Remove the flag; each process then holds the whole model (data parallel).",
-        frozenset(),
-    ),
     "mpt_attn_impl": ("MPT models are not supported. Remove the flag, and start from a LLaMA.", frozenset()),
 }
 """Flags that are refused because ignoring them would change the run: the reason, and the values that mean off."""

@@ -78,7 +78,7 @@ def prepare_model(
         vision_tower=model_args.vision_tower,
         attn_implementation=attn_implementation,
     )
-    sharded = training_args.sharding is not None
+    sharded = training_args.shards_parameters
     tokenizer = load_tokenizer(folder, tokenization="sentencepiece", model_max_length=training_args.model_max_length)
     model = load_for_training(
         plan,

@@ -17,6 +17,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_torch_tf32_available
 
 from llava.errors import InvalidRequest
+from llava.train.parallel.deepspeed import DeepSpeed, check_filled_in, read_deepspeed
 from llava.train.parallel.fsdp import precision_policy
 from llava.train.parallel.sharding import Sharding, is_launched, sharding_of, take_launcher_settings
 from llava.train.setup.arguments import TrainingOptions
@@ -32,15 +33,18 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     """True for `--optim muon`, which transformers does not offer."""
     sharding: Sharding | None = field(default=None, init=False, repr=False)
     """How the model is sharded over processes; None if each process holds all of it."""
+    zero: DeepSpeed | None = field(default=None, init=False, repr=False)
+    """The settings of `--deepspeed`; None without it."""
     notes: list[str] = field(default_factory=list, init=False, repr=False)
     """One line per translated flag."""
 
     def __post_init__(self) -> None:
-        self.notes, self.sharding = [], None
+        self.notes, self.sharding, self.zero = [], None, None
         if self.optim == "muon":
             self.muon, self.optim = True, "adamw_torch"
         self._fit_to_device()
         self._shard()
+        self._read_deepspeed()
         self._rename_old_flags()
         self._fit_reporting()
         # transformers makes the other processes more talkative than the first one.
@@ -53,11 +57,18 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             super().__post_init__()
         if self.sharding is not None and self.compute_dtype is not torch.float32:
             self.fsdp_plugin_args["mixed_precision_policy"] = precision_policy(self.compute_dtype)
+        if self.zero is not None:
+            check_filled_in(self.zero, self)
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """The number format of matrix products, which frozen weights are kept in."""
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether each process holds a part of every parameter."""
+        return self.sharding is not None or (self.zero is not None and self.zero.stage == 3)
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
@@ -143,6 +154,17 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self.ddp_backend = self.ddp_backend or "cuda:nccl,cpu:gloo"
         self.sharding = sharding
         self.fsdp, self.fsdp_config = True, sharding.fsdp_config()  # type: ignore[assignment]
+
+    def _read_deepspeed(self) -> None:
+        self.zero = read_deepspeed(self.deepspeed)
+        if self.zero is None:
+            self.deepspeed = None
+            return
+        self.deepspeed = self.zero.settings
+        if self.zero.own_schedule is not None:
+            self._note(f"--lr_scheduler_type: ignored; {self.zero.file} chooses {self.zero.own_schedule}")
+        if self.zero.own_optimizer is not None:
+            self._note(f"--optim: ignored; {self.zero.file} chooses {self.zero.own_optimizer}")
 
     def _fit_reporting(self) -> None:
         wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
