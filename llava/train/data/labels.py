@@ -20,6 +20,7 @@ from llava.constants import (
     IMAGE_TOKEN_INDEX,
 )
 from llava.errors import DataError, InvalidRequest
+from llava.text_generation.literal_text import is_guard
 from llava.train.data.layouts import Segment
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def encode(
     """Tokenises segments and labels each token.
 
     Args:
-        segments: segments from `segments_of`.
+        segments: segments from `segments_of`. Guarded spellings of control tokens are encoded as text
+            (`llava.text_generation.literal_text`).
         tokenizer: a fast tokenizer with the `<im_*>` tokens that `images` needs.
         images: how images are represented in the ids.
         image_lengths: number of positions of each image in the model, in the order of the `<image>` markers.
@@ -95,7 +97,7 @@ def encode(
     if found != len(image_lengths):
         raise DataError(
             f"{name}: the text has {found} image markers for {len(image_lengths)} images. "
-            f"Write one {DEFAULT_IMAGE_TOKEN} per image, and never write {DEFAULT_IMAGE_PATCH_TOKEN} yourself."
+            f"Write one {DEFAULT_IMAGE_TOKEN} per image."
         )
     full = len(tokens.ids)
     if max_length is not None:
@@ -105,6 +107,9 @@ def encode(
         label != IGNORE_INDEX and inside for label, inside in zip(tokens.labels, tokens.in_answer, strict=True)
     )
     truncated = len(tokens.ids) < full
+    if truncated and answer_tokens == 0:
+        # What is left are signals of turns whose answers are gone; they teach nothing.
+        tokens.labels = [IGNORE_INDEX] * len(tokens.labels)
     if images.as_patches:
         _expand_images(tokens, image_lengths, token_id(tokenizer, DEFAULT_IMAGE_PATCH_TOKEN))
     return Encoded(tokens.ids, tokens.labels, kept, truncated, answer_tokens)
@@ -155,9 +160,11 @@ def _tokenise(
             _append(tokens, IMAGE_TOKEN_INDEX, None)
             position += len(DEFAULT_IMAGE_TOKEN)
         encoding: Any = tokenizer(chunk, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for identity, (start, _) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+        for identity, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
             while current < len(borders) - 1 and position + start >= borders[current]:
                 current += 1
+            if is_guard(chunk, start, end):
+                continue
             if identity == patch_id:
                 _append(tokens, IMAGE_TOKEN_INDEX, None)
             else:

@@ -17,7 +17,8 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_torch_tf32_available
 
 from llava.errors import InvalidRequest
-from llava.train.parallel.deepspeed import DeepSpeed, check_filled_in, read_deepspeed
+from llava.train.parallel.deepspeed import check_filled_in
+from llava.train.parallel.deepspeed_settings import DeepSpeed, read_deepspeed
 from llava.train.parallel.fsdp import precision_policy
 from llava.train.parallel.sharding import Sharding, is_launched, sharding_of, take_launcher_settings
 from llava.train.setup.arguments import TrainingOptions
@@ -42,6 +43,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self.notes, self.sharding, self.zero = [], None, None
         if self.optim == "muon":
             self.muon, self.optim = True, "adamw_torch"
+        # The filter would log the mean of earlier losses in place of one that is not a number.
+        self.logging_nan_inf_filter = False
         self._fit_to_device()
         self._shard()
         self._read_deepspeed()

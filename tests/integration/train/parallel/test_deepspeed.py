@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from importlib.util import find_spec
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llava.errors import CheckpointError
+from llava.train import train
 from tests.support.training import REPOSITORY, STAGE_1, flags, history, result, run_in_processes, write_records
 
 pytestmark = [
@@ -28,7 +31,9 @@ def outcome(tmp_path_factory) -> tuple[Path, str]:
     work = tmp_path_factory.mktemp("deepspeed")
     records = write_records(work / "train.json")
     first, second = {}, {}
+    held_out = write_records(work / "held out.json", 5)
     for stage, chosen in STAGES.items():
+        chosen = (*chosen, "--eval_data_path", str(held_out), "--eval_strategy", "epoch")
         first[f"{stage} parallel"] = flags(records, work / f"{stage} parallel", *chosen, *ORDER, batch=1)
         for zero in ZERO:
             words = (*chosen, *ORDER, "--deepspeed", str(REPOSITORY / "scripts" / f"{zero}.json"), *SAVING)
@@ -39,6 +44,11 @@ def outcome(tmp_path_factory) -> tuple[Path, str]:
         if "parallel" not in name:  # as if it had been killed after its second step
             shutil.copytree(work / name / "checkpoint-2", work / f"{name} resumed" / "checkpoint-2")
     return work, printed + run_in_processes(work, second).stdout
+
+
+def validation_losses(output: Path) -> list[float]:
+    state = json.loads((output / "trainer_state.json").read_text())
+    return [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
 
 
 def part(printed: str, name: str) -> str:
@@ -53,6 +63,15 @@ def test_losses_and_gradient_norms_are_those_of_data_parallel_training(outcome, 
     found = history(work / f"{stage} {zero}", "loss", "grad_norm")
     assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in expected], abs=1e-4)
     assert [norm for _, norm in found] == pytest.approx([norm for _, norm in expected], rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("zero", ZERO)
+def test_the_loss_of_held_out_records_is_that_of_data_parallel_training(outcome, stage, zero):
+    work, _ = outcome
+    found, expected = (validation_losses(work / f"{stage} {name}") for name in (zero, "parallel"))
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -94,3 +113,16 @@ def test_checkpoints_of_stage_1_hold_only_what_trains(outcome):
     work, _ = outcome
     size = sum(file.stat().st_size for file in (work / "stage 1 zero2" / "checkpoint-2").rglob("*.pt"))
     assert size < 300_000, "the frozen model alone has 1.4 MB"
+
+
+def test_a_checkpoint_of_another_kind_of_run_is_refused_by_name(outcome, tmp_path):
+    work, _ = outcome
+    records = work / "train.json"
+    words = (*STAGES["stage 2"], *ORDER, *SAVING)
+    zero2 = ("--deepspeed", str(REPOSITORY / "scripts" / "zero2.json"))
+    wanted = ("--resume_from_checkpoint", str(work / "stage 2 zero3" / "checkpoint-2"))
+    runs = {"other": flags(records, tmp_path / "out", *words, *zero2, *wanted, batch=1)}
+    done = run_in_processes(tmp_path, runs, check=False)
+    assert "written by ZeRO-3, which ZeRO-2 cannot read" in done.stderr
+    with pytest.raises(CheckpointError, match=r"was written with --deepspeed\. Set the flag"):
+        train.train(*train.parse(flags(records, tmp_path / "out", *words, *wanted, batch=2)))
