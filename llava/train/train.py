@@ -245,7 +245,7 @@ def make_trainer(
         freeze_backbone=model_args.freeze_backbone,
         freeze_projector=training_args.freeze_mm_mlp_adapter,
     )
-    with models_built_whole(training_args):
+    with models_built_whole(training_args.hf_deepspeed_config if training_args.zero else None):
         prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
     rows = select_trainable(
         prepared.model, stage, start_end_ids=prepared.start_end_ids, frozen_dtype=training_args.compute_dtype

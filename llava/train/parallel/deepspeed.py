@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -14,15 +14,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from llava.errors import CheckpointError, InvalidRequest
 from llava.train.parallel.deepspeed_settings import DeepSpeed
 
-if TYPE_CHECKING:
-    from llava.train.setup.training_arguments import TrainingArguments
-
 LATEST = "latest"
 """File in a checkpoint that names the folder of DeepSpeed's state."""
 
 
-def check_filled_in(chosen: DeepSpeed, training_args: TrainingArguments) -> None:
+def check_filled_in(chosen: DeepSpeed, filled_in: Any) -> None:
     """Checks the settings after transformers has put the flags' values in place of "auto".
+
+    Args:
+        chosen: the settings as the user gave them.
+        filled_in: transformers' `HfTrainerDeepSpeedConfig` of them.
 
     Raises:
         InvalidRequest: a setting differs from its flag, or DeepSpeed does not accept it.
@@ -30,9 +31,8 @@ def check_filled_in(chosen: DeepSpeed, training_args: TrainingArguments) -> None
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from pydantic import ValidationError
 
-    config: Any = training_args.hf_deepspeed_config
-    if config.mismatches:
-        differing = "; ".join(text.removeprefix("- ds ").replace(" vs hf ", ", but --") for text in config.mismatches)
+    if filled_in.mismatches:
+        differing = "; ".join(text.removeprefix("- ds ").replace(" vs hf ", ", but --") for text in filled_in.mismatches)
         raise InvalidRequest(f'--deepspeed {chosen.file}: {differing}. Write "auto" in the file to take the flags.')
     zero = {name: value for name, value in chosen.settings["zero_optimization"].items() if value != "auto"}
     try:
@@ -46,20 +46,23 @@ def check_filled_in(chosen: DeepSpeed, training_args: TrainingArguments) -> None
 
 
 @contextmanager
-def models_built_whole(training_args: TrainingArguments) -> Iterator[None]:
+def models_built_whole(filled_in: Any) -> Iterator[None]:
     """Keeps transformers from partitioning models while they are built: embeddings are enlarged, rows are averaged and
     adapters are read before the model is partitioned as one.
+
+    Args:
+        filled_in: transformers' `HfTrainerDeepSpeedConfig`; None without DeepSpeed.
     """
     from transformers.integrations import deepspeed as integration
 
-    if training_args.zero is None:
+    if filled_in is None:
         yield
         return
     integration.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        integration.set_hf_deepspeed_config(training_args.hf_deepspeed_config)
+        integration.set_hf_deepspeed_config(filled_in)
 
 
 def whole_parameter(parameter: Tensor) -> Tensor | None:

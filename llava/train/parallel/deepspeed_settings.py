@@ -100,7 +100,7 @@ def deepspeed_of_words(words: Sequence[str]) -> DeepSpeed | None:
         )
     if find_spec("deepspeed") is None:
         raise InvalidRequest(
-            "--deepspeed: the package is not installed. Install it with pip install 'llava[deepspeed]', or use "
+            "--deepspeed: the package is not installed. Install it with `pip install -e '.[deepspeed]'`, or use "
             '--fsdp "full_shard auto_wrap", which shards the model with PyTorch alone.'
         )
     if not is_launched():

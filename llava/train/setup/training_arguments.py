@@ -61,7 +61,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         if self.sharding is not None and self.compute_dtype is not torch.float32:
             self.fsdp_plugin_args["mixed_precision_policy"] = precision_policy(self.compute_dtype)
         if self.zero is not None:
-            check_filled_in(self.zero, self)
+            check_filled_in(self.zero, self.hf_deepspeed_config)
 
     @property
     def compute_dtype(self) -> torch.dtype:
