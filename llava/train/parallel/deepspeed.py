@@ -32,7 +32,9 @@ def check_filled_in(chosen: DeepSpeed, filled_in: Any) -> None:
     from pydantic import ValidationError
 
     if filled_in.mismatches:
-        differing = "; ".join(text.removeprefix("- ds ").replace(" vs hf ", ", but --") for text in filled_in.mismatches)
+        differing = "; ".join(
+            text.removeprefix("- ds ").replace(" vs hf ", ", but --") for text in filled_in.mismatches
+        )
         raise InvalidRequest(f'--deepspeed {chosen.file}: {differing}. Write "auto" in the file to take the flags.')
     zero = {name: value for name, value in chosen.settings["zero_optimization"].items() if value != "auto"}
     try:
