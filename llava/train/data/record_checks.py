@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from llava.conversation import Conversation, SeparatorStyle
@@ -66,7 +67,7 @@ def findings_of(record: Record, template: Conversation) -> Iterator[Finding]:
 
 def _order_findings(record: Record) -> Iterator[Finding]:
     roles = [turn.role for turn in record.turns]
-    if any(first == second for first, second in zip(roles, roles[1:], strict=False)):
+    if any(first == second for first, second in pairwise(roles)):
         yield Finding("two turns in a row from the same role", record.name, "the turns do not alternate")
     if roles[0] != HUMAN:
         yield Finding("an answer comes first", record.name, "later templates drop an answer without a question")

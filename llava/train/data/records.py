@@ -1,8 +1,8 @@
 """Reads a training file and checks its records before any weights are loaded.
 
 The format is the original's: records `{"id", "image" (optional), "conversations": [{"from", "value"}, ...]}` in a JSON
-list, or one on each line (JSON Lines). `image` is a path relative to the image folder, or a list of paths; each image has
-one `<image>` in a human turn. A first turn may be from `system`. The dataset opens the images later, one at a time.
+list, or one on each line (JSON Lines). `image` is a path relative to the image folder, or a list of paths; each image
+has one `<image>` in a human turn. A first turn may be from `system`. The dataset opens the images later, one by one.
 """
 
 from __future__ import annotations
