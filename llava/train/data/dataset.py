@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import DataError, ImageError
 from llava.mm_utils import load_image, process_images
-from llava.text_generation.literal_text import control_tokens, guarded
+from llava.text_generation.literal_text import control_tokens
 from llava.train.data.labels import Encoded, ImageTokens, encode
 from llava.train.data.layouts import segments_of
 from llava.train.data.records import Record
@@ -184,8 +184,13 @@ class ConversationDataset(Dataset[Sample]):
             index: position of the record.
             image_lengths: number of positions of each image in the model.
         """
-        record = self._guarded(self.records[index])
-        segments = segments_of(record, self.template, images_first=not self.image_tokens.as_patches)
+        record = self.records[index]
+        segments = segments_of(
+            record,
+            self.template,
+            images_first=not self.image_tokens.as_patches,
+            control_tokens=self._control_tokens,
+        )
         return encode(
             segments,
             self.tokenizer,
@@ -195,12 +200,6 @@ class ConversationDataset(Dataset[Sample]):
             bos_token_id=self.bos_token_id,
             name=record.name,
         )
-
-    def _guarded(self, record: Record) -> Record:
-        """Returns a record whose spellings of control tokens will be encoded as text."""
-        turns = tuple(replace(turn, text=guarded(turn.text, self._control_tokens)) for turn in record.turns)
-        system = None if record.system is None else guarded(record.system, self._control_tokens)
-        return replace(record, turns=turns, system=system)
 
     @property
     def modality_lengths(self) -> list[int]:
