@@ -74,14 +74,16 @@ class ImageLoader:
             path: path of the image, relative to `folder`.
 
         Raises:
-            DataError: the file is missing or not a readable image; the message names record, file and reason.
+            DataError: the file is missing, not a readable image, or too thin for the vision tower; the message names
+                record, file and reason.
         """
         file = self.folder / path
         try:
             image = load_image(str(file))
+            return process_images([image], self.image_processor, self.model_config)[0], image.size
         except (ImageError, OSError) as error:
-            raise DataError(f"{name}: cannot read image {file}: {error}") from error
-        return process_images([image], self.image_processor, self.model_config)[0], image.size
+            reason = str(error).removeprefix(f"{file}: ")
+            raise DataError(f"{name}: cannot read image {file}: {reason}") from error
 
 
 class PositionCounter:

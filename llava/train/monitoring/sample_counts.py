@@ -65,9 +65,14 @@ class SampleCounts:
     def check(self, max_useless_fraction: float, num_records: int) -> None:
         """
         Raises:
-            DataError: too many samples have no answer to learn; in every process, or in none.
+            DataError: no record can be used, or too many samples have no answer to learn; in every process, or in none.
         """
         enough = min(_ENOUGH_SAMPLES, num_records)
+        if self.seen == 0 and self.bad >= enough:
+            raise DataError(
+                f"none of the first {self.bad} records could be used. Check --image_folder, and list what is wrong with "
+                "`llava data check --images`."
+            )
         if self.seen >= enough and self.useless > max_useless_fraction * self.seen:
             raise DataError(
                 f"{self.useless} of the first {self.seen} samples have no answer left to learn "
