@@ -13,7 +13,7 @@ from llava.constants import IGNORE_INDEX
 from llava.errors import DataError
 from llava.model.loading.tokenizer import load_tokenizer
 from llava.model.multimodal_encoder.builder import build_vision_tower
-from llava.train.data.collator import COUNTS_KEY, Collator
+from llava.train.data.collator import REPORT_KEY, BatchReport, Collator
 from llava.train.data.dataset import ConversationDataset, ImageLoader, PositionCounter, Sample
 from llava.train.data.labels import Encoded, ImageTokens
 from llava.train.data.layouts import training_template
@@ -137,9 +137,9 @@ def test_a_batch_of_pure_text_has_no_images_at_all():
     assert "images" not in Collator(0)([sample([1]), sample([2, 3])])
 
 
-def test_counts_say_which_rows_are_truncated_or_useless():
-    batch = Collator(0, with_counts=True)([sample([1], truncated=True, answers=0), sample([2])])
-    assert batch[COUNTS_KEY].tolist() == [[1, 0], [0, 1]]
+def test_a_report_says_how_many_rows_are_truncated_or_useless():
+    batch = Collator(0, with_report=True)([sample([1], truncated=True, answers=0), sample([2, 3])])
+    assert batch[REPORT_KEY] == BatchReport(("", ""), truncated=1, useless=1, tokens=3, bad=())
 
 
 # ---- sampler ---------------------------------------------------------------------------------------------------------
