@@ -133,6 +133,8 @@ def train(
     from llava.train.monitoring.metrics import duration
 
     took = duration(time.monotonic() - started)
+    if trainer.sample_counts.truncated:
+        _say(training_args, trainer.sample_counts.describe_truncated())
     if len(trainer.bad_samples):
         _say(training_args, trainer.bad_samples.describe())
     _say(training_args, f"done in {took}: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")

@@ -359,7 +359,9 @@ def test_a_limit_that_leaves_no_answers_stops_the_run_and_says_why(training_file
 def test_useless_samples_are_counted_and_told_at_the_end(training_file, tmp_path, capsys):
     allowed = ("--model_max_length", "120", "--max_useless_fraction", "1.0")
     run(*flags(training_file, tmp_path, *allowed))
-    assert "12 samples, 9 of them truncated, 9 without an answer to learn" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "12 samples, 9 of them truncated, 9 without an answer to learn" in said
+    assert re.search(r"cut to --model_max_length, such as .*record \d+ \(id 'p\d+'\), .*`llava data check`", said)
 
 
 def test_a_step_without_any_answer_leaves_the_weights_finite(tmp_path):

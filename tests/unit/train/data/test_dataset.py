@@ -139,7 +139,7 @@ def test_a_batch_of_pure_text_has_no_images_at_all():
 
 def test_a_report_says_how_many_rows_are_truncated_or_useless():
     batch = Collator(0, with_report=True)([sample([1], truncated=True, answers=0), sample([2, 3])])
-    assert batch[REPORT_KEY] == BatchReport(("", ""), truncated=1, useless=1, tokens=3, bad=())
+    assert batch[REPORT_KEY] == BatchReport(("", ""), truncated=("",), useless=1, tokens=3, bad=())
 
 
 # ---- sampler ---------------------------------------------------------------------------------------------------------
