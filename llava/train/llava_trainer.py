@@ -120,7 +120,6 @@ class LLaVATrainer(Trainer):
         self.max_useless_fraction = max_useless_fraction
         self.names_of_step: tuple[str, ...] = ()
         self.sample_counts = SampleCounts()
-        # An empty list is not "no list".
         self.bad_samples = BadSamples(Path(str(self.args.output_dir))) if bad_samples is None else bad_samples
         self.guard = FiniteGuard(lambda: self.names_of_step, self._joined)
         self.speed = Speed(self.sample_counts)

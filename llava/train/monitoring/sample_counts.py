@@ -81,8 +81,8 @@ class SampleCounts:
         enough = min(_ENOUGH_SAMPLES, num_records)
         if self.seen == 0 and self.bad >= enough:
             raise DataError(
-                f"none of the first {self.bad} records could be used. Check --image_folder, and list what is wrong with "
-                "`llava data check --images`."
+                f"none of the first {self.bad} records could be used. Check --image_folder; "
+                "`llava data check --images` lists what is wrong."
             )
         if self.seen >= enough and self.useless > max_useless_fraction * self.seen:
             raise DataError(

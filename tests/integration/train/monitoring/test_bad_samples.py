@@ -1,4 +1,4 @@
-"""Real broken images in real runs: what is skipped, what is listed, and that the rest trains as if they were not there."""
+"""Real broken images in real runs: what is skipped and listed, and that the rest trains as without them."""
 
 from __future__ import annotations
 
@@ -74,9 +74,11 @@ def test_skipped_records_are_listed_and_the_rest_is_trained_as_without_them(trai
     for number in (1, 3, 5):
         del records[number]["image"]
         records[number]["conversations"] = [{"from": "human", "value": "-"}, {"from": "gpt", "value": "-"}]
-    by_hand, allowed = tmp_path / "by_hand.json", ("--max_useless_fraction", "1.0")
+    by_hand = tmp_path / "by_hand.json"
     by_hand.write_text(json.dumps(records))
-    trainer = train.make_trainer(*train.parse(command(by_hand, tmp_path / "other", *twice[:2], *allowed)))
+    trainer = train.make_trainer(
+        *train.parse(command(by_hand, tmp_path / "other", "--max_useless_fraction", "1", *twice[:2]))
+    )
     dataset = trainer.train_dataset
     trainer.train_dataset = _Without(dataset, {1, 3, 5})
     trainer.train()
@@ -143,7 +145,11 @@ def test_the_list_of_bad_records_goes_back_with_the_checkpoint(training_file, tm
     assert (tmp_path / "out" / "bad_samples.jsonl").exists()
     shutil.copy(DATA / "images" / "land.png", training_file.parent / "images" / "cut.png")
     first = str(tmp_path / "out" / "checkpoint-1")
-    run(*command(training_file, tmp_path / "out", *skipping, "--resume_from_checkpoint", first, "--max_bad_samples", "0"))
+    run(
+        *command(
+            training_file, tmp_path / "out", *skipping, "--resume_from_checkpoint", first, "--max_bad_samples", "0"
+        )
+    )
     assert not (tmp_path / "out" / "bad_samples.jsonl").exists()
 
 
