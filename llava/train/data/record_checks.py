@@ -23,7 +23,7 @@ _PROGRESS_AFTER_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RecordFinding:
     """Something about a record that a user should know."""
 
     kind: str
@@ -36,43 +36,43 @@ class Finding:
     """Whether training refuses the record."""
 
 
-def findings_of(record: Record, template: Conversation) -> Iterator[Finding]:
+def findings_of(record: Record, template: Conversation) -> Iterator[RecordFinding]:
     """Yields what is worth knowing about a record that is going to be trained in a template."""
     problem = turn_problem(record, template)
     if problem is not None:
-        yield Finding("turns that the template cannot hold", record.name, problem, is_error=True)
+        yield RecordFinding("turns that the template cannot hold", record.name, problem, is_error=True)
     answers = [turn.text for turn in record.turns if turn.role == ASSISTANT]
     if not any(text.strip() for text in answers):
-        yield Finding("no answer to learn", record.name, "every answer is blank")
+        yield RecordFinding("no answer to learn", record.name, "every answer is blank")
     elif not all(text.strip() for text in answers):
-        yield Finding("blank answers", record.name, "an answer is blank")
+        yield RecordFinding("blank answers", record.name, "an answer is blank")
     if problem is None:
         yield from _order_findings(record)
     signal = _stop_signal(template)
     for number, turn in enumerate(record.turns):
         place = record.place_of(number)
         if found := _CONTROL.search(turn.text):
-            yield Finding("control characters", record.name, f"{place} holds {found[0]!r}")
+            yield RecordFinding("control characters", record.name, f"{place} holds {found[0]!r}")
         if found := _CONTROL_TOKENS.search(turn.text):
-            yield Finding(
+            yield RecordFinding(
                 "control tokens in the text", record.name, f"{place} spells {found[0]}, which is trained as text"
             )
         if turn.role == ASSISTANT and signal is not None and (found := signal.search(turn.text)):
-            yield Finding(
+            yield RecordFinding(
                 "signals of the template in an answer",
                 record.name,
                 f"{place} holds {found[0].strip()!r}; a model that learns to write it ends its answers there",
             )
 
 
-def _order_findings(record: Record) -> Iterator[Finding]:
+def _order_findings(record: Record) -> Iterator[RecordFinding]:
     roles = [turn.role for turn in record.turns]
     if any(first == second for first, second in pairwise(roles)):
-        yield Finding("two turns in a row from the same role", record.name, "the turns do not alternate")
+        yield RecordFinding("two turns in a row from the same role", record.name, "the turns do not alternate")
     if roles[0] != HUMAN:
-        yield Finding("an answer comes first", record.name, "later templates drop an answer without a question")
+        yield RecordFinding("an answer comes first", record.name, "later templates drop an answer without a question")
     if roles[-1] == HUMAN:
-        yield Finding("a question comes last", record.name, "the last question has no answer")
+        yield RecordFinding("a question comes last", record.name, "the last question has no answer")
 
 
 def _stop_signal(template: Conversation) -> re.Pattern[str] | None:
@@ -97,8 +97,8 @@ def check_records(records: Sequence[Record], template: Conversation) -> list[str
         DataError: records do not fit the template; the message names the first and the number of others.
     """
     counts: Counter[str] = Counter()
-    first: dict[str, Finding] = {}
-    errors: list[Finding] = []
+    first: dict[str, RecordFinding] = {}
+    errors: list[RecordFinding] = []
     for record in records:
         kinds = set()
         for finding in findings_of(record, template):
@@ -117,7 +117,7 @@ def check_records(records: Sequence[Record], template: Conversation) -> list[str
     ]
 
 
-def missing_images(records: Sequence[Record], folder: Path, *, shows_progress: bool = True) -> list[Finding]:
+def missing_images(records: Sequence[Record], folder: Path, *, shows_progress: bool = True) -> list[RecordFinding]:
     """Looks for the images of all records, reading each folder once instead of asking for each file.
 
     Args:
@@ -134,7 +134,9 @@ def missing_images(records: Sequence[Record], folder: Path, *, shows_progress: b
                 known[path.parent] = _names_in(path.parent)
             names = known[path.parent]
             if (names is None or path.name not in names) and not path.is_file():
-                missing.append(Finding("missing images", record.name, f"image {path} does not exist", is_error=True))
+                missing.append(
+                    RecordFinding("missing images", record.name, f"image {path} does not exist", is_error=True)
+                )
         if shows_progress and not said and time.monotonic() - started > _PROGRESS_AFTER_S:
             said = True
             print(f"[llava.train] looking for the images of {len(records):,} records ...", flush=True)
@@ -151,7 +153,7 @@ def _names_in(folder: Path) -> set[str] | None:
         return None
 
 
-def refuse_missing(missing: Sequence[Finding]) -> None:
+def refuse_missing(missing: Sequence[RecordFinding]) -> None:
     """
     Raises:
         DataError: images are missing; the message names the first and the number of others.
@@ -164,6 +166,6 @@ def refuse_missing(missing: Sequence[Finding]) -> None:
         )
 
 
-def describe_findings(findings: Iterable[Finding]) -> Counter[str]:
+def describe_findings(findings: Iterable[RecordFinding]) -> Counter[str]:
     """Counts findings by kind."""
     return Counter(finding.kind for finding in findings)

@@ -58,7 +58,9 @@ def test_the_run_stops_names_the_records_and_keeps_the_last_checkpoint(trainer, 
 
 def test_the_command_ends_with_one_line_and_no_result(tmp_path, capsys):
     records = write_records(tmp_path / "train.json")
-    arguments = flags(records, tmp_path / "out", *STAGE_1, "--learning_rate", "1e30", "--optim", "sgd")
+    arguments = flags(
+        records, tmp_path / "out", *STAGE_1, "--learning_rate", "1e38", "--optim", "sgd", "--max_grad_norm", "0"
+    )
     assert train.main(arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: step ")
