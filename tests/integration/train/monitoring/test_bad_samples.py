@@ -144,12 +144,8 @@ def test_the_list_of_bad_records_goes_back_with_the_checkpoint(training_file, tm
     run(*command(training_file, tmp_path / "out", *skipping))
     assert (tmp_path / "out" / "bad_samples.jsonl").exists()
     shutil.copy(DATA / "images" / "land.png", training_file.parent / "images" / "cut.png")
-    first = str(tmp_path / "out" / "checkpoint-1")
-    run(
-        *command(
-            training_file, tmp_path / "out", *skipping, "--resume_from_checkpoint", first, "--max_bad_samples", "0"
-        )
-    )
+    again = ("--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-1"), "--max_bad_samples", "0")
+    run(*command(training_file, tmp_path / "out", *skipping, *again))
     assert not (tmp_path / "out" / "bad_samples.jsonl").exists()
 
 
