@@ -94,6 +94,11 @@ class BadSamples:
         self._writes = writes
         self._known = set(known or ())
 
+    @property
+    def skips(self) -> bool:
+        """Whether bad records are left out; otherwise they stop the run."""
+        return self._policy == "skip"
+
     def __len__(self) -> int:
         return len(self._known)
 
