@@ -125,6 +125,11 @@ class LLaVATrainer(Trainer):
         self.speed = Speed(self.sample_counts)
         self._watch()
 
+    @property
+    def _parts(self) -> Any:
+        """This trainer, whose model, optimizer and schedule exist by the time that they are used."""
+        return self
+
     def _watch(self) -> None:
         """Puts this package's callbacks in place of the Trainer's own printing, before the trackers."""
         for printing in (PrinterCallback, ProgressCallback):
@@ -205,9 +210,9 @@ class LLaVATrainer(Trainer):
         """Measures the loss on the held-out records: exact over processes, and independent of the batch size."""
         started = time.monotonic()
         measured = validation_loss(
-            self.model,  # type: ignore[arg-type]
+            self._parts.model,
             eval_dataset if eval_dataset is not None else self.eval_dataset,
-            self.data_collator,
+            self._parts.data_collator,
             self._prepare_inputs,
             batch_size=self.args.per_device_eval_batch_size,
             process=self.args.process_index,
@@ -284,9 +289,9 @@ class LLaVATrainer(Trainer):
         return self.args.sharding is not None
 
     def _save_sharded(self, partial: Path) -> None:
-        save_sharded(self.model, self.optimizer, partial)
+        save_sharded(self._parts.model, self._parts.optimizer, partial)
         if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
+            torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
 
     def _note_best(self, folder: Path) -> None:
         best = self.state.best_global_step
@@ -330,7 +335,7 @@ class LLaVATrainer(Trainer):
         tensors = self._whole_tensors()
         if not self.args.should_save:
             return
-        model: Any = self.model
+        model = self._parts.model
         config = model.config
         used_cache, padding = config.use_cache, config.pad_token_id
         config.use_cache = True  # Only training runs without a cache.
@@ -344,11 +349,11 @@ class LLaVATrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _whole_tensors(self) -> dict[str, Tensor]:
-        return gathered(self.model, self.writer.wants, keep=self.args.should_save)  # type: ignore[arg-type]
+        return gathered(self._parts.model, self.writer.wants, keep=self.args.should_save)
 
     def _padding_of_base(self) -> int | None:
         """Returns the base model's padding id, because the base model has no row for a token that was added here."""
-        model: Any = self.model
+        model = self._parts.model
         padding: int | None = model.config.pad_token_id
         added: Any = getattr(self.processing_class, "get_added_vocab", dict)()
         return None if padding in added.values() and padding not in (0, 1, 2) else padding
@@ -375,12 +380,12 @@ class LLaVATrainer(Trainer):
         if checkpoint is None or not is_sharded(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        load_sharded_optimizer(self.model, self.optimizer, Path(checkpoint))  # type: ignore[arg-type]
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
+        load_sharded_optimizer(self._parts.model, self._parts.optimizer, Path(checkpoint))
+        self._parts.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
 
     def bytes_of_checkpoint(self) -> tuple[int, int]:
         """Estimates the bytes of a checkpoint and of the result, for AdamW's state, the largest of all optimizers."""
-        tensors = dict(named_tensors(self.model))  # type: ignore[arg-type]
+        tensors = dict(named_tensors(self._parts.model))
         trained = num_bytes({name: tensor for name, tensor in tensors.items() if tensor.requires_grad})
         result = num_bytes({name: tensor for name, tensor in tensors.items() if self.writer.wants(name)})
         return (trained if self._shards else result) + 2 * trained, result

@@ -154,7 +154,7 @@ def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[Conver
         if named is None:
             raise InvalidRequest("The records have images, and the model has no vision tower. Set --vision-tower.")
         place = builder.find_vision_tower(str(named), model_folder=folder)
-        select = {
+        select: dict[str, Any] = {
             "select_layer": model.get("mm_vision_select_layer") or -2,
             "select_feature": model.get("mm_vision_select_feature") or "patch",
         }
