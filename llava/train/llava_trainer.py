@@ -218,6 +218,7 @@ class LLaVATrainer(Trainer):
             process=self.args.process_index,
             processes=self.args.world_size,
             device=self.args.device,
+            skips_bad=self.bad_samples.skips,
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - started, 3)

@@ -133,6 +133,10 @@ def train(
     from llava.train.monitoring.metrics import duration
 
     took = duration(time.monotonic() - started)
+    if trainer.sample_counts.truncated:
+        _say(training_args, trainer.sample_counts.describe_truncated())
+    if len(trainer.bad_samples):
+        _say(training_args, trainer.bad_samples.describe())
     _say(training_args, f"done in {took}: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
 
 
@@ -291,14 +295,14 @@ def _start(run: Run, training_args: TrainingArguments) -> Start:
 
 def _clear(output_dir: Path, start: Start) -> None:
     """Removes what an interrupted run was writing, and what an earlier run recorded that is now started anew."""
-    from llava.train.monitoring.bad_samples import FILE
+    from llava.train.monitoring.bad_samples import forget_after
     from llava.train.monitoring.metrics import METRICS_FILE
 
     remove_partial(output_dir)
     unmark_finished(output_dir)
+    forget_after(output_dir, start.step)
     if start.checkpoint is None:
-        for name in (FILE, METRICS_FILE):
-            (output_dir / name).unlink(missing_ok=True)
+        (output_dir / METRICS_FILE).unlink(missing_ok=True)
 
 
 def _finish(run: Run, trainer: LLaVATrainer, base: str) -> None:
