@@ -23,6 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMode
 from llava.constants import IGNORE_INDEX
 from llava.errors import InvalidRequest
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
+from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import OWN_TOWER
 from llava.template_choice import release_of
 
@@ -222,12 +223,12 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         if state_dict is None:
             state_dict = self.state_dict()
         tower = getattr(self.model, "vision_tower", None)
+        kept = {name: value for name, value in state_dict.items() if not name.startswith(TOWER_PREFIX)}
         if self.config.unfreeze_mm_vision_tower and tower is not None:
             tower.describe(Path(save_directory) / OWN_TOWER)
-        else:
-            state_dict = {
-                name: value for name, value in state_dict.items() if not name.startswith("model.vision_tower.")
-            }
+            for name in state_dict.keys() - kept.keys():
+                kept[TOWER_PREFIX + tower.original_name(name.removeprefix(TOWER_PREFIX))] = state_dict[name]
+        state_dict = kept
         super().save_pretrained(save_directory, is_main_process, state_dict=state_dict, **kwargs)
 
 
