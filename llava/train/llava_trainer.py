@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,20 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
 
-from llava.errors import CheckpointError, DataError
-from llava.model.weights.adapter import ADAPTER_FILE, adapter_tensors, load_adapter, save_adapter
-from llava.model.weights.reader import open_checkpoint
-from llava.train.checkpoints.resume import Identity, write_identity
+from llava.errors import CheckpointError, DataError, InvalidRequest
+from llava.train.checkpoints.folders import PARTIAL, check_space, move_into, whole_folder
+from llava.train.checkpoints.identity import Identity, write_identity
+from llava.train.checkpoints.resume import STATE_FILE
+from llava.train.checkpoints.sharded_state import (
+    is_sharded,
+    load_sharded_optimizer,
+    load_sharded_weights,
+    save_sharded,
+)
+from llava.train.checkpoints.writers import AdapterWriter, ModelWriter, ResultWriter, num_bytes
 from llava.train.data.collator import COUNTS_KEY
-from llava.train.data.length_sampler import ModalityLengthSampler
+from llava.train.data.sampler import EpochSampler, ModalityLengthSampler, SequentialSampler, ShuffledSampler
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
+from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
-from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
+from llava.train.setup.trainable import PROJECTOR, TokenRows
 from llava.train.setup.training_arguments import TrainingArguments
+
+SCHEDULER_FILE = "scheduler.pt"
 
 _ENOUGH_SAMPLES = 64
 """Number of samples to see before the fraction of useless ones is checked."""
@@ -50,6 +63,45 @@ class SampleCounts:
     def describe(self) -> str:
         """Describes the counts in one line."""
         return f"{self.seen} samples, {self.truncated} of them truncated, {self.useless} without an answer to learn"
+
+
+class EpochSelection(TrainerCallback):
+    """Tells the sampler which epoch begins; accelerate's wrappers do not always pass it on to a resumed run."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Selects the epoch that the run has come to."""
+        self._sampler.set_epoch(int(state.epoch or 0))
+
+
+class SpaceCheck(TrainerCallback):
+    """Stops a run before its first step if its checkpoints and its result would not fit on the disk."""
+
+    def __init__(self, trainer: LLaVATrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: transformers.TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """
+        Raises:
+            InvalidRequest: there is not enough space.
+        """
+        if not args.should_save:
+            return
+        checkpoint, result = self._trainer.bytes_of_checkpoint()
+        number = 0
+        if args.save_strategy != "no":
+            epoch = state.max_steps / max(1, state.num_train_epochs)
+            every = state.save_steps if args.save_strategy == "steps" else epoch
+            number = math.ceil((state.max_steps - state.global_step) / max(1, every))
+            if args.save_total_limit:
+                number = min(number, args.save_total_limit + 1)  # a new one is written before an old one is deleted
+        check_space(
+            Path(str(args.output_dir)), number * checkpoint + result, f"the result and {number} checkpoints at a time"
+        )
 
 
 class LLaVATrainer(Trainer):
@@ -80,6 +132,8 @@ class LLaVATrainer(Trainer):
         self.adapter_only = adapter_only
         self.token_rows = token_rows
         self.identity = identity
+        self.writer: ResultWriter = AdapterWriter(token_rows) if adapter_only else ModelWriter()
+        self.add_callback(SpaceCheck(self))
         self.max_useless_fraction = max_useless_fraction
         self.sample_counts = SampleCounts()
 
@@ -92,18 +146,31 @@ class LLaVATrainer(Trainer):
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if not self.args.group_by_modality_length:
-            return super()._get_train_sampler(train_dataset)
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
-        step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return ModalityLengthSampler(dataset.modality_lengths, batch_size=step, seed=seed)
+        sampler: EpochSampler
+        if self.args.group_by_modality_length:
+            step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+            sampler = ModalityLengthSampler(dataset.modality_lengths, batch_size=step, seed=seed)
+        elif self.args.train_sampling_strategy == "sequential":
+            sampler = SequentialSampler(len(dataset), seed=seed)
+        elif self.args.train_sampling_strategy == "random":
+            sampler = ShuffledSampler(len(dataset), seed=seed)
+        else:
+            raise InvalidRequest(
+                f"--train_sampling_strategy {self.args.train_sampling_strategy}: is not supported. Use random or "
+                "sequential, or --group_by_modality_length True."
+            )
+        self.add_callback(EpochSelection(sampler))
+        return sampler
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Fetches the batches of a step, and takes the sample counts out of them."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None  # resumed after the last step: only the result is left to write
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
             counts = batch.pop(COUNTS_KEY, None)
@@ -160,52 +227,102 @@ class LLaVATrainer(Trainer):
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
-        config = self._config
-        used_cache, padding = config.use_cache, config.pad_token_id
-        config.use_cache = True  # Only training runs without a cache.
-        try:
-            if self.adapter_only:
-                config.pad_token_id = self._padding_of_base()
-                self._save_adapter(folder)
+    def _wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes everything that the run needs to go on from here, to `checkpoint-N`, whole or not at all."""
+        self.store_flos()
+        output_dir = Path(str(self.args.output_dir))
+        folder = output_dir / f"checkpoint-{self.state.global_step}"
+        first, leads = self.args.process_index == 0, self.args.local_process_index == 0
+        with whole_folder(folder, first=first, leads=leads, wait=self._wait) as partial:
+            if self._shards:
+                self._save_sharded(partial)
             else:
-                self._save_model(folder, state_dict)
-        finally:
-            config.use_cache, config.pad_token_id = used_cache, padding
-        if self.identity is not None and self.args.should_save:
-            write_identity(folder, self.identity)
+                self._write_result(partial)
+                self._save_optimizer_and_scheduler(str(partial))
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+            if self.args.should_save:
+                self._note_best(folder)
+                self._write_state(partial)
+        if self.args.should_save:
+            rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
 
     @property
-    def _config(self) -> Any:
+    def _shards(self) -> bool:
+        return self.args.sharding is not None
+
+    def _save_sharded(self, partial: Path) -> None:
+        save_sharded(self.model, self.optimizer, partial)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
+
+    def _note_best(self, folder: Path) -> None:
+        best = self.state.best_global_step
+        if best:
+            path = folder.with_name(f"checkpoint-{best}")
+            if path.exists() or path == folder:
+                self.state.best_model_checkpoint = str(path)
+
+    def _write_state(self, partial: Path) -> None:
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                name, saved = type(callback).__name__, callback.state()
+                states: Any = self.state.stateful_callbacks
+                if isinstance(states.get(name), list):
+                    states[name].append(saved)
+                else:
+                    states[name] = saved
+        self.state.save_to_json(str(partial / STATE_FILE))
+        if self.identity is not None:
+            write_identity(partial, self.identity)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the result of the run. Every process must call this, because each holds a part of a sharded model.
+
+        The files of an earlier result in the folder stay as they are until all new ones are on the disk.
+        """
+        folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
+        partial = folder / f"result{PARTIAL}"
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self._write_result(partial)
+        if self.args.should_save:
+            if self.identity is not None:
+                write_identity(partial, self.identity)
+            move_into(partial, folder)
+        self._wait()
+
+    def _write_result(self, folder: Path) -> None:
+        """Gathers what was trained, and writes it with config and tokenizer in one process."""
+        tensors = self._whole_tensors()
+        if not self.args.should_save:
+            return
         model: Any = self.model
-        return model.config
+        config = model.config
+        used_cache, padding = config.use_cache, config.pad_token_id
+        config.use_cache = True  # Only training runs without a cache.
+        if self.adapter_only:
+            config.pad_token_id = self._padding_of_base()
+        try:
+            self.writer.write(folder, tensors, model)
+        finally:
+            config.use_cache, config.pad_token_id = used_cache, padding
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _whole_tensors(self) -> dict[str, Tensor]:
+        return gathered(self.model, self.writer.wants, keep=self.args.should_save)  # type: ignore[arg-type]
 
     def _padding_of_base(self) -> int | None:
         """Returns the base model's padding id, because the base model has no row for a token that was added here."""
-        padding: int | None = self._config.pad_token_id
+        model: Any = self.model
+        padding: int | None = model.config.pad_token_id
         added: Any = getattr(self.processing_class, "get_added_vocab", dict)()
         return None if padding in added.values() and padding not in (0, 1, 2) else padding
-
-    def _save_model(self, folder: Path, state_dict: dict[str, Any] | None) -> None:
-        """Writes all files to a temporary folder first, so that a killed run leaves the old files intact."""
-        if not self.args.should_save:
-            return  # All processes call this; two of them would remove each other's folder.
-        partial = folder / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        super()._save(str(partial), state_dict=state_dict)
-        for file in sorted(partial.iterdir()):
-            os.replace(file, folder / file.name)
-        partial.rmdir()
-
-    def _save_adapter(self, folder: Path) -> None:
-        if not self.args.should_save:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        save_adapter(adapter_tensors(self.model, self.token_rows), folder / ADAPTER_FILE)
-        self._config.save_pretrained(folder)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads the weights of a checkpoint.
@@ -215,21 +332,26 @@ class LLaVATrainer(Trainer):
         """
         folder = Path(resume_from_checkpoint)
         target: Any = model if model is not None else self.model
-        if self.adapter_only:
-            if not (folder / ADAPTER_FILE).is_file():
-                raise CheckpointError(f"{folder}: {ADAPTER_FILE} is missing; this is not a stage 1 checkpoint.")
-            load_adapter(target, self.token_rows, folder / ADAPTER_FILE)
+        if is_sharded(folder):
+            load_sharded_weights(target, folder)
+        elif self._shards:
+            raise CheckpointError(
+                f"{folder} was written without --fsdp, so its state cannot be distributed over processes. "
+                "Remove --fsdp, or start over with --resume_from_checkpoint False."
+            )
+        else:
+            self.writer.read(folder, target)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(Path(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
             return
-        checkpoint = open_checkpoint(folder)
-        result = target.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint}, strict=False)
-        # transformers would only warn, and continue with an optimizer state that belongs to other weights.
-        missing = [name for name in result.missing_keys if not name.startswith(TOWER)]
-        if _is_tied(target):
-            missing = [name for name in missing if name != "lm_head.weight"]
-        if missing or result.unexpected_keys:
-            wrong = ", ".join([*missing, *result.unexpected_keys][:5])
-            raise CheckpointError(f"{folder}: the weights do not fit this model: {wrong}. Use another --output_dir.")
+        load_sharded_optimizer(self.model, self.optimizer, Path(checkpoint))  # type: ignore[arg-type]
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
 
-
-def _is_tied(model: Any) -> bool:
-    return bool(getattr(model.config, "tie_word_embeddings", False))
+    def bytes_of_checkpoint(self) -> tuple[int, int]:
+        """Estimates the bytes of a checkpoint and of the result, for AdamW's state, the largest of all optimizers."""
+        tensors = dict(named_tensors(self.model))  # type: ignore[arg-type]
+        trained = num_bytes({name: tensor for name, tensor in tensors.items() if tensor.requires_grad})
+        result = num_bytes({name: tensor for name, tensor in tensors.items() if self.writer.wants(name)})
+        return (trained if self._shards else result) + 2 * trained, result

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.command_line import WRONG_USAGE, guarded
 from llava.errors import InvalidRequest
+from llava.train.checkpoints.folders import remove_partial
+from llava.train.checkpoints.resume import Start, describe_finished, unmark_finished
 from llava.train.parallel.first_process import rank, reported_once
 from llava.train.parallel.sharding import sharding_of_words
 from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
 
 if TYPE_CHECKING:
+    from llava.train.checkpoints.identity import Identity
     from llava.train.data.records import Record
     from llava.train.llava_trainer import LLaVATrainer
     from llava.train.setup.model_and_data import Prepared
@@ -26,13 +31,16 @@ if TYPE_CHECKING:
 REQUIRED = ("model_name_or_path", "data_path", "output_dir")
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_implementation: str | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, prog: str | None = None, choose_attention: Callable[[], str] | None = None
+) -> int:
     """Parses flags and trains; returns the exit code (0 done, 1 failed, 2 wrong usage).
 
     Args:
         argv: arguments of the command; None uses those of the process.
         prog: name of the command in `--help`.
-        attn_implementation: attention implementation by its name in transformers; None lets transformers choose.
+        choose_attention: returns the attention implementation by its name in transformers, once the flags are checked;
+            None lets transformers choose.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if "-h" in words or "--help" in words:
@@ -53,7 +61,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None, attn_imp
                 arguments = parse(words)
         except UsageError as error:
             return _usage_error(str(error))
-        train(*arguments, attn_implementation=attn_implementation)
+        train(*arguments, attn_implementation=choose_attention() if choose_attention else None)
         return 0
 
     return guarded(body, debug=debug)
@@ -105,15 +113,47 @@ def train(
         LlavaError: arguments, data or weights cannot be used; the message says what to do.
     """
     with reported_once():
-        trainer = make_trainer(model_args, data_args, training_args, attn_implementation=attn_implementation)
-        checkpoint = _checkpoint(training_args, trainer.identity or {})
-    if checkpoint is not None:
-        _say(training_args, f"resuming from {checkpoint}")
-    trainer.train(resume_from_checkpoint=checkpoint)
+        run = read_run(model_args, data_args, training_args)
+        start = _start(run, training_args)
+        if start.finished_at_step is not None:
+            _say(training_args, describe_finished(start, str(training_args.output_dir)))
+            return
+        trainer = make_trainer(model_args, data_args, training_args, run=run, attn_implementation=attn_implementation)
+    if training_args.process_index == 0:
+        remove_partial(Path(str(training_args.output_dir)))
+        unmark_finished(Path(str(training_args.output_dir)))
+    if start.checkpoint is not None:
+        _say(training_args, f"resuming from {start.checkpoint}")
+    trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
     trainer.save_state()
     trainer.save_model()
-    _copy_tokenizer_model(str(model_args.model_name_or_path), training_args)
+    _finish(run, trainer, str(model_args.model_name_or_path))
     _say(training_args, f"done: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is known of a run before its model is loaded."""
+
+    records: list[Record]
+    identity: Identity
+
+
+def read_run(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Run:
+    """Reads and checks the data of a run.
+
+    Raises:
+        DataError: the training file cannot be used.
+    """
+    from llava.train.checkpoints.identity import run_identity
+    from llava.train.data.records import check_first_images, load_records
+    from llava.train.setup.model_and_data import image_folder
+
+    for note in training_args.notes:
+        _say(training_args, note)
+    records = load_records(str(data_args.data_path))
+    check_first_images(records, image_folder(data_args))
+    return Run(records, run_identity(model_args, data_args, training_args, len(records)))
 
 
 def make_trainer(
@@ -121,24 +161,21 @@ def make_trainer(
     data_args: DataArguments,
     training_args: TrainingArguments,
     *,
+    run: Run | None = None,
     attn_implementation: str | None = None,
 ) -> LLaVATrainer:
-    """Checks the data, loads the model and selects what trains: everything before the first step.
+    """Loads the model and selects what trains: everything before the first step.
 
-    Args and errors are those of `train`.
+    Args and errors are those of `train`; `run` is read if it is not given.
     """
     from transformers import set_seed
 
     from llava.train.data.collator import Collator
-    from llava.train.data.records import check_first_images, load_records
     from llava.train.llava_trainer import LLaVATrainer
-    from llava.train.setup.model_and_data import image_folder, prepare_data, prepare_model
+    from llava.train.setup.model_and_data import prepare_data, prepare_model
     from llava.train.setup.trainable import Stage, describe_trainable, select_trainable
 
-    for note in training_args.notes:
-        _say(training_args, note)
-    records = load_records(str(data_args.data_path))
-    check_first_images(records, image_folder(data_args))
+    run = run or read_run(model_args, data_args, training_args)
     set_seed(training_args.seed)
     stage = Stage(
         adapter_only=model_args.tune_mm_mlp_adapter,
@@ -153,53 +190,44 @@ def make_trainer(
         prepared.model.set_vision_tower_apart()
         prepared.model.get_vision_tower().to(training_args.device)
     _say(training_args, describe_trainable(prepared.model))
-    _say(training_args, _describe_data(records, prepared))
+    _say(training_args, _describe_data(run.records, prepared))
     return LLaVATrainer(
         model=prepared.model,
         args=training_args,
-        train_dataset=prepare_data(prepared, records, model_args, data_args, training_args),
+        train_dataset=prepare_data(prepared, run.records, model_args, data_args, training_args),
         data_collator=Collator(int(prepared.tokenizer.pad_token_id or 0), with_counts=True),
         processing_class=prepared.tokenizer,
         adapter_only=stage.adapter_only,
         token_rows=rows,
-        identity=_identity(model_args, data_args, training_args, len(records)),
+        identity=run.identity,
         max_useless_fraction=data_args.max_useless_fraction,
     )
 
 
-def _checkpoint(training_args: TrainingArguments, identity: dict[str, Any]) -> str | None:
-    """Returns the checkpoint to resume from: the one that the user named, else the latest of this run, else None."""
-    from llava.train.checkpoints.resume import find_checkpoint, named_checkpoint
+def _start(run: Run, training_args: TrainingArguments) -> Start:
+    """Decides where the run starts. The first process decides for all, since only its disk may hold the checkpoints."""
+    from llava.train.checkpoints.resume import find_start
+    from llava.train.parallel.first_process import decided_by_first
 
     wanted = training_args.resume_from_checkpoint
-    if training_args.overwrite_output_dir or str(wanted).lower() in ("false", "no", "0"):
-        return None
-    if wanted is not None and str(wanted).lower() not in ("true", "yes", "1"):
-        return str(named_checkpoint(str(wanted)))
-    found = find_checkpoint(str(training_args.output_dir), identity)
-    if found is None and wanted is not None:
-        raise InvalidRequest(
-            f"--resume_from_checkpoint True: {training_args.output_dir} has no checkpoint of this run."
+    return decided_by_first(
+        lambda: find_start(
+            str(training_args.output_dir),
+            run.identity,
+            wanted=None if wanted is None else str(wanted),
+            start_over=training_args.overwrite_output_dir,
         )
-    return None if found is None else str(found)
+    )
 
 
-def _identity(
-    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments, num_records: int
-) -> dict[str, Any]:
-    return {
-        "model_name_or_path": model_args.model_name_or_path,
-        "version": model_args.version,
-        "vision_tower": model_args.vision_tower,
-        "pretrain_mm_mlp_adapter": model_args.pretrain_mm_mlp_adapter,
-        "tune_mm_mlp_adapter": model_args.tune_mm_mlp_adapter,
-        "freeze_backbone": model_args.freeze_backbone,
-        "freeze_mm_mlp_adapter": training_args.freeze_mm_mlp_adapter,
-        "mm_use_im_start_end": model_args.mm_use_im_start_end,
-        "data_path": data_args.data_path,
-        "num_records": num_records,
-        "seed": training_args.seed,
-    }
+def _finish(run: Run, trainer: LLaVATrainer, base: str) -> None:
+    """Completes the result and, last of all, marks the run as finished."""
+    from llava.train.checkpoints.identity import write_identity
+
+    if trainer.args.process_index == 0:
+        output_dir = Path(str(trainer.args.output_dir))
+        _copy_tokenizer_model(base, output_dir)
+        write_identity(output_dir, run.identity, finished_at_step=trainer.state.global_step)
 
 
 def _describe_data(records: list[Record], prepared: Prepared) -> str:
@@ -208,16 +236,15 @@ def _describe_data(records: list[Record], prepared: Prepared) -> str:
     return f"data: {len(records):,} records, {with_images:,} with images ({form}); template: {prepared.template.name}"
 
 
-def _copy_tokenizer_model(base: str, training_args: TrainingArguments) -> None:
+def _copy_tokenizer_model(base: str, output_dir: Path) -> None:
     """Copies the SentencePiece file, which older readers need and today's tokenizers no longer save."""
     import shutil
-    from pathlib import Path
 
     from llava.model.weights.reader import resolve_folder
 
-    source, target = resolve_folder(base) / "tokenizer.model", Path(str(training_args.output_dir)) / "tokenizer.model"
-    if training_args.should_save and source.is_file():
-        shutil.copyfile(source, target)
+    source = resolve_folder(base) / "tokenizer.model"
+    if source.is_file():
+        shutil.copyfile(source, output_dir / "tokenizer.model")
 
 
 def _say(training_args: TrainingArguments, line: str) -> None:

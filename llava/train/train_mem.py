@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if "-h" in words or "--help" in words:
         return train.main(words, prog=prog)
-    return train.main(words, prog=prog, attn_implementation=choose_attention())
+    return train.main(words, prog=prog, choose_attention=choose_attention)
 
 
 def choose_attention() -> str:

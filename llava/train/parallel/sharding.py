@@ -64,6 +64,26 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def take_launcher_settings() -> Sharding | None:
+    """Reads the FSDP settings that `accelerate launch` passes in the environment, and removes the request for them
+    there, because accelerate would otherwise load the vision tower in the first process only.
+
+    Raises:
+        InvalidRequest: as `sharding_of`.
+    """
+    if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() not in _ON:
+        return None
+    config = {"version": "2"}
+    names = ("reshard_after_forward", "activation_checkpointing", "transformer_cls_to_wrap", "offload_params")
+    found = {name: os.environ[f"FSDP_{name.upper()}"] for name in names if os.environ.get(f"FSDP_{name.upper()}")}
+    renamed = {"transformer_cls_to_wrap": "transformer_layer_cls_to_wrap", "offload_params": "cpu_offload"}
+    config |= {renamed.get(name, name): value for name, value in found.items()}
+    words = {"FULL_SHARD": "true", "SHARD_GRAD_OP": "false"}
+    if "reshard_after_forward" in config:
+        config["reshard_after_forward"] = words.get(config["reshard_after_forward"], config["reshard_after_forward"])
+    return sharding_of(True, config)
+
+
 def sharding_of_words(words: Sequence[str]) -> Sharding | None:
     """Reads the sharding flags of a command line; as `sharding_of`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import netrc
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import transformers
@@ -18,7 +18,7 @@ from transformers.utils import is_torch_tf32_available
 
 from llava.errors import InvalidRequest
 from llava.train.parallel.fsdp import precision_policy
-from llava.train.parallel.sharding import Sharding, is_launched, sharding_of
+from llava.train.parallel.sharding import Sharding, is_launched, sharding_of, take_launcher_settings
 from llava.train.setup.arguments import TrainingOptions
 
 
@@ -120,6 +120,10 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         """Turns the flags of FSDP1 into settings of FSDP2."""
         layer = self.fsdp_transformer_layer_cls_to_wrap
         sharding = sharding_of(self.fsdp, self.fsdp_config, layer)
+        launched = take_launcher_settings()
+        if sharding is None and launched is not None:
+            sharding = launched
+            self._note("FSDP: on, as `accelerate launch` asks for")
         self.fsdp, self.fsdp_config = None, None
         if sharding is None:
             if layer is not None:
@@ -131,6 +135,12 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         if sharding.recompute:
             self.gradient_checkpointing = True
             self._note("--fsdp_config activation_checkpointing: used as --gradient_checkpointing")
+        if sharding.cpu_offload and self.use_cpu:
+            sharding = replace(sharding, cpu_offload=False)
+            self._note("--fsdp offload: ignored; on a CPU the shards are in host memory already")
+        elif sharding.cpu_offload and torch.cuda.is_available():
+            # Norms of gradients in host memory are summed over processes there, which NCCL cannot do.
+            self.ddp_backend = self.ddp_backend or "cuda:nccl,cpu:gloo"
         self.sharding = sharding
         self.fsdp, self.fsdp_config = True, sharding.fsdp_config()  # type: ignore[assignment]
 

@@ -301,7 +301,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(training_file, tmp_path, stag
 def test_checkpoints_of_another_run_in_the_same_folder_are_not_touched(training_file, tmp_path):
     steps = ("--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1")
     run(*flags(training_file, tmp_path, *STAGE_1, *steps))
-    with pytest.raises(InvalidRequest, match="checkpoint of another run"):
+    with pytest.raises(InvalidRequest, match="the result of another run"):
         run(*flags(training_file, tmp_path, *steps))
     run(*flags(training_file, tmp_path, *steps, "--resume_from_checkpoint", "False"))
     assert (tmp_path / "model.safetensors").is_file()

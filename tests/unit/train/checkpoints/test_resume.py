@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from."""
+"""Where a run starts: anew, from which checkpoint, or not at all."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from llava.errors import CheckpointError, InvalidRequest
-from llava.train.checkpoints.resume import find_checkpoint, named_checkpoint, write_identity
+from llava.train.checkpoints.identity import SAMPLES_PER_STEP, write_identity
+from llava.train.checkpoints.resume import Start, find_checkpoint, find_start, named_checkpoint, unmark_finished
 
-RUN = {"model_name_or_path": "llama", "data_path": "a.json", "seed": 42}
+RUN = {
+    "model_name_or_path": "llama",
+    "data_path": "a.json",
+    "seed": 42,
+    SAMPLES_PER_STEP: 128,
+    "lr_scheduler_type": "cosine",
+    "num_train_epochs": 1.0,
+}
 
 
 def checkpoint(folder: Path, step: int, identity: dict | None = RUN, *, state: str | None = None) -> Path:
@@ -22,17 +30,22 @@ def checkpoint(folder: Path, step: int, identity: dict | None = RUN, *, state: s
     return path
 
 
+def start(folder: Path, identity: dict = RUN, wanted: str | None = None, **more) -> Start:
+    return find_start(folder, identity, wanted=wanted, **more)
+
+
 def test_a_folder_without_checkpoints_starts_anew(tmp_path):
     (tmp_path / "llava-13b-pretrain").mkdir()
+    checkpoint(tmp_path, 7).rename(tmp_path / "checkpoint-7.partial")
     checkpoint(tmp_path / "other-run", 5)
-    assert find_checkpoint(tmp_path, RUN) is None
-    assert find_checkpoint(tmp_path / "not-there", RUN) is None
+    assert start(tmp_path) == Start()
+    assert start(tmp_path / "not-there") == Start()
 
 
 def test_the_newest_checkpoint_is_chosen_by_step_not_by_name(tmp_path):
     checkpoint(tmp_path, 900)
     newest = checkpoint(tmp_path, 1000)
-    assert find_checkpoint(tmp_path, RUN) == newest
+    assert start(tmp_path) == Start(checkpoint=newest)
 
 
 @pytest.mark.parametrize("state", ["", '{"global_step": 2'])
@@ -42,10 +55,22 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path, state):
     assert find_checkpoint(tmp_path, RUN) == whole
 
 
-def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path):
-    checkpoint(tmp_path, 1, {**RUN, "data_path": "b.json"})
-    with pytest.raises(InvalidRequest, match=r"data_path was 'b\.json', now 'a\.json'"):
-        find_checkpoint(tmp_path, RUN)
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"data_path": "b.json"}, r"data_path was 'b\.json', now 'a\.json'"),
+        ({SAMPLES_PER_STEP: 16}, r"a step had 16 samples \(batch size x accumulation x processes\), now 128"),
+        ({"num_train_epochs": 3.0}, r"num_train_epochs was 3\.0, now 1\.0"),
+    ],
+)
+def test_checkpoints_and_results_of_another_run_are_refused_with_the_difference(tmp_path, changed, said):
+    checkpoint(tmp_path / "checkpoints", 1, {**RUN, **changed})
+    write_identity(tmp_path / "result", {**RUN, **changed}, finished_at_step=2)
+    for folder in ("checkpoints", "result"):
+        with pytest.raises(InvalidRequest, match=said):
+            start(tmp_path / folder)
+        assert start(tmp_path / folder, wanted="False") == Start()
+        assert start(tmp_path / folder, start_over=True) == Start()
 
 
 def test_a_checkpoint_of_another_program_is_refused(tmp_path):
@@ -54,9 +79,32 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path):
         find_checkpoint(tmp_path, RUN)
 
 
-def test_a_named_checkpoint_must_be_complete(tmp_path):
-    assert named_checkpoint(str(checkpoint(tmp_path, 1))) == tmp_path / "checkpoint-1"
+def test_a_named_checkpoint_must_be_complete_and_have_the_same_steps(tmp_path):
+    assert named_checkpoint(str(checkpoint(tmp_path, 1)), RUN) == tmp_path / "checkpoint-1"
+    assert named_checkpoint(str(tmp_path / "checkpoint-1"), {**RUN, "seed": 1}) == tmp_path / "checkpoint-1"
     with pytest.raises(CheckpointError, match="not a complete checkpoint"):
-        named_checkpoint(str(checkpoint(tmp_path, 2, state="")))
+        named_checkpoint(str(checkpoint(tmp_path, 2, state="")), RUN)
     with pytest.raises(CheckpointError, match="not a complete checkpoint"):
-        named_checkpoint(str(tmp_path / "none"))
+        named_checkpoint(str(tmp_path / "none"), RUN)
+    with pytest.raises(InvalidRequest, match="a step had 128 samples"):
+        named_checkpoint(str(tmp_path / "checkpoint-1"), {**RUN, SAMPLES_PER_STEP: 64})
+
+
+def test_a_finished_run_is_not_repeated_until_it_is_started_over(tmp_path):
+    checkpoint(tmp_path, 2)
+    write_identity(tmp_path, RUN, finished_at_step=2)
+    assert start(tmp_path) == Start(finished_at_step=2)
+    unmark_finished(tmp_path)
+    assert start(tmp_path) == Start(checkpoint=tmp_path / "checkpoint-2")
+
+
+def test_a_run_with_a_constant_learning_rate_may_be_prolonged(tmp_path):
+    constant = {**RUN, "lr_scheduler_type": "constant"}
+    last = checkpoint(tmp_path, 2, constant)
+    write_identity(tmp_path, constant, finished_at_step=2)
+    assert start(tmp_path, {**constant, "num_train_epochs": 2.0}) == Start(checkpoint=last)
+
+
+def test_a_checkpoint_that_is_asked_for_must_exist(tmp_path):
+    with pytest.raises(InvalidRequest, match="has no checkpoint of this run"):
+        start(tmp_path, wanted="True")

@@ -17,8 +17,8 @@ from llava.train.data.collator import COUNTS_KEY, Collator
 from llava.train.data.dataset import ConversationDataset, ImageLoader, PositionCounter, Sample
 from llava.train.data.labels import Encoded, ImageTokens
 from llava.train.data.layouts import training_template
-from llava.train.data.length_sampler import ModalityLengthSampler
 from llava.train.data.records import parse_record
+from llava.train.data.sampler import ModalityLengthSampler
 
 DATA = Path(__file__).parents[3] / "data"
 PATCH = 2049

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from llava.errors import InvalidRequest
-from llava.train.parallel.sharding import Sharding, sharding_of, sharding_of_words
+from llava.train.parallel.sharding import Sharding, sharding_of, sharding_of_words, take_launcher_settings
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,12 @@ def test_the_settings_may_stand_in_a_file(tmp_path):
     file = tmp_path / "fsdp.json"
     file.write_text(json.dumps({"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"], "cpu_offload": True}))
     assert sharding_of("full_shard auto_wrap", str(file)) == Sharding(cpu_offload=True)
+
+
+def test_accelerate_launch_may_ask_for_sharding(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "SHARD_GRAD_OP")
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "LlamaDecoderLayer")
+    assert take_launcher_settings() == Sharding(reshard_after_forward=False, cpu_offload=True)
+    assert take_launcher_settings() is None

@@ -111,10 +111,17 @@ def test_what_is_not_supported_is_refused_not_ignored(flags, said):
         parse(*flags)
 
 
-def test_sharding_over_processes_is_refused_with_the_way_out(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(InvalidRequest, match="Remove --fsdp"):
-        parse("--fsdp", "full_shard auto_wrap")
+@on_cpu
+def test_sharding_flags_of_a_launched_process_are_those_of_fsdp2(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(
+        "transformers.TrainingArguments.device", torch.device("cpu")
+    )  # it would open a group of processes
+    _, _, training = parse("--fsdp", "shard_grad_op auto_wrap offload", "--gradient_checkpointing", "True")
+    assert training.fsdp_plugin_args["fsdp_version"] == 2
+    assert training.fsdp_plugin_args["reshard_after_forward"] is False
+    assert training.fsdp_plugin_args["transformer_cls_names_to_wrap"] == "LlamaDecoderLayer"
+    assert any(note.startswith("--fsdp offload: ignored") for note in training.notes)
 
 
 @pytest.mark.parametrize(
