@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava import pocket
 from llava.errors import BrokenShard, CheckpointError, MissingShard, WeightsNotFound
 from llava.files.json_files import read_json_object
 from llava.model.weights.headers import TensorHeader, read_headers, read_vector
@@ -44,7 +45,7 @@ def read_model_json(path: str | Path) -> dict[str, Any]:
 
 
 def resolve_folder(path: str | Path, *, what: str = "model", revision: str | None = None) -> Path:
-    """Returns a local folder as it is, and fetches a hub id into the hub's cache.
+    """Returns a local folder as it is, finds an embedded model by name, and fetches a hub id into the hub's cache.
 
     Raises:
         CheckpointError: neither a local folder nor a repository that can be fetched.
@@ -53,6 +54,8 @@ def resolve_folder(path: str | Path, *, what: str = "model", revision: str | Non
     if folder.is_dir():
         return folder
     text = str(path)
+    if text in pocket.DESCRIPTIONS:
+        return pocket.find(text)
     if folder.exists():
         raise CheckpointError(f"{text}: this is a file. Give the {what} folder that holds config.json.")
     if text.startswith((".", "/", "~")) or text.count("/") != 1 or text.endswith("/"):
