@@ -66,6 +66,15 @@ def history(output: Path, *fields: str) -> list[Any]:
     return [entry[fields[0]] if len(fields) == 1 else tuple(entry[name] for name in fields) for entry in steps]
 
 
+def result(output: Path) -> dict[str, Any]:
+    """Returns the tensors that a run has saved, by name."""
+    import torch
+    from safetensors.torch import load_file
+
+    adapter = output / "mm_projector.bin"
+    return torch.load(adapter, weights_only=True) if adapter.exists() else load_file(output / "model.safetensors")
+
+
 def run_in_processes(
     work: Path, runs: Mapping[str, Sequence[str]], *, processes: int = 2, timeout: float = 400, check: bool = True
 ) -> subprocess.CompletedProcess[str]:

@@ -67,12 +67,15 @@ def move_into(partial: Path, folder: Path) -> None:
     """Moves the files of a complete temporary folder into `folder`, one by one, over files of the same names."""
     flush(partial)
     for file in sorted(partial.iterdir()):
-        target = folder / file.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(file, target)
+        _move(file, folder / file.name)
     partial.rmdir()
     _sync(folder)
+
+
+def _move(file: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(file, target)
 
 
 def flush(folder: Path) -> None:
