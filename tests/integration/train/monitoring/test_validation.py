@@ -67,9 +67,7 @@ def test_a_held_out_record_that_cannot_be_read_stops_the_run_or_is_left_out_and_
     (tmp_path / "held_out.json").write_text(json.dumps([*records[:5], bad, *records[5:]]))
     (images / "cut.png").write_bytes((images / "land.png").read_bytes()[:2000])
     arguments = flags(training, tmp_path / "out", *STAGE_1, *more, "--image_folder", str(images))
-    with pytest.raises(
-        DataError, match=r"record 5 \(id .cut.\): cannot read image .*cut\.png.*held-out"
-    ):
+    with pytest.raises(DataError, match=r"record 5 \(id .cut.\): cannot read image .*cut\.png.*held-out"):
         train.make_trainer(*train.parse(arguments)).evaluate()
     metrics = train.make_trainer(*train.parse([*arguments, "--on_bad_sample", "skip"])).evaluate()
     assert metrics["eval_loss"] == pytest.approx(by_hand, abs=1e-5)
