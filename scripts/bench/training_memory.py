@@ -140,9 +140,8 @@ def main() -> None:
         weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
         print(f"weights: {weights / 1e9:.2f} GB in float32; training them with AdamW takes four times as much")
         print(f"{'processes':>22} {'rank':>5} {'peak until sharded':>19} {'peak of the steps':>18}")
-        runs: list[tuple[str, int, tuple[str, ...]]] = [
-            (f"{ranks}, sharded", ranks, ("--fsdp", "full_shard auto_wrap")) for ranks in args.ranks
-        ]
+        sharded = ("--fsdp", "full_shard auto_wrap")
+        runs: list[tuple[str, int, tuple[str, ...]]] = [(f"{ranks}, sharded", ranks, sharded) for ranks in args.ranks]
         if args.plain:
             runs.append(("2, not sharded", 2, ()))
         for number, (name, ranks, flags) in enumerate(runs):
