@@ -110,9 +110,9 @@ def measure_lengths(settings: CheckSettings, records: Sequence[Record]) -> Lengt
 
 
 def _is_reported(record: Record, template: Conversation, settings: CheckSettings) -> bool:
-    """Tells whether the report names a record already: for its turns, for a missing image, or for one that was opened."""
+    """Tells whether the report names a record already: for its turns, or for a missing image."""
     missing = not all((settings.image_folder / image).exists() for image in record.images)
-    return settings.opens_images or missing or turn_problem(record, template) is not None
+    return missing or turn_problem(record, template) is not None
 
 
 def _length(encoded: Encoded, images: Sequence[int]) -> int:
