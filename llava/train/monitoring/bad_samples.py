@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llava.errors import DataError, InvalidRequest
 from llava.train.data.dataset import BadSample
+from llava.train.monitoring.progress import say
 
 FILE = "bad_samples.jsonl"
 POLICIES = ("stop", "skip")
@@ -71,6 +72,7 @@ class BadSamples:
         self._maximum = maximum
         self._writes = writes
         self._known = set(known or ())
+        self._held_out: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -83,15 +85,11 @@ class BadSamples:
         """
         new = {sample.index: sample for sample in samples if sample.index not in self._known}
         if self._policy == "stop":
-            first = samples[0]
-            raise DataError(
-                f"{first.name}: {first.reason} Mend or remove the record, or set --on_bad_sample skip; "
-                "`llava data check --images` lists all bad images."
-            )
+            self._stop(samples[0])
         if new and self._writes:
             if not self._known:
                 first = next(iter(new.values()))
-                print(f"[llava.train] skipping {first.name}: {first.reason} It is listed in {self._file}", flush=True)
+                say(f"skipping {first.name}: {first.reason} It is listed in {self._file}")
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as stream:
                 for sample in new.values():
@@ -104,3 +102,23 @@ class BadSamples:
                 f"{len(self._known)} records could not be used, more than --max_bad_samples {self._maximum}. "
                 f"They are listed in {self._file}."
             )
+
+    def note_held_out(self, samples: Sequence[BadSample]) -> None:
+        """Reports bad records of a validation, of all processes; each once.
+
+        Raises:
+            DataError: the policy is to stop.
+        """
+        if samples and self._policy == "stop":
+            self._stop(min(samples, key=lambda sample: sample.index))
+        for sample in sorted(samples, key=lambda sample: sample.index):
+            if self._writes and sample.name not in self._held_out:
+                say(f"validation without {sample.name}: {sample.reason}")
+            self._held_out.add(sample.name)
+
+    @staticmethod
+    def _stop(sample: BadSample) -> NoReturn:
+        raise DataError(
+            f"{sample.name}: {sample.reason} Mend or remove the record, or set --on_bad_sample skip; "
+            "`llava data check --images` lists all bad images."
+        )
