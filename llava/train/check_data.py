@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from llava.errors import InvalidRequest
-    from llava.train.data_check.report import CheckSettings, check_file
+    from llava.train.data_check.report import check_file
+    from llava.train.data_check.settings import CheckSettings
 
     if args.model is None and (args.plot is not None or args.sample is not None):
         raise InvalidRequest("--plot and --sample need --model, for its tokenizer.")

@@ -34,7 +34,7 @@ from llava.train.data.sampler import EpochSampler, ModalityLengthSampler, Sequen
 from llava.train.monitoring.bad_samples import BadSamples
 from llava.train.monitoring.guard import FiniteGuard
 from llava.train.monitoring.metrics import LossRestorer, MetricsFile, UnloggedLoss
-from llava.train.monitoring.progress import Progress, say
+from llava.train.monitoring.progress import ProgressDisplay, say
 from llava.train.monitoring.sample_counts import SampleCounts
 from llava.train.monitoring.speed import Speed, largest, peak_memory
 from llava.train.monitoring.validation import Share, validate
@@ -123,8 +123,13 @@ class LLaVATrainer(Trainer):
         self.bad_samples = BadSamples(Path(str(self.args.output_dir))) if bad_samples is None else bad_samples
         self.guard = FiniteGuard(self._joined)
         self.speed = Speed(self.sample_counts)
-        self.progress = Progress(self.speed)
+        self.progress = ProgressDisplay(self.speed)
         self._watch()
+
+    @property
+    def _parts(self) -> Any:
+        """This trainer, whose model, optimizer and schedule exist by the time that they are used."""
+        return self
 
     def _watch(self) -> None:
         """Puts this package's callbacks in place of the Trainer's own printing, before the trackers."""
@@ -234,11 +239,10 @@ class LLaVATrainer(Trainer):
             workers=self.args.dataloader_num_workers,
         )
         with self.speed.paused(), self.compute_loss_context_manager():
-            batches = share.batches(dataset, self.data_collator)
-            model: Any = self.model
-            result = validate(model, batches, self._prepare_inputs, share=share, device=self.args.device)
-        self.bad_samples.note_held_out(self._joined(list(result.bad)))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics().items()}
+            batches = share.batches(dataset, self._parts.data_collator)
+            loss = validate(self._parts.model, batches, self._prepare_inputs, share=share, device=self.args.device)
+        measured = loss.metrics(skips_bad=self.bad_samples.skips)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(self.speed.seconds - started, 3)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -320,9 +324,9 @@ class LLaVATrainer(Trainer):
         return self.args.sharding is not None
 
     def _save_sharded(self, partial: Path) -> None:
-        save_sharded(self.model, self.optimizer, partial)
+        save_sharded(self._parts.model, self._parts.optimizer, partial)
         if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
+            torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
 
     def _note_best(self, folder: Path) -> None:
         best = self.state.best_global_step
@@ -352,7 +356,7 @@ class LLaVATrainer(Trainer):
         Raises:
             NotFiniteError: a weight is not finite.
         """
-        self.guard.check_weights(self.model, self.args, self.state)  # type: ignore[arg-type]
+        self.guard.check_weights(self._parts.model, self.args, self.state)
         folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
         partial = folder / f"result{PARTIAL}"
         if self.args.should_save:
@@ -370,7 +374,7 @@ class LLaVATrainer(Trainer):
         tensors = self._whole_tensors()
         if not self.args.should_save:
             return
-        model: Any = self.model
+        model = self._parts.model
         config = model.config
         used_cache, padding = config.use_cache, config.pad_token_id
         config.use_cache = True  # Only training runs without a cache.
@@ -384,11 +388,11 @@ class LLaVATrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _whole_tensors(self) -> dict[str, Tensor]:
-        return gathered(self.model, self.writer.wants, keep=self.args.should_save)  # type: ignore[arg-type]
+        return gathered(self._parts.model, self.writer.wants, keep=self.args.should_save)
 
     def _padding_of_base(self) -> int | None:
         """Returns the base model's padding id, because the base model has no row for a token that was added here."""
-        model: Any = self.model
+        model = self._parts.model
         padding: int | None = model.config.pad_token_id
         added: Any = getattr(self.processing_class, "get_added_vocab", dict)()
         return None if padding in added.values() and padding not in (0, 1, 2) else padding
@@ -422,12 +426,12 @@ class LLaVATrainer(Trainer):
         if checkpoint is None or not is_sharded(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        load_sharded_optimizer(self.model, self.optimizer, Path(checkpoint))  # type: ignore[arg-type]
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
+        load_sharded_optimizer(self._parts.model, self._parts.optimizer, Path(checkpoint))
+        self._parts.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
 
     def bytes_of_checkpoint(self) -> tuple[int, int]:
         """Estimates the bytes of a checkpoint and of the result, for AdamW's state, the largest of all optimizers."""
-        tensors = dict(named_tensors(self.model))  # type: ignore[arg-type]
+        tensors = dict(named_tensors(self._parts.model))
         trained = num_bytes({name: tensor for name, tensor in tensors.items() if tensor.requires_grad})
         result = num_bytes({name: tensor for name, tensor in tensors.items() if self.writer.wants(name)})
         return (trained if self._shards else result) + 2 * trained, result

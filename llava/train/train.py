@@ -138,9 +138,13 @@ def train(
     from llava.train.monitoring.progress import duration
 
     took, rates = duration(time.monotonic() - started), trainer.speed.total()
+    if trainer.sample_counts.truncated:
+        _say(training_args, trainer.sample_counts.describe_truncated())
+    if len(trainer.bad_samples):
+        _say(training_args, trainer.bad_samples.describe())
     speed = f"{rates['samples_per_second']:,.1f} samples/s, {rates['supervised_tokens_per_second']:,.0f} supervised"
     counts = trainer.sample_counts.describe()
-    _say(training_args, f"done: {counts}, in {took} ({speed} tokens/s). Saved in {training_args.output_dir}")
+    _say(training_args, f"done in {took}: {counts} ({speed} tokens/s). Saved in {training_args.output_dir}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,14 +288,14 @@ def _start(run: Run, training_args: TrainingArguments) -> Start:
 
 def _clear(output_dir: Path, start: Start) -> None:
     """Removes what an interrupted run was writing, and what an earlier run recorded that is now started anew."""
-    from llava.train.monitoring.bad_samples import FILE
+    from llava.train.monitoring.bad_samples import forget_after
     from llava.train.monitoring.metrics import METRICS_FILE
 
     remove_partial(output_dir)
     unmark_finished(output_dir)
+    forget_after(output_dir, start.step)
     if start.checkpoint is None:
-        for name in (FILE, METRICS_FILE):
-            (output_dir / name).unlink(missing_ok=True)
+        (output_dir / METRICS_FILE).unlink(missing_ok=True)
 
 
 def _finish(run: Run, trainer: LLaVATrainer, base: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from llava.train.data.dataset import ConversationDataset
     from llava.train.data.labels import Encoded
-    from llava.train.data_check.report import CheckSettings
+    from llava.train.data_check.settings import CheckSettings
 
 _NO_LIMIT = 1 << 30
 _BARS = 12
@@ -153,7 +154,7 @@ def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[Conver
         if named is None:
             raise InvalidRequest("The records have images, and the model has no vision tower. Set --vision-tower.")
         place = builder.find_vision_tower(str(named), model_folder=folder)
-        select = {
+        select: dict[str, Any] = {
             "select_layer": model.get("mm_vision_select_layer") or -2,
             "select_feature": model.get("mm_vision_select_feature") or "patch",
         }
@@ -206,9 +207,10 @@ def show_sample(record: Record, encoded: Encoded, tokenizer: PreTrainedTokenizer
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    text = Text()
+    text, before = Text(), None
     for ids, trained in _runs(encoded):
-        words = _decoded(ids, tokenizer)
+        words = _decoded(ids, before, tokenizer)
+        before = ids[-1]
         if trained and not console.color_system:
             words = f"[[{words}]]"
         text.append(words, style="bold green" if trained else "dim")
@@ -226,23 +228,17 @@ def _runs(encoded: Encoded) -> list[tuple[list[int], bool]]:
     return runs
 
 
-def _decoded(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _decoded(ids: list[int], before: int | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Decodes a part of a text; `before` is the id that stands in front of it, on which its first space depends."""
     patch = tokenizer.get_added_vocab().get(DEFAULT_IMAGE_PATCH_TOKEN)
     pieces: list[str] = []
-    part: list[int] = []
-    position = 0
-    while position < len(ids):
-        marker = ids[position]
-        if marker in (IMAGE_TOKEN_INDEX, patch):
-            end = position
-            while end < len(ids) and ids[end] == marker:
-                end += 1
-            pieces += [
-                str(tokenizer.decode(part)),
-                f"<image: {end - position} positions>" if marker == patch else "<image>",
-            ]
-            part, position = [], end
-            continue
-        part.append(marker)
-        position += 1
-    return "".join([*pieces, str(tokenizer.decode(part))])
+    for is_image, group in groupby(ids, lambda identity: identity in (IMAGE_TOKEN_INDEX, patch)):
+        run = list(group)
+        if is_image:
+            pieces.append("<image>" if run[0] == IMAGE_TOKEN_INDEX else f"<image: {len(run)} positions>")
+        elif before is None or before in (IMAGE_TOKEN_INDEX, patch):
+            pieces.append(str(tokenizer.decode(run)))
+        else:
+            pieces.append(str(tokenizer.decode([before, *run]))[len(str(tokenizer.decode([before]))) :])
+        before = run[-1]
+    return "".join(pieces)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llava.errors import DataError
@@ -13,43 +11,10 @@ from llava.files.json_files import write_json
 from llava.train.data.layouts import training_template
 from llava.train.data.record_checks import RecordFinding, findings_of, missing_images
 from llava.train.data.records import Record, scan_records
+from llava.train.data_check.settings import CheckSettings
 
 _LISTED = 3
 """Number of findings of a kind to list unless all are asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckSettings:
-    """What to check, and how to report it."""
-
-    file: Path
-    """The training file."""
-    image_folder: Path
-    """Folder that the image paths are relative to."""
-    version: str = "v0"
-    """Training template."""
-    opens_images: bool = False
-    """Whether to open every image."""
-    allows_outside_images: bool = False
-    """Whether image paths may lead out of the image folder."""
-    lists_all: bool = False
-    """Whether to list every finding."""
-    output: Path | None = None
-    """File to write the report to."""
-    model: str | None = None
-    """Folder or hub id of the model whose tokenizer counts lengths; None counts none."""
-    vision_tower: str | None = None
-    """Folder or hub id of the vision tower; None takes the model's own."""
-    start_end: bool = False
-    """Whether images stand between `<im_start>` and `<im_end>`."""
-    aspect_ratio: str | None = None
-    """How images are fitted to the tower; None takes the model's own setting."""
-    max_length: int = 2048
-    """Longest sequence in tokens."""
-    plot: Path | None = None
-    """File to draw the histogram of lengths to."""
-    sample: int | None = None
-    """Position of a record to show."""
 
 
 def check_file(settings: CheckSettings) -> int:

@@ -25,7 +25,7 @@ def say(text: str, *, stream: TextIO | None = None) -> None:
     stream.flush()
 
 
-class Progress(TrainerCallback):
+class ProgressDisplay(TrainerCallback):
     """Prints loss, speed, memory and the time left, in the first process."""
 
     def __init__(

@@ -9,6 +9,7 @@ from itertools import chain, repeat
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
@@ -64,14 +65,23 @@ class Validation:
     samples: int
     """Number of samples, without bad ones."""
     bad: tuple[BadSample, ...]
-    """Bad records of this process's share."""
+    """Records that could not be made into samples, in the order of the file."""
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, *, skips_bad: bool = False) -> dict[str, float]:
         """Returns `loss` (the mean per supervised token), `perplexity`, `tokens` and `samples`.
 
+        Args:
+            skips_bad: leaves bad records out and adds their number as `bad_samples`, in place of an error.
+
         Raises:
-            DataError: there is not a single supervised token.
+            DataError: a record is bad, or there is not a single supervised token.
         """
+        if self.bad and not skips_bad:
+            first = self.bad[0]
+            raise DataError(
+                f"{first.name}: {first.reason} Mend or remove the held-out record, or set --on_bad_sample skip to "
+                "leave it out."
+            )
         if not self.tokens:
             raise DataError(
                 "--eval_data_path: no held-out record has an answer to measure the loss on. Check the file and "
@@ -79,7 +89,8 @@ class Validation:
             )
         loss = self.loss_sum / self.tokens
         perplexity = math.exp(loss) if loss < 700 else math.inf
-        return {"loss": loss, "perplexity": perplexity, "tokens": self.tokens, "samples": self.samples}
+        measured = {"loss": loss, "perplexity": perplexity, "tokens": self.tokens, "samples": self.samples}
+        return measured | ({"bad_samples": len(self.bad)} if self.bad else {})
 
 
 @torch.no_grad()
@@ -111,8 +122,9 @@ def validate(
         _reshard(model)
     if share.processes > 1:
         torch.distributed.all_reduce(total)
+        bad = gather_object(bad)
     loss_sum, tokens, samples = total.tolist()
-    return Validation(loss_sum, int(tokens), int(samples), tuple(bad))
+    return Validation(loss_sum, int(tokens), int(samples), tuple(sorted(bad, key=lambda sample: sample.index)))
 
 
 def _reshard(model: nn.Module) -> None:

@@ -205,7 +205,7 @@ def test_a_sample_is_shown_with_what_is_trained(tmp_path, capsys):
     file = write_records(tmp_path / "train.json")
     assert check(*lengths(file, "--sample", 3, "--version", "v1")) == 0
     printed = capsys.readouterr().out
-    assert "USER: Give a tip. ASSISTANT: [[A thing. Number 3.</s>]]" in printed
+    assert "USER: Give a tip. ASSISTANT:[[ A thing. Number 3.</s>]]" in printed
     assert check(*lengths(file, "--sample", 12)) == 1
     assert "records 0 to 11" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import io
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from llava.train.monitoring.progress import Progress, duration
+from llava.train.monitoring.progress import ProgressDisplay, duration
 from llava.train.monitoring.sample_counts import SampleCounts
 from llava.train.monitoring.speed import Speed
 
@@ -31,7 +31,7 @@ class Told:
 
     def __init__(self, stream: io.StringIO, work, *, start: int = 0, first: bool = True, disable_tqdm=False) -> None:
         self.now, self.stream = 0.0, stream
-        self.progress = Progress(Speed(SampleCounts()), stream=stream, clock=lambda: self.now)
+        self.progress = ProgressDisplay(Speed(SampleCounts()), stream=stream, clock=lambda: self.now)
         self.state = TrainerState(global_step=start, max_steps=200, is_world_process_zero=first)
         self.control = TrainerControl()
         self.args = TrainingArguments(str(work), use_cpu=True, disable_tqdm=disable_tqdm)

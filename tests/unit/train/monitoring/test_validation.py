@@ -71,7 +71,10 @@ def test_every_record_counts_once_and_all_processes_run_as_many_batches(processe
 def test_bad_records_are_reported_and_do_not_count():
     result, _ = run(HeldOut(6, bad=(2, 5)), Share(2))
     assert [sample.index for sample in result.bad] == [2, 5]
-    metrics = result.metrics()
+    with pytest.raises(DataError, match=r"record 2: broken .*--on_bad_sample skip"):
+        result.metrics()
+    metrics = result.metrics(skips_bad=True)
+    assert metrics["bad_samples"] == 2
     assert metrics["samples"] == 4
     assert metrics["loss"] == (1 + 9 + 16) / (1 + 3 + 4)
 
