@@ -1,10 +1,9 @@
-"""Extends transformers' Trainer with LLaVA's checkpoints: the adapter alone (stage 1) or the model (stage 2)."""
+"""Extends transformers' Trainer with LLaVA's checkpoints: the projector (stage 1), a LoRA adapter or the model."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -34,14 +33,16 @@ from llava.train.data.collator import REPORT_KEY
 from llava.train.data.sampler import EpochSampler, ModalityLengthSampler, SequentialSampler, ShuffledSampler
 from llava.train.monitoring.bad_samples import BadSamples
 from llava.train.monitoring.guard import FiniteGuard
-from llava.train.monitoring.metrics import MetricsFile, ProgressLine, Speed
+from llava.train.monitoring.metrics import LossRestorer, MetricsFile, UnloggedLoss
+from llava.train.monitoring.progress import ProgressDisplay, say
 from llava.train.monitoring.sample_counts import SampleCounts
-from llava.train.monitoring.validation import validation_loss
+from llava.train.monitoring.speed import Speed, largest, peak_memory
+from llava.train.monitoring.validation import Share, validate
 from llava.train.parallel.deepspeed import PartitionReport, load_trained_only
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
-from llava.train.setup.trainable import PROJECTOR, TokenRows
+from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
 from llava.train.setup.training_arguments import TrainingArguments
 
 SCHEDULER_FILE = "scheduler.pt"
@@ -96,6 +97,7 @@ class LLaVATrainer(Trainer):
         *args: Any,
         adapter_only: bool = False,
         token_rows: TokenRows | None = None,
+        writer: ResultWriter | None = None,
         identity: Identity | None = None,
         max_useless_fraction: float = 1.0,
         bad_samples: BadSamples | None = None,
@@ -106,6 +108,7 @@ class LLaVATrainer(Trainer):
             args: arguments of `transformers.Trainer`; its own `args` must be a `TrainingArguments` of this package.
             adapter_only: saves `mm_projector.bin` and the config instead of the whole model.
             token_rows: embedding rows that train together with the projector.
+            writer: writes and reads what trains; None takes that of `adapter_only`.
             identity: identity of this run, which its checkpoints record.
             max_useless_fraction: fraction of samples without an answer to learn, 0 to 1, above which training stops.
             bad_samples: what to do with records that cannot be made into samples; None stops.
@@ -118,21 +121,26 @@ class LLaVATrainer(Trainer):
         self.adapter_only = adapter_only
         self.token_rows = token_rows
         self.identity = identity
-        self.writer: ResultWriter = AdapterWriter(token_rows) if adapter_only else ModelWriter()
+        self.writer: ResultWriter = writer or (AdapterWriter(token_rows) if adapter_only else ModelWriter())
         self.add_callback(SpaceCheck(self))
         self.max_useless_fraction = max_useless_fraction
-        self.names_of_step: tuple[str, ...] = ()
         self.sample_counts = SampleCounts()
         self.bad_samples = BadSamples(Path(str(self.args.output_dir))) if bad_samples is None else bad_samples
-        self.guard = FiniteGuard(lambda: self.names_of_step, self._joined)
+        self.guard = FiniteGuard(self._joined)
         self.speed = Speed(self.sample_counts)
+        self.progress = ProgressDisplay(self.speed)
         self._watch()
+
+    @property
+    def _parts(self) -> Any:
+        """This trainer, whose model, optimizer and schedule exist by the time that they are used."""
+        return self
 
     def _watch(self) -> None:
         """Puts this package's callbacks in place of the Trainer's own printing, before the trackers."""
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
-        for callback in (self.guard, MetricsFile(), ProgressLine()):
+        for callback in (self.guard, LossRestorer(self._restore_loss), MetricsFile(self.speed), self.progress):
             self.add_callback(callback)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -171,7 +179,7 @@ class LLaVATrainer(Trainer):
             return [], None  # resumed after the last step: only the result is left to write
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         reports = [report for batch in batches if (report := batch.pop(REPORT_KEY, None)) is not None]
-        self.names_of_step = tuple(name for report in reports for name in report.names)
+        self.guard.begin_step([report.names for report in reports])
         supervised = 0 if num_items is None else int(num_items)
         num_bad = self.sample_counts.add(reports, supervised, processes=self.args.world_size, device=self.args.device)
         if num_bad:
@@ -187,17 +195,36 @@ class LLaVATrainer(Trainer):
         """Joins the lists of all processes."""
         return gather_object(items) if self.args.world_size > 1 else items
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Trains on one batch, as transformers' Trainer does, and lets the guard see its loss."""
-        loss = super().training_step(*args, **kwargs)
-        self.guard.watch(loss)
-        return loss
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the loss of a batch, as transformers' Trainer does, and lets the guard see it."""
+        computed = super().compute_loss(*args, **kwargs)
+        self.guard.watch_loss(computed[0] if isinstance(computed, tuple) else computed)
+        if self.is_deepspeed_enabled:  # its backward pass ends with the optimizer's step
+            self.guard.check_step(self.args, self.state)
+        return computed
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.guard.watch_gradient(norm)
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds speed and memory to what is logged of the steps, for the file, the terminal and all trackers."""
         if "loss" in logs:
+            memory = peak_memory(self.args.device)
             logs |= self.speed.rates()
+            logs |= largest(memory, processes=self.args.world_size, device=self.args.device)
+            logs["seconds"] = round(self.speed.seconds, 3)
         super().log(logs, start_time)
+
+    def _restore_loss(self, state: TrainerState) -> None:
+        """Takes up the losses that a checkpoint's run had not logged yet."""
+        unlogged = UnloggedLoss.read(state)
+        if unlogged is None or not state.global_step:
+            return
+        self._tr_loss += unlogged.of_process(self.args.process_index, self.args.world_size)
+        self._globalstep_last_logged = unlogged.last_logged_step
+        self._total_loss_scalar -= sum(unlogged.sums) / len(unlogged.sums)  # the summary is of the steps from here
 
     def evaluate(
         self,
@@ -206,19 +233,22 @@ class LLaVATrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Measures the loss on the held-out records: exact over processes, and independent of the batch size."""
-        started = time.monotonic()
-        measured = validation_loss(
-            self.model,  # type: ignore[arg-type]
-            eval_dataset if eval_dataset is not None else self.eval_dataset,
-            self.data_collator,
-            self._prepare_inputs,
-            batch_size=self.args.per_device_eval_batch_size,
+        dataset: Any = eval_dataset if eval_dataset is not None else self.eval_dataset
+        started = self.speed.seconds
+        if self.args.process_index == 0:
+            say(f"validating on {len(dataset):,} records ...")
+        share = Share(
+            self.args.per_device_eval_batch_size,
             process=self.args.process_index,
             processes=self.args.world_size,
-            device=self.args.device,
+            workers=self.args.dataloader_num_workers,
         )
+        with self.speed.paused(), self.compute_loss_context_manager():
+            batches = share.batches(dataset, self._parts.data_collator)
+            loss = validate(self._parts.model, batches, self._prepare_inputs, share=share, device=self.args.device)
+        measured = loss.metrics(skips_bad=self.bad_samples.skips)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
-        metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - started, 3)
+        metrics[f"{metric_key_prefix}_runtime"] = round(self.speed.seconds - started, 3)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -226,34 +256,39 @@ class LLaVATrainer(Trainer):
     # ---- optimizer ---------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Creates the optimizer that `--optim` and `--mm_projector_lr` select."""
-        projector_lr = self.args.mm_projector_lr
+        """Creates the optimizer that `--optim` and the learning rates of the parts select."""
         if self.args.muon and self.optimizer is None:
             groups = parameter_groups(
                 model if model is not None else self.model,  # type: ignore[arg-type]
                 weight_decay=self.args.weight_decay,
-                options={PROJECTOR: {"lr": projector_lr}} if projector_lr is not None else None,
+                options=self._options_of_parts,
             )
             self.optimizer = MuonWithAdamW(groups, lr=self.args.learning_rate)
             return self.optimizer
-        if projector_lr is None or self.optimizer is not None:
+        if not self._options_of_parts or self.optimizer is not None:
             return super().create_optimizer(model)
         trained: Any = model if model is not None else self.model
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
-        self.optimizer = optimizer_class(self._parameter_groups(trained, projector_lr), **options)
+        self.optimizer = optimizer_class(self._parameter_groups(trained), **options)
         return self.optimizer
 
-    def _parameter_groups(self, model: nn.Module, projector_lr: float) -> list[dict[str, Any]]:
-        """Groups the projector and all other parameters, each with and without weight decay."""
-        decaying = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-        for is_projector, decays in product((False, True), (True, False)):
+    @property
+    def _options_of_parts(self) -> dict[str, dict[str, Any]]:
+        """The options of parts with a learning rate of their own, by the start of their parameters' names."""
+        rates = {PROJECTOR: self.args.mm_projector_lr, TOWER: self.args.mm_vision_tower_lr}
+        return {prefix: {"lr": rate} for prefix, rate in rates.items() if rate is not None}
+
+    def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Groups the parameters by their learning rates, each group with and without weight decay."""
+        decaying, parts = set(self.get_decay_parameter_names(model)), self._options_of_parts
+        groups: dict[tuple[str, bool], dict[str, Any]] = {}
+        for prefix, decays in product(("", *parts), (True, False)):
             group: dict[str, Any] = {"params": [], "weight_decay": self.args.weight_decay if decays else 0.0}
-            groups[is_projector, decays] = group | ({"lr": projector_lr} if is_projector else {})
+            groups[prefix, decays] = group | parts.get(prefix, {})
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                is_projector = name.removeprefix("module.").startswith(PROJECTOR)
-                groups[is_projector, name in decaying]["params"].append(parameter)
+                part = next((prefix for prefix in parts if name.removeprefix("module.").startswith(prefix)), "")
+                groups[part, name in decaying]["params"].append(parameter)
         return [group for group in groups.values() if group["params"]]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -268,11 +303,23 @@ class LLaVATrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes everything that the run needs to go on from here, to `checkpoint-N`, whole or not at all."""
+        """Writes everything that the run needs to go on from here, to `checkpoint-N`, whole or not at all.
+
+        Raises:
+            NotFiniteError: a weight is not finite.
+        """
+        with self.speed.paused():
+            self.guard.check_weights(model, self.args, self.state)
+            self._save_whole_checkpoint()
+
+    def _save_whole_checkpoint(self) -> None:
         self.store_flos()
+        unlogged = UnloggedLoss(self._globalstep_last_logged, tuple(self._joined([float(self._tr_loss)])))
         output_dir = Path(str(self.args.output_dir))
         folder = output_dir / f"checkpoint-{self.state.global_step}"
         first, leads = self.args.process_index == 0, self.args.local_process_index == 0
+        if first:
+            say(f"saving {folder} ...")
         with whole_folder(folder, first=first, leads=leads, wait=self._wait) as partial:
             if self._shards:
                 self._save_sharded(partial)
@@ -285,8 +332,9 @@ class LLaVATrainer(Trainer):
                 self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
+            self._note_best(folder)
             if self.args.should_save:
-                self._note_best(folder)
+                unlogged.write(self.state)
                 self._write_state(partial)
         if self.args.should_save:
             rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
@@ -296,9 +344,9 @@ class LLaVATrainer(Trainer):
         return self.args.sharding is not None
 
     def _save_sharded(self, partial: Path) -> None:
-        save_sharded(self.model, self.optimizer, partial)
+        save_sharded(self._parts.model, self._parts.optimizer, partial)
         if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
+            torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
 
     def _note_best(self, folder: Path) -> None:
         best = self.state.best_global_step
@@ -324,7 +372,11 @@ class LLaVATrainer(Trainer):
         """Writes the result of the run. Every process must call this, because each holds a part of a sharded model.
 
         The files of an earlier result in the folder stay as they are until all new ones are on the disk.
+
+        Raises:
+            NotFiniteError: a weight is not finite.
         """
+        self.guard.check_weights(self._parts.model, self.args, self.state)
         folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
         partial = folder / f"result{PARTIAL}"
         if self.args.should_save:
@@ -342,7 +394,7 @@ class LLaVATrainer(Trainer):
         tensors = self._whole_tensors()
         if not self.args.should_save:
             return
-        model: Any = self.model
+        model = self._parts.model
         config = model.config
         used_cache, padding = config.use_cache, config.pad_token_id
         config.use_cache = True  # Only training runs without a cache.
@@ -356,11 +408,11 @@ class LLaVATrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _whole_tensors(self) -> dict[str, Tensor]:
-        return gathered(self.model, self.writer.wants, keep=self.args.should_save)  # type: ignore[arg-type]
+        return gathered(self._parts.model, self.writer.wants, keep=self.args.should_save)
 
     def _padding_of_base(self) -> int | None:
         """Returns the base model's padding id, because the base model has no row for a token that was added here."""
-        model: Any = self.model
+        model = self._parts.model
         padding: int | None = model.config.pad_token_id
         added: Any = getattr(self.processing_class, "get_added_vocab", dict)()
         return None if padding in added.values() and padding not in (0, 1, 2) else padding
@@ -383,16 +435,23 @@ class LLaVATrainer(Trainer):
         else:
             self.writer.read(folder, target)
 
+    def _load_best_model(self) -> None:
+        """Takes the weights of the checkpoint with the lowest validation loss for the result."""
+        best = str(self.state.best_model_checkpoint)
+        if self.args.process_index == 0:
+            say(f"loading the best checkpoint, {best} (validation loss {self.state.best_metric:.4f}) ...")
+        self._load_from_checkpoint(best)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        load_sharded_optimizer(self.model, self.optimizer, Path(checkpoint))  # type: ignore[arg-type]
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
+        load_sharded_optimizer(self._parts.model, self._parts.optimizer, Path(checkpoint))
+        self._parts.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
 
     def bytes_of_checkpoint(self) -> tuple[int, int]:
         """Estimates the bytes of a checkpoint and of the result, for AdamW's state, the largest of all optimizers."""
-        tensors = dict(named_tensors(self.model))  # type: ignore[arg-type]
+        tensors = dict(named_tensors(self._parts.model))
         trained = num_bytes({name: tensor for name, tensor in tensors.items() if tensor.requires_grad})
         result = num_bytes({name: tensor for name, tensor in tensors.items() if self.writer.wants(name)})
         return (trained if self._shards else result) + 2 * trained, result

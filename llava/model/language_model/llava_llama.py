@@ -23,6 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMode
 from llava.constants import IGNORE_INDEX
 from llava.errors import InvalidRequest
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
+from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import OWN_TOWER
 from llava.template_choice import release_of
 
@@ -165,20 +166,25 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         )
 
     def _embed_without_images(self, input_ids: Tensor) -> Tensor:
-        """Embeds text and adds zero times the projector, so that every process has a gradient of it to reduce."""
-        # In a batch with images the projector runs before the embedding. DeepSpeed needs the same order in all
+        """Embeds text and adds zero times what trains for images, so that every process has its gradient to reduce."""
+        # In a batch with images, these are computed before the embedding. DeepSpeed needs the same order in all
         # processes, because it adds up gradients in the order in which they become ready.
-        nothing = self._zero_from_projector()
+        nothing = self._zero_of_images()
         embeds = self.get_input_embeddings()(input_ids)
         return embeds if nothing is None else embeds + nothing.to(embeds)
 
-    def _zero_from_projector(self) -> Tensor | None:
-        """Returns 0, computed with all parameters that images would pass through; None if these are frozen."""
+    def _zero_of_images(self) -> Tensor | None:
+        """Returns 0, computed with all parameters that images pass through; None if these are frozen."""
+        tower = self.model._modules.get("vision_tower")
         weight = next(self.model.mm_projector.parameters(), None)
         newline = getattr(self.model, "image_newline", None)
-        if weight is None or not weight.requires_grad:
+        if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
+            size = tower.config.image_size
+            features = self.encode_images(next(tower.parameters()).new_zeros(1, 3, size, size))[0]
+        elif weight is not None and weight.requires_grad:
+            features = self.model.mm_projector(weight.new_zeros(1, self.config.mm_hidden_size))
+        else:
             return None
-        features = self.model.mm_projector(weight.new_zeros(1, self.config.mm_hidden_size))
         return 0.0 * (features if newline is None else features + newline.to(features)).sum()
 
     @torch.no_grad()
@@ -230,12 +236,14 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         if state_dict is None:
             state_dict = self.state_dict()
         tower = getattr(self.model, "vision_tower", None)
+        kept = {name: value for name, value in state_dict.items() if not name.startswith(TOWER_PREFIX)}
         if self.config.unfreeze_mm_vision_tower and tower is not None:
             tower.describe(Path(save_directory) / OWN_TOWER)
-        else:
-            state_dict = {
-                name: value for name, value in state_dict.items() if not name.startswith("model.vision_tower.")
-            }
+            trained = {name.removeprefix(TOWER_PREFIX): state_dict[name] for name in state_dict.keys() - kept.keys()}
+            # A tower that an earlier run trained is not in the module tree while it is frozen.
+            for name, value in (trained or tower.state_dict()).items():
+                kept[TOWER_PREFIX + tower.original_name(name)] = value
+        state_dict = kept
         super().save_pretrained(save_directory, is_main_process, state_dict=state_dict, **kwargs)
 
 

@@ -22,8 +22,8 @@ class BatchReport:
 
     names: tuple[str, ...]
     """Names of the records."""
-    truncated: int
-    """Number of samples that were cut to fit."""
+    truncated: tuple[str, ...]
+    """Names of the records whose samples were cut to fit."""
     useless: int
     """Number of samples without an answer to learn."""
     tokens: int
@@ -71,7 +71,7 @@ def _report(samples: Sequence[Sample]) -> BatchReport:
     real = [sample.encoded for sample in samples if sample.bad is None]
     return BatchReport(
         names=tuple(sample.name for sample in samples),
-        truncated=sum(encoded.truncated for encoded in real),
+        truncated=tuple(sample.name for sample in samples if sample.encoded.truncated),
         useless=sum(encoded.answer_tokens == 0 for encoded in real),
         tokens=sum(len(encoded.input_ids) for encoded in real),
         bad=tuple(sample.bad for sample in samples if sample.bad is not None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import DataError, ImageError
 from llava.mm_utils import load_image, process_images
-from llava.text_generation.literal_text import control_tokens, guarded
+from llava.text_generation.literal_text import control_tokens
 from llava.train.data.labels import Encoded, ImageTokens, encode
 from llava.train.data.layouts import segments_of
 from llava.train.data.records import Record
@@ -74,14 +74,16 @@ class ImageLoader:
             path: path of the image, relative to `folder`.
 
         Raises:
-            DataError: the file is missing or not a readable image; the message names record, file and reason.
+            DataError: the file is missing, not a readable image, or too thin for the vision tower; the message names
+                record, file and reason.
         """
         file = self.folder / path
         try:
             image = load_image(str(file))
+            return process_images([image], self.image_processor, self.model_config)[0], image.size
         except (ImageError, OSError) as error:
-            raise DataError(f"{name}: cannot read image {file}: {error}") from error
-        return process_images([image], self.image_processor, self.model_config)[0], image.size
+            reason = str(error).removeprefix(f"{file}: ")
+            raise DataError(f"{name}: cannot read image {file}: {reason}") from error
 
 
 class PositionCounter:
@@ -184,8 +186,13 @@ class ConversationDataset(Dataset[Sample]):
             index: position of the record.
             image_lengths: number of positions of each image in the model.
         """
-        record = self._guarded(self.records[index])
-        segments = segments_of(record, self.template, images_first=not self.image_tokens.as_patches)
+        record = self.records[index]
+        segments = segments_of(
+            record,
+            self.template,
+            images_first=not self.image_tokens.as_patches,
+            control_tokens=self._control_tokens,
+        )
         return encode(
             segments,
             self.tokenizer,
@@ -195,12 +202,6 @@ class ConversationDataset(Dataset[Sample]):
             bos_token_id=self.bos_token_id,
             name=record.name,
         )
-
-    def _guarded(self, record: Record) -> Record:
-        """Returns a record whose spellings of control tokens will be encoded as text."""
-        turns = tuple(replace(turn, text=guarded(turn.text, self._control_tokens)) for turn in record.turns)
-        system = None if record.system is None else guarded(record.system, self._control_tokens)
-        return replace(record, turns=turns, system=system)
 
     @property
     def modality_lengths(self) -> list[int]:

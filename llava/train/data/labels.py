@@ -39,7 +39,7 @@ class Encoded:
     truncated: bool
     """True if tokens were cut from the end."""
     answer_tokens: int
-    """Number of supervised tokens inside answers; a sample with 0 teaches nothing."""
+    """Number of supervised tokens inside answers, blank ones not counted; a sample with 0 teaches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,8 @@ def encode(
         label != IGNORE_INDEX and inside for label, inside in zip(tokens.labels, tokens.in_answer, strict=True)
     )
     truncated = len(tokens.ids) < full
-    if truncated and answer_tokens == 0:
-        # What is left are signals of turns whose answers are gone; they teach nothing.
-        tokens.labels = [IGNORE_INDEX] * len(tokens.labels)
+    if truncated:
+        _forget_signals_at_end(tokens)
     if images.as_patches:
         _expand_images(tokens, image_lengths, token_id(tokenizer, DEFAULT_IMAGE_PATCH_TOKEN))
     return Encoded(tokens.ids, tokens.labels, kept, truncated, answer_tokens)
@@ -168,15 +167,15 @@ def _tokenise(
             if identity == patch_id:
                 _append(tokens, IMAGE_TOKEN_INDEX, None)
             else:
-                _append(tokens, identity, segments[current])
+                _append(tokens, identity, segments[current], is_blank=not chunk[start:end].strip())
         position += len(chunk)
     return tokens
 
 
-def _append(tokens: _Tokens, identity: int, segment: Segment | None) -> None:
+def _append(tokens: _Tokens, identity: int, segment: Segment | None, *, is_blank: bool = False) -> None:
     tokens.ids.append(identity)
     tokens.labels.append(identity if segment is not None and segment.supervised else IGNORE_INDEX)
-    tokens.in_answer.append(segment is not None and segment.answer)
+    tokens.in_answer.append(segment is not None and segment.answer and not is_blank)
 
 
 def _fitting(
@@ -208,6 +207,18 @@ def _fitting(
 
 def _truncate(tokens: _Tokens, keep: int) -> None:
     del tokens.ids[keep:], tokens.labels[keep:], tokens.in_answer[keep:]
+
+
+def _forget_signals_at_end(tokens: _Tokens) -> None:
+    """Removes the labels of turns whose answers were cut; their role names and separators alone teach nothing.
+
+    What directly follows an answer stays supervised, because it ends the answer.
+    """
+    last = max((number for number, inside in enumerate(tokens.in_answer) if inside), default=None)
+    end = 0 if last is None else last + 1
+    while last is not None and end < len(tokens.labels) and tokens.labels[end] != IGNORE_INDEX:
+        end += 1
+    tokens.labels[end:] = [IGNORE_INDEX] * (len(tokens.labels) - end)
 
 
 def _expand_images(tokens: _Tokens, image_lengths: Sequence[int], patch_id: int) -> None:

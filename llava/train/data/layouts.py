@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from llava.errors import DataError, InvalidRequest
+from llava.text_generation.literal_text import guarded
 from llava.train.data.records import ASSISTANT, HUMAN, Record, RecordTurn
 
 
@@ -53,7 +55,9 @@ def training_template(version: str) -> Conversation:
     return template
 
 
-def segments_of(record: Record, template: Conversation, *, images_first: bool) -> list[Segment]:
+def segments_of(
+    record: Record, template: Conversation, *, images_first: bool, control_tokens: re.Pattern[str] | None = None
+) -> list[Segment]:
     """Lays a record out as training text, with one `<image>` for each image.
 
     Args:
@@ -61,6 +65,8 @@ def segments_of(record: Record, template: Conversation, *, images_first: bool) -
         template: a template from `training_template`.
         images_first: moves a turn's only `<image>` to a line of its own before the text, as v1 and later do.
             v0 leaves it where the record has it.
+        control_tokens: spellings that are only text where the record has them, from
+            `llava.text_generation.literal_text.control_tokens`; None if there are none.
 
     Raises:
         DataError: the record does not have the alternating turns, or the image and caption, that the template needs.
@@ -69,6 +75,9 @@ def segments_of(record: Record, template: Conversation, *, images_first: bool) -
         tagged = "mmtag" in str(template.version)
         turns = tuple(replace(turn, text=_image_first(turn.text, tagged=tagged)) for turn in record.turns)
         record = replace(record, turns=turns)
+    if control_tokens is not None:
+        # Only now, because taking an image out of a text may join what is left to a control token.
+        record = _with_literal_text(record, control_tokens)
     if record.system is not None:
         template = replace(template, system=_system_text(template, record))
     return _LAYOUTS[template.sep_style](template, record)
@@ -105,6 +114,12 @@ def _check_turns(record: Record, template: Conversation) -> None:
     problem = turn_problem(record, template)
     if problem is not None:
         raise DataError(f"{record.name}: {problem}")
+
+
+def _with_literal_text(record: Record, control_tokens: re.Pattern[str]) -> Record:
+    turns = tuple(replace(turn, text=guarded(turn.text, control_tokens)) for turn in record.turns)
+    system = None if record.system is None else guarded(record.system, control_tokens)
+    return replace(record, turns=turns, system=system)
 
 
 def _system_text(template: Conversation, record: Record) -> str:

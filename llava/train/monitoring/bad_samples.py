@@ -6,13 +6,15 @@ yet: every process learns of it at the same step, and all go on or all stop.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llava.errors import DataError, InvalidRequest
+from llava.files.json_files import read_jsonl, write_jsonl
+from llava.files.jsonl_log import JsonlLog
 from llava.train.data.dataset import BadSample
+from llava.train.monitoring.progress import say
 
 FILE = "bad_samples.jsonl"
 POLICIES = ("stop", "skip")
@@ -32,18 +34,39 @@ def check_policy(policy: str, maximum: int | None) -> None:
 
 
 def known_bad_samples(output_dir: Path) -> set[int]:
-    """Returns the positions of the records that a run has skipped until now."""
-    try:
-        lines = (output_dir / FILE).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return set()
-    known = set()
-    for line in lines:
-        try:
-            known.add(int(json.loads(line)["index"]))
-        except (ValueError, KeyError, TypeError):
-            continue  # a killed run was writing it; the record will be met again
-    return known
+    """Returns the positions of the records that a run has skipped until now.
+
+    Raises:
+        DataError: `bad_samples.jsonl` is damaged.
+    """
+    return {int(entry["index"]) for entry in _entries(output_dir / FILE)}
+
+
+def forget_after(output_dir: Path, step: int) -> None:
+    """Removes the records that a run met after a step from its list, because it goes on from there.
+
+    They are listed again when they are met again; by then they may have been repaired.
+
+    Raises:
+        DataError: `bad_samples.jsonl` is damaged.
+    """
+    file = output_dir / FILE
+    kept = [entry for entry in _entries(file) if entry.get("step", 0) <= step]
+    if kept:
+        write_jsonl(file, kept)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _entries(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    # A killed run may have left a line that it was writing; the record will be met again.
+    entries = [line.record for line in read_jsonl(file, still_growing=True)]
+    for entry in entries:
+        if not isinstance(entry.get("index"), int):
+            raise DataError(f"{file}: an entry lacks its 'index'. Remove the file to list bad records anew.")
+    return entries
 
 
 class BadSamples:
@@ -72,6 +95,11 @@ class BadSamples:
         self._writes = writes
         self._known = set(known or ())
 
+    @property
+    def skips(self) -> bool:
+        """Whether bad records are left out; otherwise they stop the run."""
+        return self._policy == "skip"
+
     def __len__(self) -> int:
         return len(self._known)
 
@@ -81,26 +109,39 @@ class BadSamples:
         Raises:
             DataError: the policy is to stop, or there are too many.
         """
-        new = {sample.index: sample for sample in samples if sample.index not in self._known}
-        if self._policy == "stop":
+        if self._policy == "stop" and samples:
             first = samples[0]
             raise DataError(
                 f"{first.name}: {first.reason} Mend or remove the record, or set --on_bad_sample skip; "
                 "`llava data check --images` lists all bad images."
             )
+        new = {sample.index: sample for sample in samples if sample.index not in self._known}
         if new and self._writes:
-            if not self._known:
-                first = next(iter(new.values()))
-                print(f"[llava.train] skipping {first.name}: {first.reason} It is listed in {self._file}", flush=True)
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as stream:
-                for sample in new.values():
-                    entry: dict[str, Any] = {"index": sample.index, "name": sample.name, "images": list(sample.images)}
-                    entry |= {"reason": sample.reason, "step": step}
-                    stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._write(list(new.values()), step)
         self._known |= set(new)
         if self._maximum is not None and len(self._known) > self._maximum:
             raise DataError(
                 f"{len(self._known)} records could not be used, more than --max_bad_samples {self._maximum}. "
                 f"They are listed in {self._file}."
             )
+
+    def describe(self) -> str:
+        """Describes the skipped records in one line."""
+        what = "1 bad record was" if len(self) == 1 else f"{len(self)} bad records were"
+        return f"{what} skipped; see {self._file}"
+
+    def _write(self, samples: Sequence[BadSample], step: int) -> None:
+        if not self._known:
+            first = samples[0]
+            say(f"skipping {first.name}: {first.reason} It is listed in {self._file}")
+        with JsonlLog(self._file) as log:
+            for sample in samples:
+                log.append(
+                    {
+                        "index": sample.index,
+                        "name": sample.name,
+                        "images": list(sample.images),
+                        "reason": sample.reason,
+                        "step": step,
+                    }
+                )

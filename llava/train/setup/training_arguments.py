@@ -22,6 +22,8 @@ from llava.train.parallel.deepspeed_settings import DeepSpeed, read_deepspeed
 from llava.train.parallel.fsdp import precision_policy
 from llava.train.parallel.sharding import Sharding, is_launched, sharding_of, take_launcher_settings
 from llava.train.setup.arguments import TrainingOptions
+from llava.train.setup.lora import LoraSettings, ignored_flags
+from llava.train.setup.quantized import QuantizedBase
 
 
 @dataclass
@@ -36,6 +38,10 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     """How the model is sharded over processes; None if each process holds all of it."""
     zero: DeepSpeed | None = field(default=None, init=False, repr=False)
     """The settings of `--deepspeed`; None without it."""
+    lora: LoraSettings | None = field(default=None, init=False, repr=False)
+    """How the language model is adapted; None if it trains itself or is frozen."""
+    quantized: QuantizedBase | None = field(default=None, init=False, repr=False)
+    """How the language model's frozen weights are quantised; None if they are not."""
     notes: list[str] = field(default_factory=list, init=False, repr=False)
     """One line per translated flag."""
 
@@ -48,7 +54,9 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self._fit_to_device()
         self._shard()
         self._read_deepspeed()
+        self._adapt()
         self._rename_old_flags()
+        self._imply_evaluation()
         self._fit_reporting()
         # transformers makes the other processes more talkative than the first one.
         self.log_level_replica = self.log_level if self.log_level_replica == "warning" else self.log_level_replica
@@ -99,6 +107,16 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         if self.logging_dir is not None:
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", self.logging_dir)
             self._note(f"--logging_dir {self.logging_dir}: used as TENSORBOARD_LOGGING_DIR")
+
+    def _imply_evaluation(self) -> None:
+        """Switches the validation on if flags say when to validate, but not that."""
+        if self.eval_strategy != "no" or self.evaluation_strategy is not None:
+            return
+        if self.load_best_model_at_end and self.save_strategy in ("steps", "epoch"):
+            self.eval_strategy = self.save_strategy
+            self.eval_steps = self.eval_steps or (self.save_steps if self.save_strategy == "steps" else None)
+        elif self.eval_steps:
+            self.eval_strategy = "steps"
 
     def _recompute_without_reentry(self) -> None:
         """Turns re-entrant recomputation off: it loses the projector's gradient if the language model is frozen.
@@ -164,10 +182,22 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self.deepspeed = None
             return
         self.deepspeed = self.zero.settings
+        if self.bits != 16 and self.zero.stage == 3:
+            raise InvalidRequest(
+                f"--bits {self.bits}: quantised weights cannot be cut up by ZeRO-3. Use stage 2 in {self.zero.file}."
+            )
         if self.zero.own_schedule is not None:
             self._note(f"--lr_scheduler_type: ignored; {self.zero.file} chooses {self.zero.own_schedule}")
         if self.zero.own_optimizer is not None:
             self._note(f"--optim: ignored; {self.zero.file} chooses {self.zero.own_optimizer}")
+
+    def _adapt(self) -> None:
+        self.lora, self.quantized = LoraSettings.from_options(self), QuantizedBase.from_options(self)
+        if self.lora is None:
+            for flag in ignored_flags(self):
+                self._note(f"{flag}: ignored without --lora_enable True")
+        elif self.lora.start_from is not None:
+            self._note(f"--lora_weight_path: training on an adapter of rank {self.lora.rank}, alpha {self.lora.alpha}")
 
     def _fit_reporting(self) -> None:
         wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])

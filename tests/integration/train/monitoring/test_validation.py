@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from llava.constants import IGNORE_INDEX
-from llava.errors import InvalidRequest
+from llava.errors import DataError, InvalidRequest
 from llava.train import train
 from llava.train.monitoring.metrics import METRICS_FILE
-from tests.support.training import FSDP, STAGE_1, flags, run_in_processes, write_records
+from tests.support.training import DATA, FSDP, STAGE_1, flags, run_in_processes, write_records
 
 
 def held_out(work, *more: str):
@@ -55,6 +56,22 @@ def test_it_is_measured_every_so_many_steps_and_recorded(tmp_path):
     training, *more = held_out(tmp_path, "--eval_steps", "1")
     train.train(*train.parse(flags(training, tmp_path / "out", *STAGE_1, *more, batch=2)))
     assert [line["step"] for line in validation_lines(tmp_path / "out")] == [1, 2]
+
+
+def test_a_held_out_record_that_cannot_be_read_stops_the_run_or_is_left_out_and_counted(tmp_path, by_hand):
+    training, *more = held_out(tmp_path, "--per_device_eval_batch_size", "4")
+    images = tmp_path / "images"
+    shutil.copytree(DATA / "images", images)
+    records = json.loads((tmp_path / "held_out.json").read_text())
+    bad = {**records[0], "image": "cut.png", "id": "cut"}
+    (tmp_path / "held_out.json").write_text(json.dumps([*records[:5], bad, *records[5:]]))
+    (images / "cut.png").write_bytes((images / "land.png").read_bytes()[:2000])
+    arguments = flags(training, tmp_path / "out", *STAGE_1, *more, "--image_folder", str(images))
+    with pytest.raises(DataError, match=r"record 5 \(id .cut.\): cannot read image .*cut\.png.*held-out"):
+        train.make_trainer(*train.parse(arguments)).evaluate()
+    metrics = train.make_trainer(*train.parse([*arguments, "--on_bad_sample", "skip"])).evaluate()
+    assert metrics["eval_loss"] == pytest.approx(by_hand, abs=1e-5)
+    assert (metrics["eval_samples"], metrics["eval_bad_samples"]) == (11, 1)
 
 
 @pytest.mark.slow
