@@ -42,6 +42,12 @@ class DataError(LlavaError):
     code, status = "invalid_data", 400
 
 
+class NotFiniteError(LlavaError):
+    """A loss or gradient of a training run is infinite or not a number; the message names step and records."""
+
+    code = "not_finite"
+
+
 class ImageTokenMismatch(LlavaError):
     """The image markers of a prompt do not match its images; the message names the row, expected and found."""
 

@@ -23,6 +23,7 @@ COMMANDS: Tools = {
     },
     "Train": {
         "train": ("llava.train.train", "Pretrain the projector, or fine-tune a model."),
+        "data": ("llava.train.tools", "Check training data."),
     },
     "Evaluate": {
         "eval": ("llava.eval.tools", "Run a benchmark tool: prepare data, answer, score, report."),
@@ -39,7 +40,7 @@ COMMANDS: Tools = {
 
 ALIASES = {"run": "ask"}
 
-GROUPS = ("llava.eval.tools", "llava.model.tools")
+GROUPS = ("llava.eval.tools", "llava.model.tools", "llava.train.tools")
 """The modules of COMMANDS that hold a table of tools, `TOOLS`."""
 
 MODULES_ONLY = {

@@ -40,7 +40,15 @@ def read_json(path: str | Path, *, remedy: str = "Check the path.", error: type[
         LlavaError: of type `error`: the file is missing, a folder, unreadable, not UTF-8, or not JSON. The message
             names the file, line and column.
     """
-    text = read_text(path, remedy=remedy, error=error)
+    return parse_json(read_text(path, remedy=remedy, error=error), path, error=error)
+
+
+def parse_json(text: str, path: str | Path, *, error: type[LlavaError] = DataError) -> Any:
+    """Parses the text of a file that holds one JSON value.
+
+    Raises:
+        LlavaError: of type `error`: not JSON; the message names the file, line and column.
+    """
     try:
         with without_garbage_collection():
             return json.loads(text)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from llava.errors import CheckpointError, DataError, InvalidRequest
+from llava.errors import CheckpointError, InvalidRequest
 from llava.train.checkpoints.folders import PARTIAL, check_space, move_into, whole_folder
 from llava.train.checkpoints.identity import Identity, write_identity
 from llava.train.checkpoints.resume import STATE_FILE
@@ -29,8 +30,13 @@ from llava.train.checkpoints.sharded_state import (
     save_sharded,
 )
 from llava.train.checkpoints.writers import AdapterWriter, ModelWriter, ResultWriter, num_bytes
-from llava.train.data.collator import COUNTS_KEY
+from llava.train.data.collator import REPORT_KEY
 from llava.train.data.sampler import EpochSampler, ModalityLengthSampler, SequentialSampler, ShuffledSampler
+from llava.train.monitoring.bad_samples import BadSamples
+from llava.train.monitoring.guard import FiniteGuard
+from llava.train.monitoring.metrics import MetricsFile, ProgressLine, Speed
+from llava.train.monitoring.sample_counts import SampleCounts
+from llava.train.monitoring.validation import validation_loss
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
@@ -38,31 +44,6 @@ from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
 from llava.train.setup.training_arguments import TrainingArguments
 
 SCHEDULER_FILE = "scheduler.pt"
-
-_ENOUGH_SAMPLES = 64
-"""Number of samples to see before the fraction of useless ones is checked."""
-
-
-@dataclass(slots=True)
-class SampleCounts:
-    """Counts of the samples that this process has trained on."""
-
-    seen: int = 0
-    """All samples."""
-    truncated: int = 0
-    """Samples that were cut to fit."""
-    useless: int = 0
-    """Samples without any answer token left to learn."""
-
-    def add(self, counts: Tensor) -> None:
-        """Adds the counts of a batch, [rows, 2], as the collator makes them."""
-        self.seen += len(counts)
-        self.truncated += int(counts[:, 0].sum())
-        self.useless += len(counts) - int(counts[:, 1].sum())
-
-    def describe(self) -> str:
-        """Describes the counts in one line."""
-        return f"{self.seen} samples, {self.truncated} of them truncated, {self.useless} without an answer to learn"
 
 
 class EpochSelection(TrainerCallback):
@@ -117,6 +98,7 @@ class LLaVATrainer(Trainer):
         writer: ResultWriter | None = None,
         identity: Identity | None = None,
         max_useless_fraction: float = 1.0,
+        bad_samples: BadSamples | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -127,6 +109,7 @@ class LLaVATrainer(Trainer):
             writer: writes and reads what trains; None takes that of `adapter_only`.
             identity: identity of this run, which its checkpoints record.
             max_useless_fraction: fraction of samples without an answer to learn, 0 to 1, above which training stops.
+            bad_samples: what to do with records that cannot be made into samples; None stops.
         """
         super().__init__(*args, **kwargs)
         if self.args.sharding is not None:
@@ -137,7 +120,24 @@ class LLaVATrainer(Trainer):
         self.writer: ResultWriter = writer or (AdapterWriter(token_rows) if adapter_only else ModelWriter())
         self.add_callback(SpaceCheck(self))
         self.max_useless_fraction = max_useless_fraction
+        self.names_of_step: tuple[str, ...] = ()
         self.sample_counts = SampleCounts()
+        self.bad_samples = BadSamples(Path(str(self.args.output_dir))) if bad_samples is None else bad_samples
+        self.guard = FiniteGuard(lambda: self.names_of_step, self._joined)
+        self.speed = Speed(self.sample_counts)
+        self._watch()
+
+    @property
+    def _parts(self) -> Any:
+        """This trainer, whose model, optimizer and schedule exist by the time that they are used."""
+        return self
+
+    def _watch(self) -> None:
+        """Puts this package's callbacks in place of the Trainer's own printing, before the trackers."""
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)
+        for callback in (self.guard, MetricsFile(), ProgressLine()):
+            self.add_callback(callback)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Creates the accelerator; on CPUs too, it then shards the model."""
@@ -170,29 +170,63 @@ class LLaVATrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Fetches the batches of a step, and takes the sample counts out of them."""
+        """Fetches the batches of a step, takes their reports out of them, and acts on bad and useless samples."""
         if self.state.global_step >= self.state.max_steps:
             return [], None  # resumed after the last step: only the result is left to write
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        for batch in batches:
-            counts = batch.pop(COUNTS_KEY, None)
-            if counts is not None:
-                self.sample_counts.add(counts)
-        self._check_usefulness()
+        reports = [report for batch in batches if (report := batch.pop(REPORT_KEY, None)) is not None]
+        self.names_of_step = tuple(name for report in reports for name in report.names)
+        supervised = 0 if num_items is None else int(num_items)
+        num_bad = self.sample_counts.add(reports, supervised, processes=self.args.world_size, device=self.args.device)
+        if num_bad:
+            bad = self._joined([sample for report in reports for sample in report.bad])
+            self.bad_samples.add(sorted(bad, key=lambda sample: sample.index), step=self.state.global_step + 1)
+        self.sample_counts.check(self.max_useless_fraction, len(self.train_dataset))  # type: ignore[arg-type]
         if num_items is not None:
             # Without an answer in the step, the loss must be 0, not 0 / 0, which would turn every weight into NaN.
             num_items = num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(1, num_items)
         return batches, num_items
 
-    def _check_usefulness(self) -> None:
-        counts = self.sample_counts
-        enough = min(_ENOUGH_SAMPLES, len(self.train_dataset))  # type: ignore[arg-type]
-        if counts.seen >= enough and counts.useless > self.max_useless_fraction * counts.seen:
-            raise DataError(
-                f"{counts.useless} of the first {counts.seen} samples have no answer left to learn "
-                f"({counts.truncated} were truncated). Raise --model_max_length, check --version and the data, "
-                "or raise --max_useless_fraction."
-            )
+    def _joined(self, items: list[Any]) -> list[Any]:
+        """Joins the lists of all processes."""
+        return gather_object(items) if self.args.world_size > 1 else items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Trains on one batch, as transformers' Trainer does, and lets the guard see its loss."""
+        loss = super().training_step(*args, **kwargs)
+        self.guard.watch(loss)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds speed and memory to what is logged of the steps, for the file, the terminal and all trackers."""
+        if "loss" in logs:
+            logs |= self.speed.rates()
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measures the loss on the held-out records: exact over processes, and independent of the batch size."""
+        started = time.monotonic()
+        measured = validation_loss(
+            self._parts.model,
+            eval_dataset if eval_dataset is not None else self.eval_dataset,
+            self._parts.data_collator,
+            self._prepare_inputs,
+            batch_size=self.args.per_device_eval_batch_size,
+            process=self.args.process_index,
+            processes=self.args.world_size,
+            device=self.args.device,
+            skips_bad=self.bad_samples.skips,
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - started, 3)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     # ---- optimizer ---------------------------------------------------------------------------------------------------
 
@@ -262,9 +296,9 @@ class LLaVATrainer(Trainer):
         return self.args.sharding is not None
 
     def _save_sharded(self, partial: Path) -> None:
-        save_sharded(self.model, self.optimizer, partial)
+        save_sharded(self._parts.model, self._parts.optimizer, partial)
         if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
+            torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
 
     def _note_best(self, folder: Path) -> None:
         best = self.state.best_global_step
@@ -308,7 +342,7 @@ class LLaVATrainer(Trainer):
         tensors = self._whole_tensors()
         if not self.args.should_save:
             return
-        model: Any = self.model
+        model = self._parts.model
         config = model.config
         used_cache, padding = config.use_cache, config.pad_token_id
         config.use_cache = True  # Only training runs without a cache.
@@ -322,11 +356,11 @@ class LLaVATrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _whole_tensors(self) -> dict[str, Tensor]:
-        return gathered(self.model, self.writer.wants, keep=self.args.should_save)  # type: ignore[arg-type]
+        return gathered(self._parts.model, self.writer.wants, keep=self.args.should_save)
 
     def _padding_of_base(self) -> int | None:
         """Returns the base model's padding id, because the base model has no row for a token that was added here."""
-        model: Any = self.model
+        model = self._parts.model
         padding: int | None = model.config.pad_token_id
         added: Any = getattr(self.processing_class, "get_added_vocab", dict)()
         return None if padding in added.values() and padding not in (0, 1, 2) else padding
@@ -353,12 +387,12 @@ class LLaVATrainer(Trainer):
         if checkpoint is None or not is_sharded(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        load_sharded_optimizer(self.model, self.optimizer, Path(checkpoint))  # type: ignore[arg-type]
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
+        load_sharded_optimizer(self._parts.model, self._parts.optimizer, Path(checkpoint))
+        self._parts.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
 
     def bytes_of_checkpoint(self) -> tuple[int, int]:
         """Estimates the bytes of a checkpoint and of the result, for AdamW's state, the largest of all optimizers."""
-        tensors = dict(named_tensors(self.model))  # type: ignore[arg-type]
+        tensors = dict(named_tensors(self._parts.model))
         trained = num_bytes({name: tensor for name, tensor in tensors.items() if tensor.requires_grad})
         result = num_bytes({name: tensor for name, tensor in tensors.items() if self.writer.wants(name)})
         return (trained if self._shards else result) + 2 * trained, result

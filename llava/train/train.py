@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,23 +113,31 @@ def train(
     Raises:
         LlavaError: arguments, data or weights cannot be used; the message says what to do.
     """
+    started = time.monotonic()
     with reported_once():
         run = read_run(model_args, data_args, training_args)
         start = _start(run, training_args)
         if start.finished_at_step is not None:
             _say(training_args, describe_finished(start, str(training_args.output_dir)))
             return
+        if training_args.process_index == 0:
+            _clear(Path(str(training_args.output_dir)), start)
         trainer = make_trainer(model_args, data_args, training_args, run=run, attn_implementation=attn_implementation)
-    if training_args.process_index == 0:
-        remove_partial(Path(str(training_args.output_dir)))
-        unmark_finished(Path(str(training_args.output_dir)))
-    if start.checkpoint is not None:
-        _say(training_args, f"resuming from {start.checkpoint}")
-    trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
-    trainer.save_state()
-    trainer.save_model()
+        if start.checkpoint is not None:
+            _say(training_args, f"resuming from {start.checkpoint}")
+        trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+        _say(training_args, "saving the result ...")
+        trainer.save_state()
+        trainer.save_model()
     _finish(run, trainer, str(model_args.model_name_or_path))
-    _say(training_args, f"done: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
+    from llava.train.monitoring.metrics import duration
+
+    took = duration(time.monotonic() - started)
+    if trainer.sample_counts.truncated:
+        _say(training_args, trainer.sample_counts.describe_truncated())
+    if len(trainer.bad_samples):
+        _say(training_args, trainer.bad_samples.describe())
+    _say(training_args, f"done in {took}: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,8 @@ class Run:
 
     records: list[Record]
     identity: Identity
+    held_out: list[Record] | None = None
+    """Records of `--eval_data_path`."""
 
 
 def read_run(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Run:
@@ -146,16 +157,61 @@ def read_run(model_args: ModelArguments, data_args: DataArguments, training_args
         DataError: the training file cannot be used.
     """
     from llava.train.checkpoints.identity import run_identity
-    from llava.train.data.records import check_first_images, load_records
+    from llava.train.monitoring.bad_samples import check_policy
     from llava.train.setup.flag_check import check_flags
-    from llava.train.setup.model_and_data import image_folder
+    from llava.train.setup.model_and_data import eval_image_folder, image_folder
 
     for note in training_args.notes:
         _say(training_args, note)
     check_flags(model_args, training_args)
-    records = load_records(str(data_args.data_path))
-    check_first_images(records, image_folder(data_args))
-    return Run(records, run_identity(model_args, data_args, training_args, len(records)))
+    check_policy(data_args.on_bad_sample, data_args.max_bad_samples)
+    _fit_evaluation(data_args, training_args)
+    records = _checked_records(str(data_args.data_path), image_folder(data_args), model_args, data_args, training_args)
+    if model_args.tune_mm_mlp_adapter and not any(record.images for record in records):
+        raise InvalidRequest(
+            f"{data_args.data_path}: no record has an image, so --tune_mm_mlp_adapter would train nothing. Give each "
+            "record its 'image', or fine-tune without the flag."
+        )
+    held_out = None
+    if data_args.eval_data_path is not None:
+        folder = eval_image_folder(data_args)
+        held_out = _checked_records(data_args.eval_data_path, folder, model_args, data_args, training_args)
+    return Run(records, run_identity(model_args, data_args, training_args, len(records)), held_out)
+
+
+def _checked_records(
+    file: str, folder: Path, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
+) -> list[Record]:
+    """Reads a file, checks its records against the template, and looks for all of their images."""
+    from llava.train.data.layouts import training_template
+    from llava.train.data.record_checks import check_records, missing_images, refuse_missing
+    from llava.train.data.records import load_records
+
+    first = training_args.process_index == 0
+    _say(training_args, f"reading {file} ...")
+    records = load_records(file, allow_outside=data_args.allow_outside_images)
+    for line in check_records(records, training_template(model_args.version)):
+        _say(training_args, line)
+    # The first process looks for all; with `skip` they turn up one by one.
+    if first and data_args.on_bad_sample == "stop":
+        refuse_missing(missing_images(records, folder))
+    return records
+
+
+def _fit_evaluation(data_args: DataArguments, training_args: TrainingArguments) -> None:
+    """Relates `--eval_strategy` and `--eval_data_path`.
+
+    Raises:
+        InvalidRequest: there is nothing to evaluate on.
+    """
+    strategy = getattr(training_args.eval_strategy, "value", training_args.eval_strategy)
+    if data_args.eval_data_path is None:
+        if strategy != "no" or training_args.load_best_model_at_end:
+            raise InvalidRequest(f"--eval_strategy {strategy}: needs held-out records. Set --eval_data_path.")
+    elif strategy == "no":
+        training_args.eval_strategy = "steps" if training_args.eval_steps else "epoch"
+    if data_args.eval_data_path is not None and training_args.eval_strategy == "steps" and not training_args.eval_steps:
+        training_args.eval_steps = training_args.logging_steps
 
 
 def make_trainer(
@@ -175,12 +231,15 @@ def make_trainer(
     from llava.train.checkpoints.lora_writer import LoraWriter
     from llava.train.data.collator import Collator
     from llava.train.llava_trainer import LLaVATrainer
+    from llava.train.monitoring.bad_samples import BadSamples, known_bad_samples
+    from llava.train.parallel.first_process import decided_by_first
     from llava.train.setup.lora import add_lora, start_from_adapter
-    from llava.train.setup.model_and_data import prepare_data, prepare_model
+    from llava.train.setup.model_and_data import eval_image_folder, image_folder, prepare_data, prepare_model
     from llava.train.setup.trainable import Stage, describe_trainable, select_trainable
 
     run = run or read_run(model_args, data_args, training_args)
     set_seed(training_args.seed)
+    _say(training_args, f"loading {model_args.model_name_or_path} ...")
     lora = training_args.lora
     stage = Stage(
         adapter_only=model_args.tune_mm_mlp_adapter,
@@ -205,17 +264,31 @@ def make_trainer(
         writer = LoraWriter(prepared.model, rows, base_num_tokens=prepared.base_num_tokens, also=also)
     _say(training_args, describe_trainable(prepared.model))
     _say(training_args, _describe_data(run.records, prepared))
+    folder = image_folder(data_args)
+    held_out = None
+    if run.held_out is not None:
+        folder_of_held_out = eval_image_folder(data_args)
+        held_out = prepare_data(prepared, run.held_out, model_args, training_args, folder=folder_of_held_out)
+    output_dir = Path(str(training_args.output_dir))
     return LLaVATrainer(
         model=prepared.model,
         args=training_args,
-        train_dataset=prepare_data(prepared, run.records, model_args, data_args, training_args),
-        data_collator=Collator(int(prepared.tokenizer.pad_token_id or 0), with_counts=True),
+        train_dataset=prepare_data(prepared, run.records, model_args, training_args, folder=folder),
+        eval_dataset=held_out,
+        data_collator=Collator(int(prepared.tokenizer.pad_token_id or 0), with_report=True),
         processing_class=prepared.tokenizer,
         adapter_only=stage.adapter_only,
         token_rows=rows,
         writer=writer,
         identity=run.identity,
         max_useless_fraction=data_args.max_useless_fraction,
+        bad_samples=BadSamples(
+            output_dir,
+            policy=data_args.on_bad_sample,
+            maximum=data_args.max_bad_samples,
+            writes=training_args.process_index == 0,
+            known=decided_by_first(lambda: known_bad_samples(output_dir)),
+        ),
     )
 
 
@@ -233,6 +306,18 @@ def _start(run: Run, training_args: TrainingArguments) -> Start:
             start_over=training_args.overwrite_output_dir,
         )
     )
+
+
+def _clear(output_dir: Path, start: Start) -> None:
+    """Removes what an interrupted run was writing, and what an earlier run recorded that is now started anew."""
+    from llava.train.monitoring.bad_samples import forget_after
+    from llava.train.monitoring.metrics import METRICS_FILE
+
+    remove_partial(output_dir)
+    unmark_finished(output_dir)
+    forget_after(output_dir, start.step)
+    if start.checkpoint is None:
+        (output_dir / METRICS_FILE).unlink(missing_ok=True)
 
 
 def _finish(run: Run, trainer: LLaVATrainer, base: str) -> None:

@@ -21,11 +21,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests" / "data"
 SAMPLE_EVERY_S = 0.02
-SHAPE = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 8, "vocab_size": 32000}
+SHAPE: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 8, "vocab_size": 32000}
 
 
 @dataclass(slots=True)
@@ -139,7 +140,8 @@ def main() -> None:
         weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
         print(f"weights: {weights / 1e9:.2f} GB in float32; training them with AdamW takes four times as much")
         print(f"{'processes':>22} {'rank':>5} {'peak until sharded':>19} {'peak of the steps':>18}")
-        runs = [(f"{ranks}, sharded", ranks, ("--fsdp", "full_shard auto_wrap")) for ranks in args.ranks]
+        sharded = ("--fsdp", "full_shard auto_wrap")
+        runs: list[tuple[str, int, tuple[str, ...]]] = [(f"{ranks}, sharded", ranks, sharded) for ranks in args.ranks]
         if args.plain:
             runs.append(("2, not sharded", 2, ()))
         for number, (name, ranks, flags) in enumerate(runs):

@@ -16,7 +16,9 @@ LIBRARIES_OF_SERVERS = {"fastapi", "uvicorn", "httpx", "pydantic"}
 """Half a second of CPU time; loaded by what serves or asks a server, and by no `--help`."""
 HEAVY = {"torch", "transformers", "gradio", "accelerate", "peft", "wandb", "numpy", "pandas", "matplotlib", "openai"}
 
-MODULES = sorted({entry.program for entry in entries()} | {"llava", "llava.eval.tools", "llava.model.tools"})
+MODULES = sorted(
+    {entry.program for entry in entries()} | {"llava", "llava.eval.tools", "llava.model.tools", "llava.train.tools"}
+)
 WORDS = [
     *((name,) for group in COMMANDS.values() for name in group),
     *((alias,) for alias in ALIASES),

@@ -69,7 +69,10 @@ def splice(
     keep = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.to(torch.bool)
     kept_ids = [row[mask] for row, mask in zip(ids, keep, strict=True)]
     places = match_images(kept_ids, [len(feature) for feature in features], patch_id)
-    row_embeds = [_fill(row, images, features, embed) for row, images in zip(kept_ids, places, strict=True)]
+    # One look-up for all rows: under FSDP2 each is a collective, and processes must have equally many.
+    texts = embed(torch.cat([_without_markers(row, images) for row, images in zip(kept_ids, places, strict=True)]))
+    rows = texts.split([len(row) for row in kept_ids])
+    row_embeds = [_fill(row, images, features) for row, images in zip(rows, places, strict=True)]
     row_labels = None
     if labels is not None:
         kept_labels = [row[mask] for row, mask in zip(labels, keep, strict=True)]
@@ -170,12 +173,15 @@ def _markers(ids: Tensor, patch_id: int | None) -> list[tuple[int, int, bool]]:
     return sorted(found)
 
 
-def _fill(ids: Tensor, images: list[ImageSpan], features: list[Tensor], embed: torch.nn.Module) -> Tensor:
+def _without_markers(ids: Tensor, images: list[ImageSpan]) -> Tensor:
     is_marker = torch.zeros_like(ids, dtype=torch.bool)
     for image in images:
         is_marker[image.start : image.stop] = True
-    # One look-up for the whole row; what it finds at a marker is discarded below, so any valid id will do.
-    text = embed(ids.masked_fill(is_marker, 0))
+    # What the look-up finds at a marker is discarded, so any valid id will do.
+    return ids.masked_fill(is_marker, 0)
+
+
+def _fill(text: Tensor, images: list[ImageSpan], features: list[Tensor]) -> Tensor:
     pieces, end = [], 0
     for image in images:
         pieces.append(text[end : image.start])

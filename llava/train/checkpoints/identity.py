@@ -33,6 +33,7 @@ _WITHOUT_EFFECT = {
     *("image_folder", "lazy_preprocess", "cache_dir", "logging_dir", "save_safetensors", "force_fsdp"),
     *("overwrite_output_dir", "no_cuda", "remove_unused_columns", "max_useless_fraction", "max_bad_samples"),
     *("eval_data_path", "eval_image_folder", "allow_outside_images"),
+    "on_bad_sample",  # a run that a bad record stopped may go on with `skip`
     # old names of settings that are listed under their new names
     *("evaluation_strategy", "group_by_length", "warmup_ratio", "fsdp_transformer_layer_cls_to_wrap"),
 }

@@ -24,6 +24,13 @@ class Start:
     finished_at_step: int | None = None
     """The last step of a run that is finished; there is nothing to do."""
 
+    @property
+    def step(self) -> int:
+        """The number of steps that the checkpoint has done; 0 for a run that starts anew."""
+        if self.checkpoint is None:
+            return 0
+        return int(json.loads((self.checkpoint / STATE_FILE).read_text(encoding="utf-8"))["global_step"])
+
 
 def find_start(output_dir: str | Path, identity: Identity, *, wanted: str | None, start_over: bool = False) -> Start:
     """Looks for a finished model or checkpoints of this run in its output folder.

@@ -10,9 +10,26 @@ import torch
 from torch import Tensor
 
 from llava.constants import IGNORE_INDEX
-from llava.train.data.dataset import Sample
+from llava.train.data.dataset import BadSample, Sample
 
-COUNTS_KEY = "sample_counts"
+REPORT_KEY = "report"
+"""Key of a batch that holds its `BatchReport`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a trainer wants to know of a batch, and the model does not."""
+
+    names: tuple[str, ...]
+    """Names of the records."""
+    truncated: tuple[str, ...]
+    """Names of the records whose samples were cut to fit."""
+    useless: int
+    """Number of samples without an answer to learn."""
+    tokens: int
+    """Number of positions, without padding."""
+    bad: tuple[BadSample, ...]
+    """Records that could not be made into samples; their rows are placeholders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +38,8 @@ class Collator:
 
     pad_token_id: int
     """Id that fills shorter rows."""
-    with_counts: bool = False
-    """True to add `sample_counts` for `LLaVATrainer`: int64 [rows, 2], was the row cut and has it an answer left."""
+    with_report: bool = False
+    """True to add a `BatchReport` for `LLaVATrainer`."""
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """
@@ -45,10 +62,20 @@ class Collator:
         if pixels:
             batch["images"] = _stack_if_equal(pixels)
             batch["image_sizes"] = [size for sample in samples for size in sample.image_sizes]
-        if self.with_counts:
-            counts = [[sample.encoded.truncated, sample.encoded.answer_tokens > 0] for sample in samples]
-            batch[COUNTS_KEY] = torch.tensor(counts, dtype=torch.long)
+        if self.with_report:
+            batch[REPORT_KEY] = _report(samples)
         return batch
+
+
+def _report(samples: Sequence[Sample]) -> BatchReport:
+    real = [sample.encoded for sample in samples if sample.bad is None]
+    return BatchReport(
+        names=tuple(sample.name for sample in samples),
+        truncated=tuple(sample.name for sample in samples if sample.encoded.truncated),
+        useless=sum(encoded.answer_tokens == 0 for encoded in real),
+        tokens=sum(len(encoded.input_ids) for encoded in real),
+        bad=tuple(sample.bad for sample in samples if sample.bad is not None),
+    )
 
 
 def _stack_if_equal(pixels: list[Tensor]) -> Tensor | list[Tensor]:

@@ -10,16 +10,31 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import DataError, ImageError
 from llava.mm_utils import load_image, process_images
+from llava.text_generation.literal_text import control_tokens
 from llava.train.data.labels import Encoded, ImageTokens, encode
 from llava.train.data.layouts import segments_of
 from llava.train.data.records import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """A record that could not be made into a sample."""
+
+    index: int
+    """Position of the record in the file."""
+    name: str
+    """Name of the record."""
+    images: tuple[str, ...]
+    """Its image paths."""
+    reason: str
+    """What is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,10 @@ class Sample:
     """One tensor per image, [3, height, width] or [tiles, 3, height, width], in the order of the markers."""
     image_sizes: tuple[tuple[int, int], ...]
     """Original (width, height) of each image."""
+    name: str = ""
+    """Name of the record."""
+    bad: BadSample | None = None
+    """Why this is a placeholder that teaches nothing; None for a real sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +74,16 @@ class ImageLoader:
             path: path of the image, relative to `folder`.
 
         Raises:
-            DataError: the file is missing or not a readable image; the message names record, file and reason.
+            DataError: the file is missing, not a readable image, or too thin for the vision tower; the message names
+                record, file and reason.
         """
         file = self.folder / path
         try:
             image = load_image(str(file))
+            return process_images([image], self.image_processor, self.model_config)[0], image.size
         except (ImageError, OSError) as error:
-            raise DataError(f"{name}: cannot read image {file}: {error}") from error
-        return process_images([image], self.image_processor, self.model_config)[0], image.size
+            reason = str(error).removeprefix(f"{file}: ")
+            raise DataError(f"{name}: cannot read image {file}: {reason}") from error
 
 
 class PositionCounter:
@@ -96,6 +117,7 @@ class ConversationDataset(Dataset[Sample]):
         *,
         max_length: int,
         bos_token_id: int | None = None,
+        collects_bad: bool = False,
     ) -> None:
         """
         Args:
@@ -106,6 +128,9 @@ class ConversationDataset(Dataset[Sample]):
             images: loader for the images; None if the model has no vision tower.
             max_length: longest sequence in the model, including all image positions.
             bos_token_id: id of the first token of each sample; None uses the tokenizer's own.
+            collects_bad: whether a record that cannot be made into a sample gives a placeholder with the reason in
+                place of an error. A placeholder is a first token without a label: it adds nothing to the loss, and the
+                number of steps, the order and what other processes do stay as they are.
 
         Raises:
             DataError: a record has an image, but there is no vision tower.
@@ -121,6 +146,8 @@ class ConversationDataset(Dataset[Sample]):
         self.images = images
         self.max_length = max_length
         self.bos_token_id = bos_token_id
+        self.collects_bad = collects_bad
+        self._control_tokens = control_tokens(tokenizer, without=[DEFAULT_IMAGE_TOKEN])
 
     def __len__(self) -> int:
         return len(self.records)
@@ -128,13 +155,29 @@ class ConversationDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """
         Raises:
-            DataError: an image cannot be read, or the record does not fit the template.
+            DataError: an image cannot be read, or the record does not fit the template (unless `collects_bad`).
         """
+        try:
+            return self._make(index)
+        except DataError as error:
+            if not self.collects_bad:
+                raise
+            record = self.records[index]
+            reason = str(error).removeprefix(f"{record.name}: ")
+            return self.placeholder(record.name, BadSample(index, record.name, record.images, reason))
+
+    def placeholder(self, name: str = "", bad: BadSample | None = None) -> Sample:
+        """Returns a sample that teaches nothing: a first token without a label."""
+        first = self.bos_token_id if self.bos_token_id is not None else self.tokenizer.bos_token_id
+        encoded = Encoded([int(first or 0)], [IGNORE_INDEX], num_images=0, truncated=False, answer_tokens=0)
+        return Sample(encoded, (), (), name, bad)
+
+    def _make(self, index: int) -> Sample:
         record = self.records[index]
         loaded = [self.images.load(record.name, image) for image in record.images] if self.images else []
         encoded = self.encode(index, [self.images.num_positions(pixels) for pixels, _ in loaded] if self.images else [])
         kept = loaded[: encoded.num_images]
-        return Sample(encoded, tuple(pixels for pixels, _ in kept), tuple(size for _, size in kept))
+        return Sample(encoded, tuple(pixels for pixels, _ in kept), tuple(size for _, size in kept), record.name)
 
     def encode(self, index: int, image_lengths: Sequence[int]) -> Encoded:
         """Encodes the text of a record, without opening images.
@@ -144,7 +187,12 @@ class ConversationDataset(Dataset[Sample]):
             image_lengths: number of positions of each image in the model.
         """
         record = self.records[index]
-        segments = segments_of(record, self.template, images_first=not self.image_tokens.as_patches)
+        segments = segments_of(
+            record,
+            self.template,
+            images_first=not self.image_tokens.as_patches,
+            control_tokens=self._control_tokens,
+        )
         return encode(
             segments,
             self.tokenizer,

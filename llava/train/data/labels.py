@@ -20,6 +20,7 @@ from llava.constants import (
     IMAGE_TOKEN_INDEX,
 )
 from llava.errors import DataError, InvalidRequest
+from llava.text_generation.literal_text import is_guard
 from llava.train.data.layouts import Segment
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Encoded:
     truncated: bool
     """True if tokens were cut from the end."""
     answer_tokens: int
-    """Number of supervised tokens inside answers; a sample with 0 teaches nothing."""
+    """Number of supervised tokens inside answers, blank ones not counted; a sample with 0 teaches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def encode(
     """Tokenises segments and labels each token.
 
     Args:
-        segments: segments from `segments_of`.
+        segments: segments from `segments_of`. Guarded spellings of control tokens are encoded as text
+            (`llava.text_generation.literal_text`).
         tokenizer: a fast tokenizer with the `<im_*>` tokens that `images` needs.
         images: how images are represented in the ids.
         image_lengths: number of positions of each image in the model, in the order of the `<image>` markers.
@@ -95,7 +97,7 @@ def encode(
     if found != len(image_lengths):
         raise DataError(
             f"{name}: the text has {found} image markers for {len(image_lengths)} images. "
-            f"Write one {DEFAULT_IMAGE_TOKEN} per image, and never write {DEFAULT_IMAGE_PATCH_TOKEN} yourself."
+            f"Write one {DEFAULT_IMAGE_TOKEN} per image."
         )
     full = len(tokens.ids)
     if max_length is not None:
@@ -105,6 +107,8 @@ def encode(
         label != IGNORE_INDEX and inside for label, inside in zip(tokens.labels, tokens.in_answer, strict=True)
     )
     truncated = len(tokens.ids) < full
+    if truncated:
+        _forget_signals_at_end(tokens)
     if images.as_patches:
         _expand_images(tokens, image_lengths, token_id(tokenizer, DEFAULT_IMAGE_PATCH_TOKEN))
     return Encoded(tokens.ids, tokens.labels, kept, truncated, answer_tokens)
@@ -155,21 +159,23 @@ def _tokenise(
             _append(tokens, IMAGE_TOKEN_INDEX, None)
             position += len(DEFAULT_IMAGE_TOKEN)
         encoding: Any = tokenizer(chunk, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for identity, (start, _) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+        for identity, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
             while current < len(borders) - 1 and position + start >= borders[current]:
                 current += 1
+            if is_guard(chunk, start, end):
+                continue
             if identity == patch_id:
                 _append(tokens, IMAGE_TOKEN_INDEX, None)
             else:
-                _append(tokens, identity, segments[current])
+                _append(tokens, identity, segments[current], is_blank=not chunk[start:end].strip())
         position += len(chunk)
     return tokens
 
 
-def _append(tokens: _Tokens, identity: int, segment: Segment | None) -> None:
+def _append(tokens: _Tokens, identity: int, segment: Segment | None, *, is_blank: bool = False) -> None:
     tokens.ids.append(identity)
     tokens.labels.append(identity if segment is not None and segment.supervised else IGNORE_INDEX)
-    tokens.in_answer.append(segment is not None and segment.answer)
+    tokens.in_answer.append(segment is not None and segment.answer and not is_blank)
 
 
 def _fitting(
@@ -201,6 +207,18 @@ def _fitting(
 
 def _truncate(tokens: _Tokens, keep: int) -> None:
     del tokens.ids[keep:], tokens.labels[keep:], tokens.in_answer[keep:]
+
+
+def _forget_signals_at_end(tokens: _Tokens) -> None:
+    """Removes the labels of turns whose answers were cut; their role names and separators alone teach nothing.
+
+    What directly follows an answer stays supervised, because it ends the answer.
+    """
+    last = max((number for number, inside in enumerate(tokens.in_answer) if inside), default=None)
+    end = 0 if last is None else last + 1
+    while last is not None and end < len(tokens.labels) and tokens.labels[end] != IGNORE_INDEX:
+        end += 1
+    tokens.labels[end:] = [IGNORE_INDEX] * (len(tokens.labels) - end)
 
 
 def _expand_images(tokens: _Tokens, image_lengths: Sequence[int], patch_id: int) -> None:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from llava.errors import DataError, InvalidRequest
+from llava.text_generation.literal_text import guarded
 from llava.train.data.records import ASSISTANT, HUMAN, Record, RecordTurn
 
 
@@ -22,11 +24,12 @@ class Segment:
     supervised: bool
     """True if the model is trained to write this text."""
     answer: bool = False
-    """True for the words of an answer; false for role names and separators, which some templates also train."""
+    """True for the words of an answer; false for role names and separators, which some templates also train, and for an
+    answer that is blank."""
 
 
-Layout = Callable[[Conversation, Sequence[RecordTurn], str], list[Segment]]
-"""Lays out turns in a template; the string is the record's name in error messages."""
+Layout = Callable[[Conversation, Record], list[Segment]]
+"""Lays out a record in a template."""
 
 
 def training_template(version: str) -> Conversation:
@@ -52,23 +55,79 @@ def training_template(version: str) -> Conversation:
     return template
 
 
-def segments_of(record: Record, template: Conversation, *, images_first: bool) -> list[Segment]:
+def segments_of(
+    record: Record, template: Conversation, *, images_first: bool, control_tokens: re.Pattern[str] | None = None
+) -> list[Segment]:
     """Lays a record out as training text, with one `<image>` for each image.
 
     Args:
-        record: a record from `load_records`.
+        record: a record from `load_records`. Its system turn replaces the template's system text.
         template: a template from `training_template`.
         images_first: moves a turn's only `<image>` to a line of its own before the text, as v1 and later do.
             v0 leaves it where the record has it.
+        control_tokens: spellings that are only text where the record has them, from
+            `llava.text_generation.literal_text.control_tokens`; None if there are none.
 
     Raises:
         DataError: the record does not have the alternating turns, or the image and caption, that the template needs.
     """
-    turns = record.turns
     if images_first and template.sep_style is not SeparatorStyle.PLAIN:
         tagged = "mmtag" in str(template.version)
-        turns = tuple(replace(turn, text=_image_first(turn.text, tagged=tagged)) for turn in turns)
-    return _LAYOUTS[template.sep_style](template, turns, record.name)
+        turns = tuple(replace(turn, text=_image_first(turn.text, tagged=tagged)) for turn in record.turns)
+        record = replace(record, turns=turns)
+    if control_tokens is not None:
+        # Only now, because taking an image out of a text may join what is left to a control token.
+        record = _with_literal_text(record, control_tokens)
+    if record.system is not None:
+        template = replace(template, system=_system_text(template, record))
+    return _LAYOUTS[template.sep_style](template, record)
+
+
+def turn_problem(record: Record, template: Conversation) -> str | None:
+    """Says why the turns of a record do not fit a template; None if they do."""
+    if template.sep_style is SeparatorStyle.HEADED:
+        return None
+    if template.sep_style is SeparatorStyle.PLAIN:
+        roles = [turn.role for turn in record.turns]
+        if record.system is not None:
+            return "the plain template has no place for a system turn. Choose another --version."
+        if roles == [HUMAN, ASSISTANT] and DEFAULT_IMAGE_TOKEN in record.turns[0].text:
+            return None
+        return (
+            f"the plain template needs one human turn with {DEFAULT_IMAGE_TOKEN} and one answer, "
+            f"found {len(roles)} turns. Choose another --version for conversations."
+        )
+    skipped = int(record.turns[0].role != HUMAN)
+    for number, turn in enumerate(record.turns[skipped:]):
+        expected = (HUMAN, ASSISTANT)[number % 2]
+        if turn.role != expected:
+            return (
+                f"{record.place_of(number + skipped)} is from '{turn.role}', expected '{expected}'. "
+                "This template needs alternating turns, starting with 'human'."
+            )
+    if len(record.turns) == skipped:
+        return "no question is left, because this template drops an answer that comes first."
+    return None
+
+
+def _check_turns(record: Record, template: Conversation) -> None:
+    problem = turn_problem(record, template)
+    if problem is not None:
+        raise DataError(f"{record.name}: {problem}")
+
+
+def _with_literal_text(record: Record, control_tokens: re.Pattern[str]) -> Record:
+    turns = tuple(replace(turn, text=guarded(turn.text, control_tokens)) for turn in record.turns)
+    system = None if record.system is None else guarded(record.system, control_tokens)
+    return replace(record, turns=turns, system=system)
+
+
+def _system_text(template: Conversation, record: Record) -> str:
+    text = record.system or ""
+    if template.sep_style is SeparatorStyle.MPT:
+        header, line_end, _ = template.system.partition("\n")  # `<|im_start|>system` stands before the text
+        return f"{header}{line_end}{text}"
+    return text
 
 
 def _image_first(text: str, *, tagged: bool) -> str:
@@ -79,42 +138,44 @@ def _image_first(text: str, *, tagged: bool) -> str:
     return text
 
 
-def _headed_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+def _headed_layout(template: Conversation, record: Record) -> list[Segment]:
     """Writes the system text, a blank line and one `### Role: text` line per turn, as the first release trained.
 
     Role names of answers are trained too, and so is the `###` before a question, because it ends an answer.
     """
     signal, line_end = template.sep, template.sep2 or ""
     segments = [Segment(template.system + 2 * line_end, supervised=False)]
-    for turn in turns:
+    for turn in record.turns:
         if turn.role == HUMAN:
             segments.append(Segment(signal, supervised=True))
             segments.append(Segment(f" {template.roles[0]}: {turn.text}{line_end}", supervised=False))
         else:
             segments.append(Segment(f"{signal} {template.roles[1]}:", supervised=True))
-            segments.append(Segment(f" {turn.text}{line_end}", supervised=True, answer=True))
+            segments.append(Segment(f" {turn.text}{line_end}", supervised=True, answer=_has_words(turn)))
     segments.append(Segment(f"{signal} ", supervised=True))
     return segments
 
 
-def _two_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+def _two_layout(template: Conversation, record: Record) -> list[Segment]:
     """Writes `system USER: text ASSISTANT: text</s>...`; only answers and the `</s>` after them are trained."""
     segments = [Segment(template.system + template.sep, supervised=False)]
-    for turn in _alternating(turns, name):
+    for turn in _alternating(template, record):
         is_answer = turn.role == ASSISTANT
         role, separator = (template.roles[1], template.sep2 or "") if is_answer else (template.roles[0], template.sep)
         segments.append(Segment(f"{role}:", supervised=False))
         if turn.text:
-            segments.append(Segment(f" {turn.text}{separator}", supervised=is_answer, answer=is_answer))
+            segments.append(
+                Segment(f" {turn.text}{separator}", supervised=is_answer, answer=is_answer and _has_words(turn))
+            )
     return segments
 
 
-def _llama_2_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+def _llama_2_layout(template: Conversation, record: Record) -> list[Segment]:
     """Writes `[INST] <<SYS>>...<</SYS>> text [/INST] text </s><s>[INST] ...`; trains answers and their `</s>`."""
     segments = []
-    for number, turn in enumerate(_alternating(turns, name)):
+    for number, turn in enumerate(_alternating(template, record)):
         if turn.role == ASSISTANT:
-            segments.append(Segment(f" {turn.text} {template.sep2 or ''}", supervised=True, answer=True))
+            segments.append(Segment(f" {turn.text} {template.sep2 or ''}", supervised=True, answer=_has_words(turn)))
             continue
         text = turn.text
         if number == 0 and template.system:
@@ -124,39 +185,35 @@ def _llama_2_layout(template: Conversation, turns: Sequence[RecordTurn], name: s
     return segments
 
 
-def _mpt_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+def _mpt_layout(template: Conversation, record: Record) -> list[Segment]:
     """Writes ChatML, `role` text `<|im_end|>`; answers and the `<|im_end|>` after them are trained."""
     segments = [Segment(template.system + template.sep, supervised=False)]
-    for turn in _alternating(turns, name):
+    for turn in _alternating(template, record):
         is_answer = turn.role == ASSISTANT
         segments.append(Segment(template.roles[1] if is_answer else template.roles[0], supervised=False))
         if turn.text:
-            segments.append(Segment(turn.text + template.sep, supervised=is_answer, answer=is_answer))
+            has_words = is_answer and _has_words(turn)
+            segments.append(Segment(turn.text + template.sep, supervised=is_answer, answer=has_words))
     return segments
 
 
-def _plain_layout(template: Conversation, turns: Sequence[RecordTurn], name: str) -> list[Segment]:
+def _plain_layout(template: Conversation, record: Record) -> list[Segment]:
     """Writes the image, its caption and a line end; the instruction is left out."""
-    if [turn.role for turn in turns] != [HUMAN, ASSISTANT] or DEFAULT_IMAGE_TOKEN not in turns[0].text:
-        raise DataError(
-            f"{name}: the plain template needs one human turn with {DEFAULT_IMAGE_TOKEN} and one answer, "
-            f"found {len(turns)} turns. Choose another --version for conversations."
-        )
-    images = DEFAULT_IMAGE_TOKEN * turns[0].text.count(DEFAULT_IMAGE_TOKEN)
-    return [Segment(images, supervised=False), Segment(turns[1].text + template.sep, supervised=True, answer=True)]
+    _check_turns(record, template)
+    question, answer = record.turns
+    images = DEFAULT_IMAGE_TOKEN * question.text.count(DEFAULT_IMAGE_TOKEN)
+    caption = Segment(answer.text + template.sep, supervised=True, answer=_has_words(answer))
+    return [Segment(images, supervised=False), caption]
 
 
-def _alternating(turns: Sequence[RecordTurn], name: str) -> Sequence[RecordTurn]:
-    if turns[0].role != HUMAN:
-        turns = turns[1:]  # An answer without a question; later releases drop it too.
-    for number, turn in enumerate(turns):
-        expected = (HUMAN, ASSISTANT)[number % 2]
-        if turn.role != expected:
-            raise DataError(
-                f"{name}: turn {number} of the dialogue is from '{turn.role}', expected '{expected}'. "
-                "This template needs alternating turns, starting with 'human'."
-            )
-    return turns
+def _alternating(template: Conversation, record: Record) -> Sequence[RecordTurn]:
+    _check_turns(record, template)
+    # An answer without a question is dropped; later releases do so too.
+    return record.turns[int(record.turns[0].role != HUMAN) :]
+
+
+def _has_words(turn: RecordTurn) -> bool:
+    return bool(turn.text.strip())
 
 
 _LAYOUTS: dict[SeparatorStyle, Layout] = {

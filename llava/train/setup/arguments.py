@@ -90,6 +90,23 @@ class DataArguments:
         "(default: the model's own).",
     )
     lazy_preprocess: bool = _option(True, "Accepted for old commands. Samples are always made on demand.")
+    allow_outside_images: bool = _option(
+        False, "Accept image paths that lead out of the image folder (default: False)."
+    )
+    on_bad_sample: str = _option(
+        "stop",
+        "What to do with a record whose image cannot be read: stop the run, or skip the record and list it in "
+        "OUTPUT_DIR/bad_samples.jsonl (default: stop).",
+    )
+    max_bad_samples: int | None = _option(
+        None, "Stop if more records than this were skipped as bad (default: no limit)."
+    )
+    eval_data_path: str | None = _option(
+        None, "Held-out records; their loss is measured as --eval_strategy says (default: none)."
+    )
+    eval_image_folder: str | None = _option(
+        None, "Folder that the held-out records' image paths are relative to (default: --image_folder)."
+    )
     max_useless_fraction: float = _option(
         0.1, "Stop if more than this fraction of the samples has no answer left to learn, 0 to 1 (default: 0.1)."
     )

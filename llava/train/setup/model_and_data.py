@@ -133,10 +133,14 @@ def prepare_data(
     prepared: Prepared,
     records: list[Record],
     model_args: ModelArguments,
-    data_args: DataArguments,
     training_args: TrainingArguments,
+    *,
+    folder: Path,
 ) -> ConversationDataset:
     """Builds the dataset of a run.
+
+    Args:
+        folder: folder of the images.
 
     Raises:
         DataError: a record has an image, but there is no vision tower.
@@ -144,7 +148,7 @@ def prepare_data(
     model, images = prepared.model, None
     if model.config.has_vision:
         tower = model.get_vision_tower()
-        images = ImageLoader(image_folder(data_args), tower.image_processor, model.config, PositionCounter(tower))
+        images = ImageLoader(folder, tower.image_processor, model.config, PositionCounter(tower))
     return ConversationDataset(
         records,
         prepared.tokenizer,
@@ -153,12 +157,20 @@ def prepare_data(
         images,
         max_length=training_args.model_max_length,
         bos_token_id=prepared.tokenizer.eos_token_id if model_args.legacy_bos else None,
+        collects_bad=True,
     )
 
 
 def image_folder(data_args: DataArguments) -> Path:
     """Returns the folder of the images: `--image_folder`, else the training file's own folder."""
     return Path(data_args.image_folder) if data_args.image_folder else Path(str(data_args.data_path)).parent
+
+
+def eval_image_folder(data_args: DataArguments) -> Path:
+    """Returns the folder of the held-out records' images."""
+    if data_args.eval_image_folder or data_args.image_folder:
+        return Path(str(data_args.eval_image_folder or data_args.image_folder))
+    return Path(str(data_args.eval_data_path)).parent
 
 
 def _set_padding(tokenizer: PreTrainedTokenizerBase, model: Any, *, add_token: bool) -> None:

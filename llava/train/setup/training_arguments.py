@@ -45,6 +45,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self.notes, self.sharding = [], None
         if self.optim == "muon":
             self.muon, self.optim = True, "adamw_torch"
+        # The filter would log the mean of earlier losses in place of one that is not a number.
+        self.logging_nan_inf_filter = False
         self._fit_to_device()
         self._shard()
         self._adapt()

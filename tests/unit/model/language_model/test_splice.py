@@ -110,3 +110,16 @@ def test_gradient_reaches_features_and_text(embed):
 def test_mismatch_names_row_expected_and_found(embed, rows, lengths, message):
     with pytest.raises(ImageTokenMismatch, match=message):
         run(embed, rows, [image(50, length) for length in lengths])
+
+
+def test_a_batch_is_looked_up_at_once_however_many_rows_and_images_it_has(embed):
+    """Sharded embeddings are gathered at each look-up, which all processes must do equally often."""
+    calls = []
+    embed.register_forward_hook(lambda *_: calls.append(1))
+    for rows, features in (
+        ([[1, MARK, 2], [3, 4]], [image(50)]),
+        ([[1, MARK], [MARK, 2], [3]], [image(50), image(60)]),
+    ):
+        calls.clear()
+        run(embed, rows, features)
+        assert len(calls) == 1

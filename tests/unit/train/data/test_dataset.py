@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from llava.constants import IGNORE_INDEX
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.errors import DataError
 from llava.model.loading.tokenizer import load_tokenizer
 from llava.model.multimodal_encoder.builder import build_vision_tower
-from llava.train.data.collator import COUNTS_KEY, Collator
+from llava.train.data.collator import REPORT_KEY, BatchReport, Collator
 from llava.train.data.dataset import ConversationDataset, ImageLoader, PositionCounter, Sample
 from llava.train.data.labels import Encoded, ImageTokens
 from llava.train.data.layouts import training_template
@@ -68,6 +68,29 @@ def test_images_that_are_cut_off_are_not_handed_to_the_model(tokenizer, tower):
     assert sample.encoded.truncated
     assert len(sample.pixels) == len(sample.image_sizes) == 1
     assert sample.image_sizes[0] == (320, 240)
+
+
+@pytest.mark.parametrize(("version", "marker", "count"), [("v0", PATCH, 256), ("v1", IMAGE_TOKEN_INDEX, 1)])
+def test_image_tokens_that_a_user_spells_are_no_images(tokenizer, tower, version, marker, count):
+    question = "<image>\nWhat do <im_start><im_patch><im_end> and </s> mean?"
+    sample = dataset(tokenizer, tower, [record(question, ["land.png"])], version=version)[0]
+    assert sample.encoded.input_ids.count(marker) == count
+    assert len(sample.pixels) == sample.encoded.num_images == 1
+
+
+def test_a_record_that_cannot_be_used_leaves_a_placeholder_that_teaches_nothing(tokenizer, tower, tmp_path):
+    """Real ones and placeholders fit into one batch, also if no row of it is real."""
+    records = [record("<image>?", ["none.png"], 0), record("Hi", [], 1)]
+    samples = dataset(tokenizer, tower, records, folder=tmp_path, collects_bad=True)
+    bad = samples[0].bad
+    assert (bad.index, bad.name, bad.images) == (0, "t.json: record 0 (id 'r0')", ("none.png",))
+    assert bad.reason.startswith(f"cannot read image {tmp_path / 'none.png'}: no such file")
+    assert samples[0].encoded.input_ids == samples[1].encoded.input_ids[:1]
+    mixed, alone = Collator(0)([samples[0], samples[1]]), Collator(0)([samples[0], samples[0]])
+    assert (mixed["labels"][0] == IGNORE_INDEX).all()
+    assert mixed["attention_mask"][0].sum() == 1
+    assert alone["input_ids"].shape == (2, 1)
+    assert "images" not in alone
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\0\0"])
@@ -137,9 +160,9 @@ def test_a_batch_of_pure_text_has_no_images_at_all():
     assert "images" not in Collator(0)([sample([1]), sample([2, 3])])
 
 
-def test_counts_say_which_rows_are_truncated_or_useless():
-    batch = Collator(0, with_counts=True)([sample([1], truncated=True, answers=0), sample([2])])
-    assert batch[COUNTS_KEY].tolist() == [[1, 0], [0, 1]]
+def test_a_report_says_how_many_rows_are_truncated_or_useless():
+    batch = Collator(0, with_report=True)([sample([1], truncated=True, answers=0), sample([2, 3])])
+    assert batch[REPORT_KEY] == BatchReport(("", ""), truncated=("",), useless=1, tokens=3, bad=())
 
 
 # ---- sampler ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.errors import DataError
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
+from llava.text_generation.literal_text import control_tokens
 from llava.train.data.labels import Encoded, ImageTokens, encode
 from llava.train.data.layouts import Segment, segments_of, training_template
 from llava.train.data.records import parse_record
@@ -24,6 +25,7 @@ RECORDS = {
 GOLDEN_V0 = load_file(DATA / "train_golden_v0code.safetensors")
 GOLDEN_HEAD = load_file(DATA / "train_golden_headcode.safetensors")
 EOS = 2
+PATCH = 2049
 PATCHES = {"square": {"land.png": 256, "square.png": 256}, "keep": {"land.png": 16 * 21, "square.png": 256}}
 """Patches of each image: 224 x 224 pixels, or 224 x 298 where the aspect ratio is kept, in patches of 14."""
 
@@ -229,3 +231,123 @@ def test_two_images_of_one_question_stay_where_they_stand(v0_tokenizer):
 def test_an_image_token_spelled_out_in_the_text_is_refused(v0_tokenizer):
     with pytest.raises(DataError, match="1 image markers for 0 images"):
         encode([Segment("say <im_patch>", supervised=False)], v0_tokenizer, ImageTokens(True), name="r")
+
+
+# ---- what users write ------------------------------------------------------------------------------------------------
+
+
+def encoded_turns(
+    tokenizer, version: str, *turns: tuple[str, str], system: str | None = None, images: tuple[int, ...] = (), **options
+) -> Encoded:
+    """Encodes (role, text) turns as the dataset does; `images` are the lengths of their images."""
+    conversations = [{"from": role, "value": text} for role, text in turns]
+    if system is not None:
+        conversations.insert(0, {"from": "system", "value": system})
+    item = {"conversations": conversations, "image": [f"{number}.png" for number in range(len(images))] or None}
+    template = training_template(version)
+    segments = segments_of(
+        parse_record(item, "t.json: record 0"),
+        template,
+        images_first=template.image_first,
+        control_tokens=control_tokens(tokenizer, without=["<image>"]),
+    )
+    form = ImageTokens(not template.image_first, start_end=not template.image_first)
+    return encode(segments, tokenizer, form, image_lengths=images, **options)
+
+
+def trained_text(tokenizer, encoded: Encoded) -> str:
+    return tokenizer.decode([label for label in encoded.labels if label != IGNORE_INDEX])
+
+
+@pytest.mark.parametrize("version", ["v0", "v1", "plain", "llava_llama_2"])
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        *("</s>", "<s>", "<unk>", "[PAD]", "<im_start>", "<im_end>", "<im_patch>"),
+        *("</s></s>", "<<s>s>", "<s></s>\u00e9", "<im_start><im_patch><im_end>"),
+    ],
+)
+def test_a_control_token_that_a_user_spells_is_text(v0_tokenizer, version, spelled):
+    """Oracle: the same record with a harmless word in its place has as many control ids, at its start and its end."""
+    controls = {0, 1, 2, 2048, 2049, 2050, 2051, IMAGE_TOKEN_INDEX}
+    found = []
+    for text in (spelled, "word"):
+        turns = ("human", f"<image>\nWhat is {text}?"), ("gpt", f"It is {text} and {text}{text}.")
+        encoded = encoded_turns(v0_tokenizer, version, *turns, images=(4,))
+        found.append([identity for identity in encoded.input_ids if identity in controls])
+        assert f"It is {text} and {text}{text}." in trained_text(v0_tokenizer, encoded)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("version", ["v0", "v1", "llava_llama_2"])
+def test_taking_an_image_out_of_a_text_joins_no_control_token(v0_tokenizer, version):
+    turns = ("human", "What is </<image>s> or <im_<image>end>?"), ("gpt", "Text.")
+    two = encoded_turns(v0_tokenizer, version, *turns, images=(3, 3))
+    one = encoded_turns(v0_tokenizer, version, ("human", "What is </<image>s>?"), ("gpt", "Text."), images=(3,))
+    for encoded in (one, two):
+        # Only the template's own: the one that ends the answer.
+        assert encoded.input_ids[1:].count(EOS) == (0 if version == "v0" else 1)
+
+
+def test_control_tokens_in_a_system_turn_are_text(v0_tokenizer):
+    encoded = encoded_turns(v0_tokenizer, "v1", ("human", "Hi"), ("gpt", "Hello"), system="Never write </s>.")
+    assert encoded.input_ids[1:].count(EOS) == 1
+    assert v0_tokenizer.decode(encoded.input_ids[1:]).startswith("Never write </s>. USER: Hi")
+
+
+def test_a_signal_of_the_template_in_an_answer_is_text_in_it(v0_tokenizer):
+    encoded = encoded_turns(v0_tokenizer, "v0", ("human", "Hi"), ("gpt", "A\n### Human: B"))
+    assert "A\n### Human: B\n### " in trained_text(v0_tokenizer, encoded)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n", " \t\n\u00a0\u3000"])
+@pytest.mark.parametrize("version", ["v0", "v1", "plain", "llava_llama_2"])
+def test_a_blank_answer_has_no_word_to_learn(v0_tokenizer, version, blank):
+    assert encoded_turns(v0_tokenizer, version, ("human", "<image>"), ("gpt", blank), images=(2,)).answer_tokens == 0
+    if version != "plain":
+        turns = ("human", "<image>"), ("gpt", blank), ("human", "And?"), ("gpt", "A word.")
+        assert encoded_turns(v0_tokenizer, version, *turns, images=(2,)).answer_tokens > 0
+
+
+@pytest.mark.parametrize("version", ["v0", "v1", "llava_llama_2"])
+def test_wherever_a_sample_is_cut_only_answers_and_their_ends_are_trained(v0_tokenizer, version):
+    """A cut leaves no role name or separator supervised that belongs to an answer which is gone."""
+    turns = ("human", "First question?"), ("gpt", "First answer."), ("human", "Second question?"), ("gpt", "Second.")
+    whole = encoded_turns(v0_tokenizer, version, *turns)
+    learnt = set()
+    for limit in range(1, len(whole.input_ids)):
+        encoded = encoded_turns(v0_tokenizer, version, *turns, max_length=limit)
+        assert encoded.truncated
+        assert encoded.input_ids == whole.input_ids[:limit]
+        text = trained_text(v0_tokenizer, encoded)
+        learnt.add(text)
+        assert (encoded.answer_tokens == 0) == (text == "")
+        assert "question" not in text
+        last = max((n for n, label in enumerate(encoded.labels) if label != IGNORE_INDEX), default=None)
+        if last is not None and version == "v0":
+            ends = v0_tokenizer.decode([label for label in encoded.labels[: last + 1] if label != IGNORE_INDEX])
+            assert not ends.rstrip().endswith("Assistant:")
+    assert "" in learnt
+    assert len(learnt) > 5
+
+
+@pytest.mark.parametrize("as_patches", [True, False])
+@pytest.mark.parametrize("lengths", [(9, 9), (5, 12), (816, 3)])
+def test_a_cut_anywhere_leaves_whole_images_and_as_many_as_it_says(v0_tokenizer, lengths, as_patches):
+    """Two images of one question, tiles included, with start and end tokens."""
+    segments = [
+        Segment("Is <image> like <image>, or is it not?", supervised=False),
+        Segment(" No.", supervised=True, answer=True),
+    ]
+    form = ImageTokens(as_patches, start_end=True)
+    whole = encode(segments, v0_tokenizer, form, image_lengths=lengths)
+    full = len(whole.input_ids) + (0 if as_patches else sum(lengths) - 2)
+    for limit in {*range(1, 40), *range(lengths[0], full)}:
+        encoded = encode(segments, v0_tokenizer, form, image_lengths=lengths, max_length=limit)
+        counts = [encoded.input_ids.count(identity) for identity in (2050, 2051)]
+        assert counts == [encoded.num_images] * 2
+        marks = encoded.input_ids.count(PATCH if as_patches else IMAGE_TOKEN_INDEX)
+        assert marks == (sum(lengths[: encoded.num_images]) if as_patches else encoded.num_images)
+        positions = len(encoded.input_ids) + (0 if as_patches else sum(lengths[: encoded.num_images]) - marks)
+        assert positions <= limit
+        assert encoded.input_ids == whole.input_ids[: len(encoded.input_ids)]

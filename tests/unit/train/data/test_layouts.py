@@ -9,7 +9,7 @@ import pytest
 
 from llava.conversation import conv_templates
 from llava.errors import DataError, InvalidRequest
-from llava.train.data.layouts import segments_of, training_template
+from llava.train.data.layouts import segments_of, training_template, turn_problem
 from llava.train.data.records import parse_record
 
 DATA = Path(__file__).parents[3] / "data"
@@ -61,3 +61,55 @@ def test_turns_that_do_not_fit_the_template_name_the_record(version, conversatio
 def test_an_unknown_version_lists_the_known_ones():
     with pytest.raises(InvalidRequest, match="vicuna_v1"):
         training_template("nonsense")
+
+
+SYSTEM = "You are a cook. Answer in rhymes."
+
+
+@pytest.mark.parametrize(
+    ("version", "beginning"),
+    [
+        ("v0", f"{SYSTEM}\n\n### Human: "),
+        ("v1", f"{SYSTEM} USER: "),
+        ("v0_mmtag", f"{SYSTEM}\n\n### Human: "),
+        ("llava_llama_2", f"[INST] <<SYS>>\n{SYSTEM}\n<</SYS>>\n\nHi"),
+        ("chatml_direct", f"<|im_start|>system\n{SYSTEM}<|im_end|><|im_start|>user\n"),
+    ],
+)
+def test_a_system_turn_replaces_the_templates_system_text(version, beginning):
+    turns = [("system", SYSTEM), ("human", "Hi"), ("gpt", "Hello")]
+    item = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    segments = segments_of(parse_record(item, "t.json: record 0"), training_template(version), images_first=True)
+    assert "".join(segment.text for segment in segments).startswith(beginning)
+    assert not any(SYSTEM in segment.text for segment in segments if segment.supervised)
+
+
+@pytest.mark.parametrize(
+    ("version", "roles", "problem"),
+    [
+        ("v0", "hhgg", None),
+        ("v1", "hghg", None),
+        ("v1", "ghg", None),
+        ("v1", "hhg", "turn 1 (counting from 0) is from 'human', expected 'gpt'"),
+        ("v1", "shhg", "turn 2 (counting from 0) is from 'human', expected 'gpt'"),
+        ("v1", "gg", "turn 1 (counting from 0) is from 'gpt', expected 'human'"),
+        ("v1", "g", "no question is left"),
+        ("chatml_direct", "hgg", "turn 2 (counting from 0)"),
+        ("llava_llama_2", "hhg", "turn 1 (counting from 0)"),
+        ("plain", "shg", "no place for a system turn"),
+        ("plain", "hghg", "found 4 turns"),
+        ("plain", "hg", "one human turn with <image>"),
+    ],
+)
+def test_the_turns_are_judged_before_and_in_the_run_alike(version, roles, problem):
+    names = {"h": "human", "g": "gpt", "s": "system"}
+    item = {"conversations": [{"from": names[role], "value": "text"} for role in roles]}
+    record, template = parse_record(item, "t.json: record 0"), training_template(version)
+    said = turn_problem(record, template)
+    assert (said is None) if problem is None else (problem in str(said))
+    if problem is None:
+        assert segments_of(record, template, images_first=template.image_first)
+    else:
+        with pytest.raises(DataError) as caught:
+            segments_of(record, template, images_first=template.image_first)
+        assert str(caught.value) == f"t.json: record 0: {said}"

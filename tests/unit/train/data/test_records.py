@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava.errors import DataError
-from llava.train.data.records import RecordTurn, check_first_images, load_records
+from llava.train.data.records import RecordTurn, load_records, scan_records
 
 HUMAN = {"from": "human", "value": "What is it?"}
 WITH_IMAGE = {"from": "human", "value": "<image>\nWhat is it?"}
@@ -43,9 +43,52 @@ def test_records_with_and_without_images_are_read_in_order(tmp_path):
         ("text", "expected an object with 'conversations', found a JSON string"),
         ({"id": 1}, "'conversations' is missing or empty"),
         ({"id": 1, "conversations": []}, "'conversations' is missing or empty"),
-        ({"id": 1, "conversations": [{"from": "human"}]}, "turn 0 must be an object"),
-        ({"id": 1, "conversations": [HUMAN, {"from": "gpt", "value": 3}]}, "turn 1 must be an object"),
-        ({"id": 1, "conversations": [{"from": "user", "value": "hi"}]}, "'from': 'user', expected 'human' or 'gpt'"),
+        ({"id": 1, "conversations": [{"from": "human"}]}, "turn 0 (counting from 0) must be an object"),
+        (
+            {"id": 1, "conversations": [HUMAN, {"from": "gpt", "value": 3}]},
+            "turn 1 (counting from 0) must be an object",
+        ),
+        ({"id": 1, "conversations": [{"from": "user", "value": "hi"}]}, "no answer to learn"),
+        ({"id": 1, "conversations": [{"from": "bot", "value": "hi"}]}, "'from': 'bot', expected 'human' or 'gpt'"),
+        ({"id": 1, "conversations": [{"from": None, "value": "hi"}]}, "'from': None"),
+        (
+            {"id": 1, "conversations": [HUMAN, {"from": "system", "value": "hi"}, GPT]},
+            "turn 1 (counting from 0) is from",
+        ),
+        ({"id": 1, "messages": [HUMAN, GPT]}, "The record has 'messages'"),
+        ({"id": 1, "images": ["a.png"], "conversations": [HUMAN, GPT]}, "'images' is not read. Rename it to 'image'"),
+        ({"id": 1, "image_path": "a.png", "conversations": [HUMAN, GPT]}, "'image_path' is not read"),
+        ({"id": 1, "img": "a.png", "conversations": [HUMAN, GPT]}, "'img' is not read"),
+        ({"id": 1, "Image": "a.png", "conversations": [HUMAN, GPT]}, "'Image' is not read"),
+        ({"id": 1, "video": "a.mp4", "conversations": [HUMAN, GPT]}, "Videos and sounds are not supported"),
+        (
+            {"id": 1, "image": "a.png", "videos": ["a.mp4"], "conversations": [WITH_IMAGE, GPT]},
+            "'videos' is not read",
+        ),
+        ({"id": 1, "image": "/a.png", "conversations": [WITH_IMAGE, GPT]}, "lies outside the image folder"),
+        ({"id": 1, "image": "../a.png", "conversations": [WITH_IMAGE, GPT]}, "lies outside the image folder"),
+        ({"id": 1, "image": "b/../../a.png", "conversations": [WITH_IMAGE, GPT]}, "lies outside the image folder"),
+        ({"id": 1, "image": "..\\a.png", "conversations": [WITH_IMAGE, GPT]}, "lies outside the image folder"),
+        ({"id": 1, "image": "C:\\a.png", "conversations": [WITH_IMAGE, GPT]}, "lies outside the image folder"),
+        ({"id": 1, "image": "https://x.org/a.png", "conversations": [WITH_IMAGE, GPT]}, "is a URL"),
+        ({"id": 1, "image": "a\0.png", "conversations": [WITH_IMAGE, GPT]}, "NUL"),
+        ({"id": 1, "image": "a\ud83d.png", "conversations": [WITH_IMAGE, GPT]}, "'image': character 1"),
+        (
+            {"id": 1, "conversations": [HUMAN, {"from": "gpt", "value": "a\ud83d"}]},
+            "turn 1 (counting from 0): character 1",
+        ),
+        (
+            {"id": 1, "image": "a", "conversations": [{"from": "system", "value": "<image>"}, WITH_IMAGE, GPT]},
+            "the system turn contains <image>",
+        ),
+        (
+            {
+                "id": 1,
+                "image": "a",
+                "conversations": [{"from": "system", "value": "s"}, WITH_IMAGE, {"from": "gpt", "value": "<image>"}],
+            },
+            "turn 2 (counting from 0) from 'gpt'",
+        ),
         ({"id": 1, "conversations": [HUMAN]}, "no answer to learn"),
         ({"id": 1, "conversations": [WITH_IMAGE, GPT]}, "1 <image> but the record has no 'image'"),
         ({"id": 1, "image": "a.png", "conversations": [HUMAN, GPT]}, "1 images but 0 <image>"),
@@ -53,7 +96,7 @@ def test_records_with_and_without_images_are_read_in_order(tmp_path):
         ({"id": 1, "image": 5, "conversations": [WITH_IMAGE, GPT]}, "'image' must be a path"),
         (
             {"id": 1, "image": "a", "conversations": [HUMAN, {"from": "gpt", "value": "see <image>"}]},
-            "turn 1 from 'gpt' contains <image>",
+            "turn 1 (counting from 0) from 'gpt' contains <image>",
         ),
     ],
 )
@@ -79,7 +122,8 @@ def test_the_number_of_other_malformed_records_is_told(tmp_path):
     [
         ('{"a": 1}', "expected a list of records, found a JSON object"),
         ("[]", "the list of records is empty"),
-        ('{"id": 1}\n{"id": 2}\n', "not JSON at line 2"),
+        ('{"id": 1}\n{"id": 2}\n', "line 1 (id 1): 'conversations' is missing"),
+        ('[{"id": 1}]\n[{"id": 2}]\n', "not JSON at line 2"),
         ("[{]", "not JSON at line 1, column 3"),
     ],
 )
@@ -104,7 +148,43 @@ def test_a_file_in_another_encoding_says_so(tmp_path):
         load_records(path)
 
 
-def test_a_missing_image_is_found_before_training_starts(tmp_path):
-    path = write(tmp_path, [{"id": "a", "image": "none.png", "conversations": [WITH_IMAGE, GPT]}])
-    with pytest.raises(DataError, match=r"record 0 \(id 'a'\): image .*none\.png does not exist"):
-        check_first_images(load_records(path), tmp_path)
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
+def test_json_lines_are_read_under_any_name_and_errors_name_the_line(tmp_path, name):
+    path = tmp_path / name
+    good = json.dumps({"id": "a", "conversations": [HUMAN, GPT]}, ensure_ascii=False)
+    path.write_text(f"{good}\n\n{good}\n")
+    assert [record.name for record in load_records(path)] == [f"{path}: line 1 (id 'a')", f"{path}: line 3 (id 'a')"]
+    path.write_text(f"{good}\n{{\n[1]\n")
+    found = [str(item) for item in scan_records(path) if isinstance(item, DataError)]
+    assert found[0].startswith(f"{path}: line 2: not JSON at column 2")
+    assert found[1].startswith(f"{path}: line 3: expected an object")
+
+
+def test_roles_of_chat_apis_and_a_system_turn_are_read(tmp_path):
+    turns = [
+        {"from": "system", "value": "Be brief."},
+        {"from": "user", "value": "Hi"},
+        {"from": "assistant", "value": "Ho"},
+    ]
+    (record,) = load_records(write(tmp_path, [{"conversations": turns}]))
+    assert record.system == "Be brief."
+    assert record.turns == (RecordTurn("human", "Hi"), RecordTurn("gpt", "Ho"))
+
+
+def test_metadata_beside_an_image_and_null_keys_do_no_harm(tmp_path):
+    item = {
+        "image": "a.png",
+        "image_id": 3,
+        "image_url": "x",
+        "width": 5,
+        "video": None,
+        "conversations": [WITH_IMAGE, GPT],
+    }
+    assert load_records(write(tmp_path, [item]))[0].images == ("a.png",)
+
+
+def test_paths_outside_the_image_folder_may_be_allowed(tmp_path):
+    path = write(tmp_path, [{"image": "../a.png", "conversations": [WITH_IMAGE, GPT]}])
+    assert load_records(path, allow_outside=True)[0].images == ("../a.png",)
+    inside = write(tmp_path, [{"image": "b/../a.png", "conversations": [WITH_IMAGE, GPT]}])
+    assert load_records(inside)[0].images == ("b/../a.png",)

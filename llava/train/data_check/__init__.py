@@ -1,0 +1,1 @@
+"""Checks training data for `llava data check`."""
