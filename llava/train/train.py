@@ -125,19 +125,26 @@ def train(
         trainer = make_trainer(model_args, data_args, training_args, run=run, attn_implementation=attn_implementation)
         if start.checkpoint is not None:
             _say(training_args, f"resuming from {start.checkpoint}")
-        trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+            training_args.eval_on_start = False  # it was done when the run started
+        try:
+            trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+        finally:
+            trainer.progress.close()
         _say(training_args, "saving the result ...")
-        trainer.save_state()
-        trainer.save_model()
+        with trainer.speed.paused():
+            trainer.save_state()
+            trainer.save_model()
     _finish(run, trainer, str(model_args.model_name_or_path))
-    from llava.train.monitoring.metrics import duration
+    from llava.train.monitoring.progress import duration
 
-    took = duration(time.monotonic() - started)
+    took, rates = duration(time.monotonic() - started), trainer.speed.total()
     if trainer.sample_counts.truncated:
         _say(training_args, trainer.sample_counts.describe_truncated())
     if len(trainer.bad_samples):
         _say(training_args, trainer.bad_samples.describe())
-    _say(training_args, f"done in {took}: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
+    speed = f"{rates['samples_per_second']:,.1f} samples/s, {rates['supervised_tokens_per_second']:,.0f} supervised"
+    counts = trainer.sample_counts.describe()
+    _say(training_args, f"done in {took}: {counts} ({speed} tokens/s). Saved in {training_args.output_dir}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,7 @@ def read_run(model_args: ModelArguments, data_args: DataArguments, training_args
     """
     from llava.train.checkpoints.identity import run_identity
     from llava.train.monitoring.bad_samples import check_policy
+    from llava.train.setup.evaluation import describe_evaluation, fit_evaluation
     from llava.train.setup.flag_check import check_flags
     from llava.train.setup.model_and_data import eval_image_folder, image_folder
 
@@ -165,7 +173,7 @@ def read_run(model_args: ModelArguments, data_args: DataArguments, training_args
         _say(training_args, note)
     check_flags(model_args, training_args)
     check_policy(data_args.on_bad_sample, data_args.max_bad_samples)
-    _fit_evaluation(data_args, training_args)
+    fit_evaluation(data_args, training_args)
     records = _checked_records(str(data_args.data_path), image_folder(data_args), model_args, data_args, training_args)
     if model_args.tune_mm_mlp_adapter and not any(record.images for record in records):
         raise InvalidRequest(
@@ -176,6 +184,7 @@ def read_run(model_args: ModelArguments, data_args: DataArguments, training_args
     if data_args.eval_data_path is not None:
         folder = eval_image_folder(data_args)
         held_out = _checked_records(data_args.eval_data_path, folder, model_args, data_args, training_args)
+        _say(training_args, describe_evaluation(training_args, len(held_out)))
     return Run(records, run_identity(model_args, data_args, training_args, len(records)), held_out)
 
 
@@ -196,22 +205,6 @@ def _checked_records(
     if first and data_args.on_bad_sample == "stop":
         refuse_missing(missing_images(records, folder))
     return records
-
-
-def _fit_evaluation(data_args: DataArguments, training_args: TrainingArguments) -> None:
-    """Relates `--eval_strategy` and `--eval_data_path`.
-
-    Raises:
-        InvalidRequest: there is nothing to evaluate on.
-    """
-    strategy = getattr(training_args.eval_strategy, "value", training_args.eval_strategy)
-    if data_args.eval_data_path is None:
-        if strategy != "no" or training_args.load_best_model_at_end:
-            raise InvalidRequest(f"--eval_strategy {strategy}: needs held-out records. Set --eval_data_path.")
-    elif strategy == "no":
-        training_args.eval_strategy = "steps" if training_args.eval_steps else "epoch"
-    if data_args.eval_data_path is not None and training_args.eval_strategy == "steps" and not training_args.eval_steps:
-        training_args.eval_steps = training_args.logging_steps
 
 
 def make_trainer(

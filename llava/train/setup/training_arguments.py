@@ -51,6 +51,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self._shard()
         self._adapt()
         self._rename_old_flags()
+        self._imply_evaluation()
         self._fit_reporting()
         # transformers makes the other processes more talkative than the first one.
         self.log_level_replica = self.log_level if self.log_level_replica == "warning" else self.log_level_replica
@@ -94,6 +95,16 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         if self.logging_dir is not None:
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", self.logging_dir)
             self._note(f"--logging_dir {self.logging_dir}: used as TENSORBOARD_LOGGING_DIR")
+
+    def _imply_evaluation(self) -> None:
+        """Switches the validation on if flags say when to validate, but not that."""
+        if self.eval_strategy != "no" or self.evaluation_strategy is not None:
+            return
+        if self.load_best_model_at_end and self.save_strategy in ("steps", "epoch"):
+            self.eval_strategy = self.save_strategy
+            self.eval_steps = self.eval_steps or (self.save_steps if self.save_strategy == "steps" else None)
+        elif self.eval_steps:
+            self.eval_strategy = "steps"
 
     def _recompute_without_reentry(self) -> None:
         """Turns re-entrant recomputation off: it loses the projector's gradient if the language model is frozen.
