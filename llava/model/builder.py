@@ -76,15 +76,13 @@ def _carry_out(plan: LoadPlan) -> tuple[PreTrainedTokenizerFast, LlavaLlamaForCa
     from llava.model.loading.quantization import quantize_decoder
     from llava.model.loading.tokenizer import load_tokenizer
     from llava.model.loading.tower import load_tower
-    from llava.model.weights.adapter import apply_adapter, merge_lora
+    from llava.model.weights.adapter import apply_adapter
 
     model = load_language_model(plan)
     tokenizer = load_tokenizer(plan.tokenizer_folder)
     add_image_tokens(model, tokenizer, plan.folder.path)
     if plan.adapter is not None:
-        apply_adapter(model, plan.adapter, whole_embeddings=plan.is_lora)
-    if plan.is_lora:
-        merge_lora(model, plan.folder.path)
+        apply_adapter(model, plan.adapter)
     if plan.quantization == "int8 on a CPU":
         quantize_decoder(model)
     image_processor = None

@@ -161,15 +161,15 @@ def _describe_tower(info: WeightsInfo, folder: ModelFolder) -> None:
 
 def _describe_adapter(info: WeightsInfo, folder: ModelFolder) -> None:
     from llava.model.weights.adapter import open_adapter
-    from llava.model.weights.lora import LORA_FILES, WHOLE_FILE
-    from llava.model.weights.reader import Checkpoint, open_checkpoint
+    from llava.model.weights.lora import WHOLE_FILE, open_lora
+    from llava.model.weights.reader import Checkpoint
 
     try:
         if folder.kind == "projector":
             parts = [open_adapter(folder.path)]
         else:
             info.base = folder.base_name or ""
-            parts = [open_checkpoint(folder.path, names=LORA_FILES)]
+            parts = [open_lora(folder.path)]
             if (folder.path / WHOLE_FILE).is_file():
                 parts.append(Checkpoint([folder.path / WHOLE_FILE]))
             else:

@@ -1,4 +1,4 @@
-"""Extends transformers' Trainer with LLaVA's checkpoints: the adapter alone (stage 1) or the model (stage 2)."""
+"""Extends transformers' Trainer with LLaVA's checkpoints: the projector (stage 1), a LoRA adapter or the model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from llava.train.monitoring.validation import Share, validate
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
-from llava.train.setup.trainable import PROJECTOR, TokenRows
+from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
 from llava.train.setup.training_arguments import TrainingArguments
 
 SCHEDULER_FILE = "scheduler.pt"
@@ -96,6 +96,7 @@ class LLaVATrainer(Trainer):
         *args: Any,
         adapter_only: bool = False,
         token_rows: TokenRows | None = None,
+        writer: ResultWriter | None = None,
         identity: Identity | None = None,
         max_useless_fraction: float = 1.0,
         bad_samples: BadSamples | None = None,
@@ -106,6 +107,7 @@ class LLaVATrainer(Trainer):
             args: arguments of `transformers.Trainer`; its own `args` must be a `TrainingArguments` of this package.
             adapter_only: saves `mm_projector.bin` and the config instead of the whole model.
             token_rows: embedding rows that train together with the projector.
+            writer: writes and reads what trains; None takes that of `adapter_only`.
             identity: identity of this run, which its checkpoints record.
             max_useless_fraction: fraction of samples without an answer to learn, 0 to 1, above which training stops.
             bad_samples: what to do with records that cannot be made into samples; None stops.
@@ -116,7 +118,7 @@ class LLaVATrainer(Trainer):
         self.adapter_only = adapter_only
         self.token_rows = token_rows
         self.identity = identity
-        self.writer: ResultWriter = AdapterWriter(token_rows) if adapter_only else ModelWriter()
+        self.writer: ResultWriter = writer or (AdapterWriter(token_rows) if adapter_only else ModelWriter())
         self.add_callback(SpaceCheck(self))
         self.max_useless_fraction = max_useless_fraction
         self.sample_counts = SampleCounts()
@@ -251,34 +253,39 @@ class LLaVATrainer(Trainer):
     # ---- optimizer ---------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Creates the optimizer that `--optim` and `--mm_projector_lr` select."""
-        projector_lr = self.args.mm_projector_lr
+        """Creates the optimizer that `--optim` and the learning rates of the parts select."""
         if self.args.muon and self.optimizer is None:
             groups = parameter_groups(
                 model if model is not None else self.model,  # type: ignore[arg-type]
                 weight_decay=self.args.weight_decay,
-                options={PROJECTOR: {"lr": projector_lr}} if projector_lr is not None else None,
+                options=self._options_of_parts,
             )
             self.optimizer = MuonWithAdamW(groups, lr=self.args.learning_rate)
             return self.optimizer
-        if projector_lr is None or self.optimizer is not None:
+        if not self._options_of_parts or self.optimizer is not None:
             return super().create_optimizer(model)
         trained: Any = model if model is not None else self.model
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
-        self.optimizer = optimizer_class(self._parameter_groups(trained, projector_lr), **options)
+        self.optimizer = optimizer_class(self._parameter_groups(trained), **options)
         return self.optimizer
 
-    def _parameter_groups(self, model: nn.Module, projector_lr: float) -> list[dict[str, Any]]:
-        """Groups the projector and all other parameters, each with and without weight decay."""
-        decaying = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-        for is_projector, decays in product((False, True), (True, False)):
+    @property
+    def _options_of_parts(self) -> dict[str, dict[str, Any]]:
+        """The options of parts with a learning rate of their own, by the start of their parameters' names."""
+        rates = {PROJECTOR: self.args.mm_projector_lr, TOWER: self.args.mm_vision_tower_lr}
+        return {prefix: {"lr": rate} for prefix, rate in rates.items() if rate is not None}
+
+    def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Groups the parameters by their learning rates, each group with and without weight decay."""
+        decaying, parts = set(self.get_decay_parameter_names(model)), self._options_of_parts
+        groups: dict[tuple[str, bool], dict[str, Any]] = {}
+        for prefix, decays in product(("", *parts), (True, False)):
             group: dict[str, Any] = {"params": [], "weight_decay": self.args.weight_decay if decays else 0.0}
-            groups[is_projector, decays] = group | ({"lr": projector_lr} if is_projector else {})
+            groups[prefix, decays] = group | parts.get(prefix, {})
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                is_projector = name.removeprefix("module.").startswith(PROJECTOR)
-                groups[is_projector, name in decaying]["params"].append(parameter)
+                part = next((prefix for prefix in parts if name.removeprefix("module.").startswith(prefix)), "")
+                groups[part, name in decaying]["params"].append(parameter)
         return [group for group in groups.values() if group["params"]]
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------

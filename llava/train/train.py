@@ -166,10 +166,12 @@ def read_run(model_args: ModelArguments, data_args: DataArguments, training_args
     from llava.train.checkpoints.identity import run_identity
     from llava.train.monitoring.bad_samples import check_policy
     from llava.train.setup.evaluation import describe_evaluation, fit_evaluation
+    from llava.train.setup.flag_check import check_flags
     from llava.train.setup.model_and_data import eval_image_folder, image_folder
 
     for note in training_args.notes:
         _say(training_args, note)
+    check_flags(model_args, training_args)
     check_policy(data_args.on_bad_sample, data_args.max_bad_samples)
     fit_evaluation(data_args, training_args)
     records = _checked_records(str(data_args.data_path), image_folder(data_args), model_args, data_args, training_args)
@@ -219,28 +221,40 @@ def make_trainer(
     """
     from transformers import set_seed
 
+    from llava.train.checkpoints.lora_writer import LoraWriter
     from llava.train.data.collator import Collator
     from llava.train.llava_trainer import LLaVATrainer
     from llava.train.monitoring.bad_samples import BadSamples, known_bad_samples
     from llava.train.parallel.first_process import decided_by_first
+    from llava.train.setup.lora import add_lora, start_from_adapter
     from llava.train.setup.model_and_data import eval_image_folder, image_folder, prepare_data, prepare_model
     from llava.train.setup.trainable import Stage, describe_trainable, select_trainable
 
     run = run or read_run(model_args, data_args, training_args)
     set_seed(training_args.seed)
     _say(training_args, f"loading {model_args.model_name_or_path} ...")
+    lora = training_args.lora
     stage = Stage(
         adapter_only=model_args.tune_mm_mlp_adapter,
         freeze_backbone=model_args.freeze_backbone,
         freeze_projector=training_args.freeze_mm_mlp_adapter,
+        lora=lora is not None,
+        lora_bias=lora.bias if lora is not None else "none",
+        tower=model_args.unfreeze_mm_vision_tower,
     )
     prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
+    if prepared.model.config.has_vision and not stage.tower:
+        prepared.model.set_vision_tower_apart()
+        prepared.model.get_vision_tower().to(training_args.device)
+    if lora is not None:
+        add_lora(prepared.model, lora, base=str(model_args.model_name_or_path))
     rows = select_trainable(
         prepared.model, stage, start_end_ids=prepared.start_end_ids, frozen_dtype=training_args.compute_dtype
     )
-    if prepared.model.config.has_vision:
-        prepared.model.set_vision_tower_apart()
-        prepared.model.get_vision_tower().to(training_args.device)
+    writer = None
+    if lora is not None:
+        also = start_from_adapter(prepared.model, rows, lora.start_from)
+        writer = LoraWriter(prepared.model, rows, base_num_tokens=prepared.base_num_tokens, also=also)
     _say(training_args, describe_trainable(prepared.model))
     _say(training_args, _describe_data(run.records, prepared))
     folder = image_folder(data_args)
@@ -258,6 +272,7 @@ def make_trainer(
         processing_class=prepared.tokenizer,
         adapter_only=stage.adapter_only,
         token_rows=rows,
+        writer=writer,
         identity=run.identity,
         max_useless_fraction=data_args.max_useless_fraction,
         bad_samples=BadSamples(

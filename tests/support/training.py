@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests" / "data"
 IMAGES = ("land.png", "square.png", "port.png", "tiny.png")
 STAGE_1 = ("--tune_mm_mlp_adapter", "True", "--mm_use_im_start_end")
+LORA = ("--lora_enable", "True", "--lora_r", "4", "--use_dora", "True", "--mm_use_im_start_end", "True")
 FSDP = ("--fsdp", "full_shard auto_wrap", "--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer")
 
 
@@ -71,7 +72,9 @@ def result(output: Path) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    adapter = output / "mm_projector.bin"
+    adapter, whole = output / "mm_projector.bin", output / "non_lora_trainables.bin"
+    if whole.exists():
+        return {**load_file(output / "adapter_model.safetensors"), **torch.load(whole, weights_only=True)}
     return torch.load(adapter, weights_only=True) if adapter.exists() else load_file(output / "model.safetensors")
 
 

@@ -60,7 +60,7 @@ class LocalModel:
             print(notice, file=sys.stderr)
         from llava.model.loading.model_folder import read_model_folder
 
-        self._config = read_model_folder(self._folder).config()
+        self._config = read_model_folder(self._folder, base=model.model_base).config()
         self._template = self._answering.conv_mode or own_template(self._config, name)
         settings: dict[str, Any] = {
             "checkpoint": fingerprint(self._folder, model.model_base, model.vision_tower, model.mm_projector),

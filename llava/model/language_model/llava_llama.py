@@ -23,6 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMode
 from llava.constants import IGNORE_INDEX
 from llava.errors import InvalidRequest
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, LlavaMetaModel
+from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import OWN_TOWER
 from llava.template_choice import release_of
 
@@ -165,8 +166,12 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         )
 
     def _embed_without_images(self, input_ids: Tensor) -> Tensor:
-        """Embeds text and adds zero times the projector, so that every process has a gradient of it to reduce."""
+        """Embeds text and adds zero times what trains for images, so that every process has its gradient to reduce."""
         embeds = self.get_input_embeddings()(input_ids)
+        tower = self.model._modules.get("vision_tower")
+        if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
+            blank = embeds.new_zeros(1, 3, tower.config.image_size, tower.config.image_size)
+            return embeds + 0.0 * self.encode_images(blank)[0].sum().to(embeds)
         weight = next(self.model.mm_projector.parameters(), None)
         if weight is None or not weight.requires_grad:
             return embeds
@@ -222,12 +227,14 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
         if state_dict is None:
             state_dict = self.state_dict()
         tower = getattr(self.model, "vision_tower", None)
+        kept = {name: value for name, value in state_dict.items() if not name.startswith(TOWER_PREFIX)}
         if self.config.unfreeze_mm_vision_tower and tower is not None:
             tower.describe(Path(save_directory) / OWN_TOWER)
-        else:
-            state_dict = {
-                name: value for name, value in state_dict.items() if not name.startswith("model.vision_tower.")
-            }
+            trained = {name.removeprefix(TOWER_PREFIX): state_dict[name] for name in state_dict.keys() - kept.keys()}
+            # A tower that an earlier run trained is not in the module tree while it is frozen.
+            for name, value in (trained or tower.state_dict()).items():
+                kept[TOWER_PREFIX + tower.original_name(name)] = value
+        state_dict = kept
         super().save_pretrained(save_directory, is_main_process, state_dict=state_dict, **kwargs)
 
 

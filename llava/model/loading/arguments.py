@@ -174,12 +174,14 @@ def find_model(model_path: str | None) -> tuple[Path, str, str | None]:
         LlavaError: there is no such model.
     """
     from llava.mm_utils import get_model_name_from_path
+    from llava.model.loading.model_folder import is_bare_adapter
     from llava.model.weights.reader import read_model_json, resolve_folder
     from llava.pocket import resolve
 
     path, notice = resolve(model_path)
     folder = resolve_folder(path)
-    read_model_json(folder / "config.json")
+    if not is_bare_adapter(folder):
+        read_model_json(folder / "config.json")
     named_after = path if Path(path).expanduser() != folder else str(folder.absolute())
     return folder, get_model_name_from_path(named_after), notice
 

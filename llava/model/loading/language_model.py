@@ -14,7 +14,8 @@ from llava.model.loading.quantization import bitsandbytes_config
 from llava.model.loading.tokenizer import add_special_tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedTokenizerFast
 
     from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
     from llava.model.loading.plan import LoadPlan
@@ -23,8 +24,14 @@ _WORTH_A_PROGRESS_BAR = 1_000_000_000
 """Number of parameters; smaller models are loaded before anyone would see a bar."""
 
 
-def load_language_model(plan: LoadPlan) -> LlavaLlamaForCausalLM:
+def load_language_model(
+    plan: LoadPlan, *, quantization_config: BitsAndBytesConfig | None = None, dtype: torch.dtype | None = None
+) -> LlavaLlamaForCausalLM:
     """Loads language model and projector, without the vision tower.
+
+    Args:
+        quantization_config: transformers' settings of bitsandbytes, in place of those of the plan.
+        dtype: number format of what is not quantised, in place of that of the plan.
 
     Raises:
         InvalidRequest: an option needs a library that is not installed.
@@ -33,7 +40,7 @@ def load_language_model(plan: LoadPlan) -> LlavaLlamaForCausalLM:
 
     options: dict[str, Any] = {
         "max_memory": plan.max_memory,
-        "quantization_config": bitsandbytes_config(plan.quantization),
+        "quantization_config": quantization_config or bitsandbytes_config(plan.quantization),
         "attn_implementation": plan.attn_implementation,
     }
     try:
@@ -42,7 +49,7 @@ def load_language_model(plan: LoadPlan) -> LlavaLlamaForCausalLM:
                 None,
                 config=plan.folder.config(),
                 state_dict={ours: plan.checkpoint[theirs] for ours, theirs in plan.tensors.items()},
-                dtype=plan.dtype,
+                dtype=dtype or plan.dtype,
                 device_map=plan.device_map,
                 **{name: value for name, value in options.items() if value is not None},
             )

@@ -14,7 +14,6 @@ Nothing here imports PyTorch or transformers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from llava.conversation import Release
 from llava.errors import CheckpointError
 from llava.model.transformers_format.layout import LINEAR_FORM_KEY, SOURCE_KEY, one_layer
 from llava.model.weights.adapter import PROJECTOR_FILES
+from llava.model.weights.names import own_name
 from llava.model.weights.reader import (
     BIN_INDEX,
     BIN_SINGLE,
@@ -34,6 +34,7 @@ from llava.model.weights.reader import (
     Checkpoint,
     open_checkpoint,
     read_model_json,
+    resolve_folder,
 )
 from llava.template_choice import default_template_for, release_of
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 Kind = Literal["flat", "nested", "projector", "lora", "text"]
 
 FLAT_TYPES = ("llama", "llava", "llava_llama")
-TOWER_PREFIX = "model.vision_tower."
 
 LLAMA_DEFAULTS = {
     "vocab_size": 32000,
@@ -71,15 +71,6 @@ _TOWER_DEFAULTS = {"model_type": "clip_vision_model", "hidden_size": 768, "image
 _GRID = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 """transformers' default for `image_grid_pinpoints` of LLaVA-NeXT: (height, width) in pixels."""
 
-_NESTED_NAMES = [
-    (re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(embed_tokens|layers|norm)\."), r"model.\1."),
-    (re.compile(r"^(?:language_model\.)?lm_head\."), "lm_head."),
-    (re.compile(r"^(?:model\.)?multi_modal_projector\.linear_1\."), "model.mm_projector.0."),
-    (re.compile(r"^(?:model\.)?multi_modal_projector\.linear_2\."), "model.mm_projector.2."),
-    (re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?"), f"{TOWER_PREFIX}vision_tower."),
-    (re.compile(r"^(?:model\.)?image_newline$"), "model.image_newline"),
-]
-_FLAT_NAMES = [(re.compile(r"^model\.vision_tower\.vision_tower\.vision_model\."), f"{TOWER_PREFIX}vision_tower.")]
 _KEYS_OF_EXPORT = (
     "conv_mode",
     "im_patch_token",
@@ -167,17 +158,8 @@ class ModelFolder:
 
     def tensor_names(self, checkpoint: Checkpoint) -> dict[str, str]:
         """Maps our name of each tensor to its name in `checkpoint`, leaving out the buffers of old releases."""
-        renamed = {}
-        for name in checkpoint:
-            if LEFTOVER.search(name):
-                continue
-            ours = name
-            for pattern, replacement in _NESTED_NAMES if self.kind == "nested" else _FLAT_NAMES:
-                ours, count = pattern.subn(replacement, name, count=1)
-                if count:
-                    break
-            renamed[ours] = name
-        return renamed
+        nested = self.kind == "nested"
+        return {own_name(name, nested=nested): name for name in checkpoint if not LEFTOVER.search(name)}
 
     def with_settings(self, changes: Mapping[str, Any]) -> ModelFolder:
         """Returns the folder as a LLaVA in the original's format, with other settings.
@@ -189,15 +171,29 @@ class ModelFolder:
         return replace(self, kind="flat", settings=settings)
 
 
-def read_model_folder(path: Path) -> ModelFolder:
+def is_bare_adapter(path: Path) -> bool:
+    """Tells whether a folder holds a LoRA adapter and no config, as other tools write adapters, and as checkpoints in
+    the middle of a run of the original are."""
+    return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+
+
+def read_model_folder(path: Path, *, base: str | Path | None = None) -> ModelFolder:
     """Reads what kind of model a folder holds.
+
+    Args:
+        base: folder or hub id of the model that an adapter was trained on; a folder that holds nothing but the adapter
+            has that model's settings.
 
     Raises:
         CheckpointError: no or a broken `config.json`, or a model that is not LLaVA on LLaMA.
     """
+    if is_bare_adapter(path):
+        return _of_bare_adapter(path, base)
     config_json = read_model_json(path / "config.json")
     if "text_config" in config_json or "vision_config" in config_json:
-        return _nested(path, config_json)
+        folder = _nested(path, config_json)
+        is_adapter = (path / "adapter_config.json").is_file() and not _has_full_weights(path)
+        return replace(folder, kind="lora") if is_adapter else folder
     kind = config_json.get("model_type", "llama")
     if kind not in FLAT_TYPES:
         raise CheckpointError(
@@ -210,6 +206,31 @@ def read_model_folder(path: Path) -> ModelFolder:
     if not _has_full_weights(path) and any((path / name).is_file() for name in PROJECTOR_FILES):
         return replace(folder, kind="projector")
     return replace(folder, kind="flat") if folder.has_vision else folder
+
+
+def _of_bare_adapter(path: Path, base: str | Path | None) -> ModelFolder:
+    if base is None:
+        named = read_model_json(path / "adapter_config.json").get("base_model_name_or_path")
+        hint = f" (the adapter names {named!r})" if named else ""
+        raise CheckpointError(
+            f"{path}: holds a LoRA adapter and no config.json. Give the model that it was trained on with "
+            f"--model-base{hint}; for an adapter of a LLaVA run, also copy config.json and non_lora_trainables.bin of "
+            "the run into the folder."
+        )
+    return replace(read_base(base), path=path, kind="lora")
+
+
+def read_base(base: str | Path) -> ModelFolder:
+    """Reads the folder of the language model of a projector or an adapter.
+
+    Raises:
+        CheckpointError: as `read_model_folder`, or the folder is no complete model either.
+    """
+    folder = read_model_folder(resolve_folder(base, what="base model"))
+    if folder.needs_base:
+        what = "only a projector" if folder.kind == "projector" else "a LoRA adapter"
+        raise CheckpointError(f"--model-base {base}: holds {what}. Give the complete model that it belongs to.")
+    return folder
 
 
 def context_length(settings: Mapping[str, Any]) -> int:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, InvalidRequest
+from llava.model.loading.adapted import adapt
 from llava.model.loading.device import check_device, choose_device, choose_device_map, choose_dtype, named_dtype
-from llava.model.loading.model_folder import TOWER_PREFIX, ModelFolder, read_model_folder
+from llava.model.loading.model_folder import ModelFolder, read_base, read_model_folder
 from llava.model.loading.quantization import Quantization, choose_quantization
 from llava.model.loading.tensor_check import check_tensors
 from llava.model.weights.adapter import open_adapter
-from llava.model.weights.lora import WHOLE_FILE
+from llava.model.weights.lora import read_adapter
+from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import Checkpoint, resolve_folder
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class LoadPlan:
     """The same for a vision tower whose weights are among the model's; empty for a tower with its own folder."""
     tower: str | None
     """Folder or hub id of the vision tower, in place of what the config says; None leaves it to the config."""
+    tower_folder: Path | None
+    """Folder that describes a vision tower among `tower_tensors` that lies elsewhere than the model's."""
     adapter: Path | None
     """File or folder with the projector to load on top of `checkpoint`."""
     quantization: Quantization
@@ -60,7 +64,7 @@ class LoadPlan:
 
     @property
     def is_lora(self) -> bool:
-        """Whether the folder holds a LoRA adapter to merge into the language model."""
+        """Whether the folder holds a LoRA adapter, which `checkpoint` has in it."""
         return self.folder.kind == "lora"
 
 
@@ -82,7 +86,7 @@ def make_plan(
 
     Args and Raises: as `llava.model.builder.load_pretrained_model`.
     """
-    folder = read_model_folder(resolve_folder(model_path))
+    folder = read_model_folder(resolve_folder(model_path), base=model_base)
     device = device or choose_device()
     check_device(device)
     quantization = choose_quantization(load_8bit, load_4bit, device)
@@ -91,8 +95,13 @@ def make_plan(
         folder = _with_projector(folder, mm_projector, vision_tower)
     base = _base_of(folder, model_base)
     checkpoint = base.open_weights()
-    names = folder.tensor_names(checkpoint)
-    if base is not folder:
+    names = base.tensor_names(checkpoint)
+    tower_folder = None
+    if folder.kind == "lora":
+        adapted = adapt(read_adapter(folder.path), folder, base, checkpoint, vision_tower=vision_tower)
+        checkpoint, names, tower_folder = adapted.checkpoint, dict(adapted.names), adapted.tower_folder
+        folder = replace(folder, settings=adapted.settings, vision_settings=base.vision_settings)
+    elif base is not folder:
         # Rows for image tokens are added to the base's vocabulary after loading.
         folder = replace(folder, settings={**folder.settings, "vocab_size": base.settings["vocab_size"]})
     check_tensors(folder.settings, checkpoint, names, projector_elsewhere=adapter is not None)
@@ -105,7 +114,8 @@ def make_plan(
         checkpoint=checkpoint,
         tensors={ours: theirs for ours, theirs in names.items() if not ours.startswith(TOWER_PREFIX)},
         tower_tensors={ours: theirs for ours, theirs in names.items() if ours.startswith(TOWER_PREFIX)},
-        tower=None if vision_tower is None else str(vision_tower),
+        tower=None if vision_tower is None or tower_folder is not None else str(vision_tower),
+        tower_folder=tower_folder,
         adapter=adapter,
         quantization=quantization,
         dtype=named_dtype(dtype or choose_dtype(device, num_parameters, base.config_json.get("torch_dtype"))),
@@ -119,8 +129,6 @@ def make_plan(
 def _adapter_of(folder: ModelFolder, mm_projector: str | Path | None) -> Path | None:
     if mm_projector is not None:
         return Path(mm_projector)
-    if folder.kind == "lora":
-        return folder.path / WHOLE_FILE
     return folder.path if folder.kind == "projector" else None
 
 
@@ -138,7 +146,7 @@ def _base_of(folder: ModelFolder, model_base: str | Path | None) -> ModelFolder:
         if folder.kind == "lora":
             what, hint = "a LoRA adapter", f" (the adapter names {folder.base_name!r})"
         raise InvalidRequest(f"{folder.path}: holds {what}; give the language model with --model-base{hint}.")
-    return read_model_folder(resolve_folder(model_base, what="base model"))
+    return read_base(model_base)
 
 
 def _with_projector(folder: ModelFolder, mm_projector: str | Path, vision_tower: str | Path | None) -> ModelFolder:

@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, ShapeMismatch
-from llava.model.loading.model_folder import TOWER_PREFIX
 from llava.model.multimodal_projector.builder import projector_shapes
+from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import EMBEDDING, OUTPUT, Checkpoint
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError
-from llava.model.loading.model_folder import TOWER_PREFIX
 from llava.model.multimodal_encoder import builder
+from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import OWN_TOWER, Checkpoint
 
 if TYPE_CHECKING:
@@ -32,30 +32,38 @@ def load_tower(plan: LoadPlan) -> tuple[VisionTower, str | None]:
         "select_layer": settings["mm_vision_select_layer"],
         "select_feature": settings.get("mm_vision_select_feature") or "patch",
     }
+    home = _home(named, folder, plan.weights_folder)
     if not plan.tower_tensors or plan.tower is not None:
-        tower = builder.build_vision_tower(named, model_folder=folder, dtype=plan.dtype, **select)
-        if (folder / named / "config.json").is_file():
-            return tower, str((folder / named).absolute())
+        tower = builder.build_vision_tower(named, model_folder=home, dtype=plan.dtype, **select)
+        if (home / named / "config.json").is_file():
+            return tower, str((home / named).absolute())
         return tower, settings.get("mm_vision_tower")
-    config, place = _described(folder, plan.folder.vision_settings, named)
+    config, place = _described(plan, named, home)
     tower = builder.empty_vision_tower(config, builder.load_image_processor(place), **select).to(plan.dtype)
     _fill(tower, plan.checkpoint, plan.tower_tensors)
     return tower, settings.get("mm_vision_tower")
 
 
-def _described(folder: Path, vision_settings: Mapping[str, Any] | None, named: str) -> tuple[Any, Path]:
+def _home(named: str, *folders: Path) -> Path:
+    """Returns the first folder that has the tower inside, else the first folder."""
+    return next((folder for folder in folders if (folder / named / "config.json").is_file()), folders[0])
+
+
+def _described(plan: LoadPlan, named: str, home: Path) -> tuple[Any, Path]:
     """Returns the config of a tower whose weights are among the model's, and the folder of its image processor."""
-    if vision_settings is not None:
-        return builder.config_from_settings(vision_settings), folder
-    place = folder / OWN_TOWER
+    if plan.folder.vision_settings is not None:
+        return builder.config_from_settings(plan.folder.vision_settings), plan.weights_folder
+    place = plan.tower_folder or _home(OWN_TOWER, plan.folder.path, plan.weights_folder) / OWN_TOWER
     if not (place / "config.json").is_file():
-        place = builder.find_vision_tower(named, model_folder=folder)
+        place = builder.find_vision_tower(named, model_folder=home)
     return builder.tower_config(place), place
 
 
 def _fill(tower: VisionTower, checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
     folder = checkpoint.files[0].parent
-    tensors = {ours.removeprefix(TOWER_PREFIX): checkpoint.tensor(theirs) for ours, theirs in names.items()}
+    tensors = {
+        tower.own_name(ours.removeprefix(TOWER_PREFIX)): checkpoint.tensor(theirs) for ours, theirs in names.items()
+    }
     try:
         report = tower.load_state_dict(tensors, strict=False)
     except RuntimeError as error:

@@ -53,8 +53,6 @@ class VisionTower(nn.Module):
         # They stay outside the encoder's loop, so that a tower that was trained can still be saved whole.
         self.unused_layers = layers[self.num_layers_run :]
         _set_layers(vision_tower, layers[: self.num_layers_run])
-        self.register_state_dict_post_hook(_write_original_names)
-        self.register_load_state_dict_pre_hook(_read_original_names)
 
     @property
     def config(self) -> Any:
@@ -93,6 +91,36 @@ class VisionTower(nn.Module):
         patch = self.config.patch_size
         keeps_class_token = self.select_feature == "cls_patch" and self.num_prefix_tokens > 0
         return (height // patch) * (width // patch) + int(keeps_class_token)
+
+    def original_name(self, name: str) -> str:
+        """Returns the name that the original's checkpoints have for a parameter of this tower:
+        `vision_tower.vision_model.*`, with the layers numbered in one sequence."""
+        if name.startswith("unused_layers."):
+            number, rest = name.removeprefix("unused_layers.").split(".", 1)
+            name = f"{self._layer_prefix}{int(number) + self.num_layers_run}.{rest}"
+        if self.config.model_type in _VISION_MODEL_PREFIX and not name.startswith("vision_tower.vision_model."):
+            name = f"vision_tower.vision_model.{name.removeprefix('vision_tower.')}"
+        return name
+
+    def own_name(self, name: str) -> str:
+        """Returns the name that this module has for a tensor of a checkpoint, with or without `vision_model.`."""
+        name = name.replace("vision_tower.vision_model.", "vision_tower.", 1)
+        if name.startswith(self._layer_prefix):
+            number, rest = name.removeprefix(self._layer_prefix).split(".", 1)
+            if int(number) >= self.num_layers_run:
+                return f"unused_layers.{int(number) - self.num_layers_run}.{rest}"
+        return name
+
+    @property
+    def _layer_prefix(self) -> str:
+        attribute = "layers" if hasattr(self.vision_tower.encoder, "layers") else "layer"
+        return f"vision_tower.encoder.{attribute}."
+
+    def unused_parameters(self) -> set[str]:
+        """Returns the names of the parameters that cannot influence any feature: the layers above the selected one, and
+        what follows the encoder."""
+        used = ("vision_tower.embeddings.", "vision_tower.pre_layrnorm.", "vision_tower.encoder.")
+        return {name for name, _ in self.named_parameters() if not name.startswith(used)}
 
     def describe(self, folder: Path) -> None:
         """Writes everything needed to build this tower except its weights: its config and its image processor."""
@@ -142,40 +170,6 @@ def _layers(vision_tower: Any) -> nn.ModuleList:
 def _set_layers(vision_tower: Any, layers: nn.ModuleList) -> None:
     encoder = vision_tower.encoder
     setattr(encoder, "layers" if hasattr(encoder, "layers") else "layer", layers)
-
-
-def _layer_names(tower: VisionTower, prefix: str) -> tuple[str, str]:
-    attribute = "layers" if hasattr(tower.vision_tower.encoder, "layers") else "layer"
-    return f"{prefix}unused_layers.", f"{prefix}vision_tower.encoder.{attribute}."
-
-
-def _write_original_names(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
-    """Renames tensors to the original's names: `vision_tower.vision_model.*`, layers numbered in one sequence."""
-    assert isinstance(module, VisionTower)
-    unused, layers = _layer_names(module, prefix)
-    for name in [name for name in state if name.startswith(prefix)]:
-        renamed = name
-        if name.startswith(unused):
-            number, rest = name[len(unused) :].split(".", 1)
-            renamed = f"{layers}{int(number) + module.num_layers_run}.{rest}"
-        if module.config.model_type in _VISION_MODEL_PREFIX:
-            head, tail = f"{prefix}vision_tower.", f"{prefix}vision_tower.vision_model."
-            renamed = tail + renamed[len(head) :]
-        if renamed != name:
-            state[renamed] = state.pop(name)
-
-
-def _read_original_names(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    assert isinstance(module, VisionTower)
-    unused, layers = _layer_names(module, prefix)
-    for name in [name for name in state if name.startswith(prefix)]:
-        renamed = name.replace(f"{prefix}vision_tower.vision_model.", f"{prefix}vision_tower.", 1)
-        if renamed.startswith(layers):
-            number, rest = renamed[len(layers) :].split(".", 1)
-            if int(number) >= module.num_layers_run:
-                renamed = f"{unused}{int(number) - module.num_layers_run}.{rest}"
-        if renamed != name:
-            state[renamed] = state.pop(name)
 
 
 # Models whose tensors carried the prefix `vision_model.` when LLaVA's checkpoints were written.

@@ -101,4 +101,4 @@ def one_layer(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint
             (hidden,), checkpoint.dtype_name(bias), lambda: checkpoint.tensor(bias)
         ),
     }
-    return checkpoint.with_replaced(own, without=set(found.values()))
+    return checkpoint.with_replaced(own, without=set(found.values()), file=checkpoint.file_of(weight))

@@ -47,8 +47,8 @@ def open_parts(folder: ModelFolder, vision_tower: str | None) -> tuple[Checkpoin
         CheckpointError: missing tensors, or no tower.
         InvalidRequest: a tower that is not CLIP.
     """
-    from llava.model.loading.model_folder import TOWER_PREFIX
     from llava.model.loading.tensor_check import check_tensors
+    from llava.model.weights.names import TOWER_PREFIX
 
     checkpoint = folder.open_weights()
     names = folder.tensor_names(checkpoint)
@@ -69,8 +69,8 @@ def open_parts(folder: ModelFolder, vision_tower: str | None) -> tuple[Checkpoin
 
 def _tower_within(folder: ModelFolder, named: str, checkpoint: Checkpoint, own: Mapping[str, str]) -> TowerWeights:
     """Describes a tower whose weights are among the model's."""
-    from llava.model.loading.model_folder import TOWER_PREFIX
     from llava.model.multimodal_encoder.builder import config_from_settings, find_vision_tower, tower_config
+    from llava.model.weights.names import TOWER_PREFIX
 
     names = {name.removeprefix(f"{TOWER_PREFIX}vision_tower."): theirs for name, theirs in own.items()}
     if folder.vision_settings is not None:

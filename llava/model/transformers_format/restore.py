@@ -26,10 +26,10 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
         CheckpointError: something is missing in the folder; nothing was written.
         InvalidRequest: a tower that is not CLIP, or a target that exists.
     """
-    from llava.model.loading.model_folder import TOWER_PREFIX
     from llava.model.multimodal_encoder.builder import load_image_processor
     from llava.model.transformers_format.layout import SOURCE_KEY
     from llava.model.weights.folder import open_target
+    from llava.model.weights.names import TOWER_PREFIX
     from llava.model.weights.reader import OWN_TOWER
 
     checkpoint, sources, tower = open_parts(folder, None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llava.errors import CheckpointError, ShapeMismatch
 from llava.files.json_files import whole_file
-from llava.model.weights.reader import EMBEDDING, OUTPUT, Checkpoint, open_checkpoint
+from llava.model.weights.reader import EMBEDDING, Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,21 +61,14 @@ def open_adapter(path: str | Path) -> Checkpoint:
     return Checkpoint([path])
 
 
-def apply_adapter(model: Any, path: Path, *, whole_embeddings: bool) -> None:
+def apply_adapter(model: Any, path: Path) -> None:
     """Loads the projector of a file or folder into a model, and the rows of the image tokens if the model uses them.
-
-    Args:
-        whole_embeddings: whether the file holds both embedding tables whole, as LoRA runs write them.
 
     Raises:
         CheckpointError: the file does not fit the model.
     """
     load_projector(model, path)
-    if not model.config.mm_use_im_start_end:
-        return
-    if whole_embeddings:
-        _copy_embeddings(model, path)
-    else:
+    if model.config.mm_use_im_start_end:
         load_image_token_rows(model, path, 2)
 
 
@@ -125,32 +118,6 @@ def load_image_token_rows(model: Any, path: str | Path, num_new: int) -> None:
     if rows.shape[1] != embedding.shape[1] or rows.shape[0] not in (num_new, embedding.shape[0]):
         raise ShapeMismatch(name, path, tuple(rows.shape), (num_new, embedding.shape[1]))
     embedding.data[-num_new:] = rows[-num_new:].to(embedding)
-
-
-def merge_lora(model: PreTrainedModel, folder: Path) -> None:
-    """Merges the LoRA adapter in `folder` into the model that it was trained on, in place.
-
-    Raises:
-        CheckpointError: the adapter does not fit the model.
-    """
-    from peft import PeftModel
-
-    try:
-        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder}: the LoRA adapter does not fit the base ({str(error).splitlines()[0]})."
-        ) from error
-    assert merged is model
-
-
-def _copy_embeddings(model: Any, path: Path) -> None:
-    adapter = open_adapter(path)
-    for name in adapter:
-        if name.endswith("embed_tokens.weight"):
-            _copy(model.model.embed_tokens.weight, adapter.tensor(name), name, path)
-        elif name.endswith(OUTPUT):
-            _copy(model.lm_head.weight, adapter.tensor(name), name, path)
 
 
 def _copy(target: Tensor, value: Tensor, name: str, path: str | Path) -> None:

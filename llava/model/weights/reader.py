@@ -8,12 +8,13 @@ megabytes. Every error names the file at fault.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava import pocket
 from llava.errors import BrokenShard, CheckpointError, MissingShard, WeightsNotFound
 from llava.files.json_files import read_json_object
 from llava.model.weights.headers import TensorHeader, read_headers, read_vector
@@ -44,7 +45,7 @@ def read_model_json(path: str | Path) -> dict[str, Any]:
 
 
 def resolve_folder(path: str | Path, *, what: str = "model", revision: str | None = None) -> Path:
-    """Returns a local folder as it is, and fetches a hub id into the hub's cache.
+    """Returns a local folder as it is, finds an embedded model by name, and fetches a hub id into the hub's cache.
 
     Raises:
         CheckpointError: neither a local folder nor a repository that can be fetched.
@@ -53,6 +54,8 @@ def resolve_folder(path: str | Path, *, what: str = "model", revision: str | Non
     if folder.is_dir():
         return folder
     text = str(path)
+    if text in pocket.DESCRIPTIONS:
+        return pocket.find(text)
     if folder.exists():
         raise CheckpointError(f"{text}: this is a file. Give the {what} folder that holds config.json.")
     if text.startswith((".", "/", "~")) or text.count("/") != 1 or text.endswith("/"):
@@ -102,6 +105,8 @@ class DerivedTensor:
     dtype: str
     """PyTorch's name of the dtype."""
     compute: Callable[[], Tensor]
+    rows: Callable[[int, int], Tensor] | None = None
+    """Computes a range of rows alone. Without it, the whole tensor is computed once and kept."""
 
 
 class Checkpoint(Mapping[str, Any]):
@@ -140,7 +145,7 @@ class Checkpoint(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name in self._derived:
-            return self.tensor(name)
+            return _LazyTensor(self, name)
         handle = self._handle(self._where[name])
         return handle[name] if isinstance(handle, dict) else handle.get_slice(name)
 
@@ -168,15 +173,18 @@ class Checkpoint(Mapping[str, Any]):
 
     def tensor(self, name: str) -> Tensor:
         if name in self._derived:
+            derived = self._derived[name]
+            if derived.rows is not None:
+                return derived.compute()  # as large as a file's tensor, so it is not kept
             if name not in self._computed:
-                self._computed[name] = self._derived[name].compute()
+                self._computed[name] = derived.compute()
             return self._computed[name]
         handle = self._handle(self._where[name])
         return handle[name] if isinstance(handle, dict) else handle.get_tensor(name)
 
     def vector(self, name: str) -> list[float] | None:
         """Reads the values of a small tensor without PyTorch; None if the format or the dtype does not allow it."""
-        header = self._headers.get(name)
+        header = None if name in self._derived else self._headers.get(name)
         if header is None or not (header.record or self._where[name].suffix == ".safetensors"):
             return None
         return read_vector(self._where[name], header)
@@ -192,22 +200,42 @@ class Checkpoint(Mapping[str, Any]):
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """Reads rows `first` to `last` of a tensor; a scalar or an empty tensor is read whole."""
         shape = self.shape(name)
-        return self.tensor(name) if not shape or 0 in shape else self[name][first:last]
+        if not shape or 0 in shape:
+            return self.tensor(name)
+        derived = self._derived.get(name)
+        return self[name][first:last] if derived is None or derived.rows is None else derived.rows(first, last)
 
-    def with_replaced(self, tensors: dict[str, DerivedTensor], *, without: set[str]) -> Checkpoint:
-        """Returns the same files with `tensors` in place of the tensors named in `without`."""
-        place = next(iter(self._where[name] for name in without))
+    def with_replaced(
+        self, tensors: Mapping[str, DerivedTensor], *, without: Collection[str] = (), file: Path | None = None
+    ) -> Checkpoint:
+        """Returns the same files with other tensors.
+
+        Args:
+            tensors: tensors to add, or to take in place of those of the same names.
+            without: names of tensors to leave out.
+            file: the file that messages name for added tensors; None is the first of this checkpoint.
+        """
         changed = Checkpoint([])
         changed.files, changed._open, changed._headers = self.files, self._open, self._headers
-        changed._derived = dict(tensors)
-        changed._where = {name: file for name, file in self._where.items() if name not in without}
-        changed._where.update(dict.fromkeys(tensors, place))
+        changed._derived = {**self._derived, **tensors}
+        changed._where = {name: place for name, place in self._where.items() if name not in without}
+        changed._where |= {name: file or self.files[0] for name in tensors if name not in changed._where or file}
         return changed
 
     def _handle(self, file: Path) -> Any:
         if file not in self._open:
             self._open[file] = open_safetensors(file) if file.suffix == ".safetensors" else open_pickle(file)
         return self._open[file]
+
+
+class _LazyTensor:
+    """A derived tensor that is computed when it is indexed, as a slice of a safetensors file is read."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+        self._checkpoint, self._name = checkpoint, name
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self._checkpoint.tensor(self._name)[index]
 
 
 def _header_of(tensor: Tensor) -> TensorHeader:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llava.errors import CheckpointError
 from llava.model.weights.adapter import ADAPTER_FILE, load_adapter, save_adapter
-from llava.model.weights.reader import EMBEDDING, open_checkpoint
+from llava.model.weights.reader import EMBEDDING, Checkpoint, open_checkpoint
 from llava.train.setup.trainable import PROJECTOR, ROWS, TOWER, TokenRows, merged_table
 
 _ROWS = f"model.embed_tokens.{ROWS}.rows"
@@ -79,14 +79,26 @@ class ModelWriter:
 
     def read(self, folder: Path, model: Any) -> None:
         checkpoint = open_checkpoint(folder)
-        result = model.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint}, strict=False)
+        result = model.load_state_dict(_by_own_names(checkpoint, model), strict=False)
         # transformers would only warn, and continue with an optimizer state that belongs to other weights.
-        missing = [name for name in result.missing_keys if not name.startswith(TOWER)]
+        missing = list(result.missing_keys)
         if _is_tied(model):
             missing = [name for name in missing if name != "lm_head.weight"]
         if missing or result.unexpected_keys:
             wrong = ", ".join([*missing, *result.unexpected_keys][:5])
             raise CheckpointError(f"{folder}: the weights do not fit this model: {wrong}. Use another --output_dir.")
+
+
+def _by_own_names(checkpoint: Checkpoint, model: Any) -> dict[str, Tensor]:
+    """Returns the tensors of a checkpoint by the model's names, without those of a vision tower that does not train."""
+    tower = model.get_model()._modules.get("vision_tower")
+    tensors = {}
+    for name in checkpoint:
+        if not name.startswith(TOWER):
+            tensors[name] = checkpoint.tensor(name)
+        elif tower is not None:
+            tensors[TOWER + tower.own_name(name.removeprefix(TOWER))] = checkpoint.tensor(name)
+    return tensors
 
 
 def _is_tied(model: Any) -> bool:

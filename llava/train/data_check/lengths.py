@@ -17,13 +17,16 @@ from llava.constants import (
     IMAGE_TOKEN_INDEX,
 )
 from llava.errors import DataError, InvalidRequest
+from llava.train.data.layouts import turn_problem
 from llava.train.data.record_checks import RecordFinding
 from llava.train.data.records import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from llava.conversation import Conversation
     from llava.train.data.dataset import ConversationDataset
+    from llava.train.data.image_lengths import ImageLengths
     from llava.train.data.labels import Encoded
     from llava.train.data_check.settings import CheckSettings
 
@@ -62,17 +65,21 @@ def measure_lengths(settings: CheckSettings, records: Sequence[Record]) -> Lengt
     """
     if settings.sample is not None and not 0 <= settings.sample < len(records):
         raise InvalidRequest(f"--sample {settings.sample}: the file has records 0 to {len(records) - 1}.")
-    dataset, sizes = _dataset(settings, records)
+    dataset, image_lengths = _dataset(settings, records)
     results, truncated, useless = LengthResults(), 0, 0
     for index, record in enumerate(records):
         try:
-            images = [sizes.positions(image) for image in record.images]
+            images = [image_lengths(record.name, image) for image in record.images] if image_lengths else []
             dataset.max_length = _NO_LIMIT
             whole = dataset.encode(index, images)
             dataset.max_length = settings.max_length
             cut = dataset.encode(index, images)
-        except (DataError, OSError):
-            continue  # it is reported as malformed, or its image as unreadable
+        except DataError as error:
+            if not _is_reported(record, dataset.template, settings):
+                text = str(error).removeprefix(f"{record.name}: ")
+                kind = "records that cannot be measured"
+                results.findings.append(RecordFinding(kind, record.name, text, is_error=True))
+            continue
         length = _length(whole, images)
         results.lengths.append(length)
         if cut.truncated:
@@ -96,9 +103,16 @@ def measure_lengths(settings: CheckSettings, records: Sequence[Record]) -> Lengt
     if settings.sample is not None:
         record = records[settings.sample]
         dataset.max_length = settings.max_length
-        encoded = dataset.encode(settings.sample, [sizes.positions(image) for image in record.images])
+        images = [image_lengths(record.name, image) for image in record.images] if image_lengths else []
+        encoded = dataset.encode(settings.sample, images)
         show_sample(record, encoded, dataset.tokenizer)
     return results
+
+
+def _is_reported(record: Record, template: Conversation, settings: CheckSettings) -> bool:
+    """Tells whether the report names a record already: for its turns, or for a missing image."""
+    missing = not all((settings.image_folder / image).exists() for image in record.images)
+    return missing or turn_problem(record, template) is not None
 
 
 def _length(encoded: Encoded, images: Sequence[int]) -> int:
@@ -107,35 +121,13 @@ def _length(encoded: Encoded, images: Sequence[int]) -> int:
     return len(encoded.input_ids) - markers + (sum(images) if markers else 0)
 
 
-class _ImageSizes:
-    """Tells how many positions an image takes, from its size alone; images of one size are counted once."""
-
-    def __init__(self, folder: Path, processor: Any, config: Any, count: Any) -> None:
-        self._folder, self._processor, self._config, self._count = folder, processor, config, count
-        self._known: dict[tuple[int, int], int] = {}
-
-    def positions(self, image: str) -> int:
-        from PIL import Image, UnidentifiedImageError
-
-        from llava.mm_utils import process_images
-
-        try:
-            with Image.open(self._folder / image) as opened:
-                size = opened.size
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{image}: {error}") from error
-        if size not in self._known:
-            blank = Image.new("RGB", size)
-            self._known[size] = self._count(process_images([blank], self._processor, self._config)[0])
-        return self._known[size]
-
-
-def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[ConversationDataset, _ImageSizes]:
+def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[ConversationDataset, ImageLengths | None]:
     from llava.model.loading.model_folder import read_model_folder
     from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
     from llava.model.multimodal_encoder import builder
     from llava.model.weights.reader import resolve_folder
     from llava.train.data.dataset import ConversationDataset, ImageLoader, PositionCounter
+    from llava.train.data.image_lengths import ImageLengths
     from llava.train.data.labels import ImageTokens
     from llava.train.data.layouts import training_template
 
@@ -149,7 +141,7 @@ def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[Conver
         wanted += [DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN]
     add_special_tokens(tokenizer, [token for token in wanted if token not in tokenizer.get_vocab()])
     named = settings.vision_tower or model.get("mm_vision_tower")
-    loader, sizes = None, _ImageSizes(settings.image_folder, None, None, None)
+    loader, image_lengths = None, None
     if any(record.images for record in records):
         if named is None:
             raise InvalidRequest("The records have images, and the model has no vision tower. Set --vision-tower.")
@@ -162,11 +154,10 @@ def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[Conver
         tower = builder.empty_vision_tower(builder.tower_config(place), processor, **select)
         aspect = settings.aspect_ratio or model.get("image_aspect_ratio") or "square"
         config = SimpleNamespace(image_aspect_ratio=aspect, image_grid_pinpoints=model.get("image_grid_pinpoints"))
-        count = PositionCounter(tower)
-        loader = ImageLoader(settings.image_folder, processor, config, count)
-        sizes = _ImageSizes(settings.image_folder, processor, config, count)
+        loader = ImageLoader(settings.image_folder, processor, config, PositionCounter(tower))
+        image_lengths = ImageLengths(loader)
     images = ImageTokens(as_patches, start_end=settings.start_end)
-    return ConversationDataset(records, tokenizer, template, images, loader, max_length=_NO_LIMIT), sizes
+    return ConversationDataset(records, tokenizer, template, images, loader, max_length=_NO_LIMIT), image_lengths
 
 
 def _histogram(lengths: Sequence[int]) -> list[str]:

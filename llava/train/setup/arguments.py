@@ -40,6 +40,9 @@ class ModelArguments:
         "Stage 1: train only the projector and, with --mm_use_im_start_end, the embeddings of the two tokens "
         "(default: False).",
     )
+    unfreeze_mm_vision_tower: bool = _option(
+        False, "Train the vision tower too, and save it with the model (default: False)."
+    )
     vision_tower: str | None = _option(None, "Folder or hub id of the vision tower (default: the model's own, if any).")
     mm_vision_select_layer: int | None = _option(
         None, "Tower layer to take features from; -1 is the last, -2 the one before (default: the model's own, or -1)."
@@ -120,6 +123,32 @@ class TrainingOptions:
         512, "Longest sequence in tokens, including all image positions; longer samples are cut (default: 512)."
     )
     mm_projector_lr: float | None = _option(None, "Learning rate of the projector (default: --learning_rate).")
+    mm_vision_tower_lr: float | None = _option(
+        None, "Learning rate of the vision tower, with --unfreeze_mm_vision_tower (default: --learning_rate)."
+    )
+    lora_enable: bool = _option(
+        False, "Train LoRA matrices beside the language model's layers instead of the layers (default: False)."
+    )
+    lora_r: int = _option(64, "Rank of the LoRA matrices (default: 64).")
+    lora_alpha: int = _option(16, "Scale of the LoRA matrices' product, divided by their rank (default: 16).")
+    lora_dropout: float = _option(
+        0.05, "Fraction of the LoRA matrices' inputs that is dropped, 0 to 1 (default: 0.05)."
+    )
+    lora_weight_path: str = _option(
+        "", "Folder of a LoRA run to train on: its adapter and the tensors beside it (default: a new adapter)."
+    )
+    lora_bias: str = _option(
+        "none", "Biases of the language model that train with LoRA: none, all or lora_only (default: none)."
+    )
+    use_dora: bool = _option(False, "Train DoRA: with LoRA, the length of each row of a matrix (default: False).")
+    use_rslora: bool = _option(
+        False, "Divide --lora_alpha by the square root of the rank, for high ranks (default: False)."
+    )
+    bits: int = _option(
+        16, "Bits of the frozen weights under LoRA: 4 or 8 with bitsandbytes on a CUDA GPU, 16 for none (default: 16)."
+    )
+    double_quant: bool = _option(True, "Quantise the scales of 4-bit weights too (default: True).")
+    quant_type: str = _option("nf4", "4-bit number format: nf4 or fp4 (default: nf4).")
     group_by_modality_length: bool = _option(
         False, "Group samples of similar length into batches, with and without images separately (default: False)."
     )
@@ -165,16 +194,10 @@ COMMON_TRAINER_FLAGS: dict[str, str] = {
 }
 """The flags of transformers that training commands use most. All others are accepted too."""
 
-_NO_LORA = "LoRA training is not supported. Remove the flag to train all weights of the chosen parts."
-_NO_QUANTISATION = "4- and 8-bit training is not supported. Remove the flag; weights are float32."
 _NO_PACKING = "packing samples is not supported. Remove the flag."
 _OFF = frozenset({"false", "no", "0"})
 
 REFUSED_FLAGS: dict[str, tuple[str, frozenset[str]]] = {
-    "lora_enable": (_NO_LORA, _OFF),
-    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "lora_weight_path"), (_NO_LORA, frozenset())),
-    "bits": (_NO_QUANTISATION, frozenset({"16"})),
-    **dict.fromkeys(("double_quant", "quant_type"), (_NO_QUANTISATION, frozenset())),
     **dict.fromkeys(("packing", "pack"), (_NO_PACKING, _OFF)),
     "deepspeed": (
         "DeepSpeed is not supported. Remove the flag; each process then holds the whole model (data parallel).",
@@ -230,14 +253,14 @@ def help_parser(prog: str | None, description: str | None) -> argparse.ArgumentP
 
 _METAVARS = {
     **dict.fromkeys(("model_name_or_path", "vision_tower", "image_folder", "output_dir", "cache_dir"), "DIR"),
-    **dict.fromkeys(("resume_from_checkpoint", "logging_dir"), "DIR"),
+    **dict.fromkeys(("resume_from_checkpoint", "logging_dir", "lora_weight_path"), "DIR"),
     **dict.fromkeys(("data_path", "pretrain_mm_mlp_adapter"), "FILE"),
     **dict.fromkeys(("version", "run_name"), "NAME"),
     **dict.fromkeys(("bf16", "fp16", "tf32", "gradient_checkpointing", "use_cpu"), "BOOL"),
     **dict.fromkeys(("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"), "N"),
     **dict.fromkeys(("save_total_limit", "seed", "dataloader_num_workers", "mm_vision_select_layer"), "N"),
     **dict.fromkeys(("num_train_epochs", "learning_rate", "mm_projector_lr", "weight_decay", "max_grad_norm"), "X"),
-    **dict.fromkeys(("warmup_ratio", "warmup_steps", "save_steps", "logging_steps"), "X"),
+    **dict.fromkeys(("warmup_ratio", "warmup_steps", "save_steps", "logging_steps", "mm_vision_tower_lr"), "X"),
     "image_grid_pinpoints": "JSON",
 }
 """The kind of value that a flag takes, unless the default shows it."""

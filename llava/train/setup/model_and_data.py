@@ -24,6 +24,7 @@ from llava.train.data.layouts import training_template
 from llava.train.data.records import Record
 from llava.train.parallel.loading import load_for_training
 from llava.train.setup.arguments import DataArguments, ModelArguments
+from llava.train.setup.quantized import load_quantized
 from llava.train.setup.trainable import Stage
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Prepared:
     image_tokens: ImageTokens
     start_end_ids: tuple[int, ...]
     """Ids of `<im_start>` and `<im_end>`; empty if the run does not use them."""
+    base_num_tokens: int
+    """Rows of the embedding of the model that the run starts from."""
 
 
 def prepare_model(
@@ -68,38 +71,62 @@ def prepare_model(
         InvalidRequest: flags contradict the model or each other.
     """
     template = training_template(model_args.version)
-    folder = resolve_folder(str(model_args.model_name_or_path))
+    folder = _base_folder(str(model_args.model_name_or_path))
     frozen_dtype = training_args.compute_dtype
+    tower_dtype = torch.float32 if stage.tower else frozen_dtype
     plan = make_plan(
         folder,
         device="cpu",
-        device_map=None,
-        dtype=frozen_dtype,
+        device_map={"": training_args.device} if training_args.quantized is not None else None,
+        dtype=tower_dtype,
         vision_tower=model_args.vision_tower,
         attn_implementation=attn_implementation,
     )
     sharded = training_args.sharding is not None
     tokenizer = load_tokenizer(folder, tokenization="sentencepiece", model_max_length=training_args.model_max_length)
-    model = load_for_training(
-        plan,
-        tokenizer,
-        lambda name: torch.float32 if stage.trains(name) else frozen_dtype,
-        # A model that will be sharded stays in host memory until each process takes its share.
-        device="cpu" if sharded else training_args.device,
-        empty=sharded and training_args.process_index > 0,
-    )
+    if training_args.quantized is not None:
+        model = load_quantized(plan, tokenizer, training_args.quantized, stage, frozen_dtype)
+    else:
+        model = load_for_training(
+            plan,
+            tokenizer,
+            lambda name: torch.float32 if stage.trains(name) else frozen_dtype,
+            # A model that will be sharded stays in host memory until each process takes its share.
+            device="cpu" if sharded else training_args.device,
+            empty=sharded and training_args.process_index > 0,
+        )
     _set_padding(tokenizer, model, add_token=model_args.version == "v0")
     if model_args.legacy_bos:
         tokenizer.bos_token = tokenizer.eos_token
     as_patches = not template.image_first
     start_end_ids: tuple[int, ...] = ()
     if model_args.vision_tower is not None or model.config.has_vision:
-        _add_vision(model, tokenizer, model_args, as_patches=as_patches, tower_dtype=frozen_dtype)
+        _add_vision(model, tokenizer, model_args, as_patches=as_patches, tower_dtype=tower_dtype)
         _write_settings(model.config, template, model_args, data_args, training_args)
+        if stage.tower:
+            model.config.unfreeze_mm_vision_tower = True
         if model_args.mm_use_im_start_end:
             start_end_ids = (token_id(tokenizer, DEFAULT_IM_START_TOKEN), token_id(tokenizer, DEFAULT_IM_END_TOKEN))
+    elif stage.tower:
+        raise InvalidRequest("--unfreeze_mm_vision_tower: the model has no vision tower. Set --vision_tower.")
     images = ImageTokens(as_patches, start_end=bool(start_end_ids))
-    return Prepared(model, tokenizer, template, images, start_end_ids)
+    return Prepared(model, tokenizer, template, images, start_end_ids, plan.folder.settings["vocab_size"])
+
+
+def _base_folder(name: str) -> Path:
+    """Finds the folder of the model to start from.
+
+    Raises:
+        CheckpointError: there is none.
+        InvalidRequest: the folder holds an adapter and no model.
+    """
+    folder = resolve_folder(name)
+    if (folder / "adapter_config.json").is_file():
+        raise InvalidRequest(
+            f"--model_name_or_path {name}: holds a LoRA adapter. Give its base here, and the adapter as "
+            "--lora_weight_path with --lora_enable True; or merge the two first with `llava weights merge-lora`."
+        )
+    return folder
 
 
 def prepare_data(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from llava.errors import InvalidRequest
 
 PROJECTOR = "model.mm_projector."
+NEWLINE = "model.image_newline"
 TOWER = "model.vision_tower."
 ROWS = "trained_rows"
 
@@ -64,15 +65,24 @@ class Stage:
     """True to freeze the language model except for its output layer."""
     freeze_projector: bool = False
     """True to freeze the projector."""
+    lora: bool = False
+    """True to train LoRA matrices in place of the language model."""
+    lora_bias: str = "none"
+    """Which biases of the language model train beside LoRA matrices: none, all or lora_only."""
+    tower: bool = False
+    """True to train the vision tower."""
 
     def trains(self, name: str) -> bool:
-        """Tells whether a parameter trains, by its name; the vision tower never does."""
+        """Tells whether a parameter trains, by its name."""
         if name.startswith(TOWER):
-            return False
-        if name.startswith(PROJECTOR):
+            return self.tower
+        if name.startswith(PROJECTOR) or (self.lora and name == NEWLINE):
             return not self.freeze_projector
         if self.adapter_only:
             return False
+        if self.lora:
+            is_bias = name.endswith(".bias") and self.lora_bias != "none"
+            return ".lora_" in name or (is_bias and (self.lora_bias == "all" or ".base_layer." in name))
         # As in the original, a frozen backbone still has its output layer trained.
         return not (self.freeze_backbone and name.startswith("model."))
 
@@ -87,7 +97,7 @@ def select_trainable(
         frozen_dtype: number format of frozen parameters; those that train are float32.
 
     Returns:
-        The trainable embedding rows in stage 1 with start and end tokens, else None.
+        The trainable embedding rows in stage 1 and with LoRA if there are start and end tokens, else None.
 
     Raises:
         InvalidRequest: nothing would train, or stage 1 has no projector.
@@ -97,11 +107,13 @@ def select_trainable(
         raise InvalidRequest("--tune_mm_mlp_adapter trains the projector, but the model has none. Set --vision_tower.")
     if stage.adapter_only and stage.freeze_projector:
         raise InvalidRequest("--tune_mm_mlp_adapter and --freeze_mm_mlp_adapter together leave nothing to train.")
+    idle = _without_influence(model)
     for name, parameter in model.named_parameters():
-        trains = stage.trains(name)
+        trains = stage.trains(name) and name not in idle
         parameter.requires_grad_(trains)
-        parameter.data = parameter.data.to(torch.float32 if trains else frozen_dtype)
-    if stage.adapter_only and start_end_ids:
+        if type(parameter) is nn.Parameter:  # quantised parameters have formats of their own
+            parameter.data = parameter.data.to(torch.float32 if trains else frozen_dtype)
+    if (stage.adapter_only or stage.lora) and start_end_ids:
         embedding = model.get_input_embeddings()
         rows = TokenRows(embedding, list(start_end_ids))
         rows.attach(embedding)
@@ -109,6 +121,12 @@ def select_trainable(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InvalidRequest("All parameters are frozen, so nothing would train. Remove one of the freeze flags.")
     return None
+
+
+def _without_influence(model: Any) -> set[str]:
+    """Returns the names of parameters that never get a gradient, which processes would wait for."""
+    tower = model.get_model()._modules.get("vision_tower")
+    return set() if tower is None else {f"{TOWER}{name}" for name in tower.unused_parameters()}
 
 
 def describe_trainable(model: nn.Module) -> str:
@@ -127,4 +145,6 @@ def _part_of(name: str) -> str:
     if ROWS in name:
         return "rows <im_start>, <im_end> of model.embed_tokens"
     pieces = name.split(".")
+    if ".lora_" in name:
+        return "LoRA of model.layers"
     return ".".join(pieces[:2]) if pieces[0] == "model" else pieces[0]

@@ -20,6 +20,8 @@ from llava.errors import InvalidRequest
 from llava.train.parallel.fsdp import precision_policy
 from llava.train.parallel.sharding import Sharding, is_launched, sharding_of, take_launcher_settings
 from llava.train.setup.arguments import TrainingOptions
+from llava.train.setup.lora import LoraSettings, ignored_flags
+from llava.train.setup.quantized import QuantizedBase
 
 
 @dataclass
@@ -32,6 +34,10 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     """True for `--optim muon`, which transformers does not offer."""
     sharding: Sharding | None = field(default=None, init=False, repr=False)
     """How the model is sharded over processes; None if each process holds all of it."""
+    lora: LoraSettings | None = field(default=None, init=False, repr=False)
+    """How the language model is adapted; None if it trains itself or is frozen."""
+    quantized: QuantizedBase | None = field(default=None, init=False, repr=False)
+    """How the language model's frozen weights are quantised; None if they are not."""
     notes: list[str] = field(default_factory=list, init=False, repr=False)
     """One line per translated flag."""
 
@@ -43,6 +49,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self.logging_nan_inf_filter = False
         self._fit_to_device()
         self._shard()
+        self._adapt()
         self._rename_old_flags()
         self._imply_evaluation()
         self._fit_reporting()
@@ -156,6 +163,14 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self.ddp_backend = self.ddp_backend or "cuda:nccl,cpu:gloo"
         self.sharding = sharding
         self.fsdp, self.fsdp_config = True, sharding.fsdp_config()  # type: ignore[assignment]
+
+    def _adapt(self) -> None:
+        self.lora, self.quantized = LoraSettings.from_options(self), QuantizedBase.from_options(self)
+        if self.lora is None:
+            for flag in ignored_flags(self):
+                self._note(f"{flag}: ignored without --lora_enable True")
+        elif self.lora.start_from is not None:
+            self._note(f"--lora_weight_path: training on an adapter of rank {self.lora.rank}, alpha {self.lora.alpha}")
 
     def _fit_reporting(self) -> None:
         wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,23 @@ def test_what_cannot_be_checked_is_said_in_one_line(tmp_path, capsys, words, sai
     file = [] if words == ["none.json"] else [write_records(tmp_path / "train.json")]
     assert check(*file, *words) == 1
     assert said in capsys.readouterr().err
+
+
+def test_a_record_that_cannot_be_measured_is_an_error_and_named_once(tmp_path, capsys):
+    """An image too thin for the tower, and one that is a web page; two human turns are reported as that alone."""
+    file = write_records(tmp_path / "train.json", 4)
+    records = json.loads(file.read_text())
+    images = tmp_path / "images"
+    shutil.copytree(DATA / "images", images)
+    Image.new("RGB", (4000, 3)).save(images / "thin.png")
+    (images / "page.png").write_text("<html>404</html>")
+    records[0]["image"], records[1]["image"] = "thin.png", "page.png"
+    records[3]["conversations"].insert(0, {"from": "human", "value": "Hi"})
+    file.write_text(json.dumps(records))
+    more = ("--version", "v1", "--image-aspect-ratio", "keep", "--image-folder", str(images))
+    assert check(*lengths(file, *more)) == 1
+    printed = capsys.readouterr().out
+    assert "error: records that cannot be measured: 2" in printed
+    for name in ("thin.png", "page.png"):
+        assert printed.count(f"cannot read image {images / name}: ") == 1
+    assert "3 errors" in printed

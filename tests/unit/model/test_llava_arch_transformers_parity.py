@@ -78,9 +78,10 @@ def copy_into(theirs, ours) -> None:
     projector, width = theirs.model.multi_modal_projector, ours.config.hidden_size
     projector.linear_1.load_state_dict(ours.model.mm_projector.state_dict())
     projector.linear_2.load_state_dict({"weight": torch.eye(width), "bias": torch.zeros(width)})
+    own = ours.get_vision_tower()
     tower = {
-        name.replace("vision_tower.vision_model.", ""): value
-        for name, value in ours.get_vision_tower().state_dict().items()
+        own.original_name(name).replace("vision_tower.vision_model.", ""): value
+        for name, value in own.state_dict().items()
     }
     theirs.model.vision_tower.load_state_dict(tower)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.forked_runs import Job, Kill, Outcome, perform
-from tests.support.training import FSDP, STAGE_1, flags, history, result, write_records
+from tests.support.training import FSDP, LORA, STAGE_1, flags, history, result, write_records
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +19,8 @@ MODES: dict[str, tuple[int, tuple[str, ...]]] = {
     "data-parallel": (2, (*START_END, "--group_by_modality_length", "True")),
     "sharded": (2, (*START_END, *FSDP)),
     "sharded projector": (2, (*STAGE_1, *FSDP)),
+    "LoRA": (1, (*LORA, "--gradient_checkpointing", "True")),
+    "sharded LoRA": (2, (*LORA, *FSDP)),
 }
 """Name -> number of processes and flags."""
 

@@ -7,6 +7,7 @@ import torch
 
 from llava.errors import InvalidRequest
 from llava.train import train
+from llava.train.setup.lora import LoraSettings
 
 BASE = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
 
@@ -35,7 +36,8 @@ def one_process(monkeypatch):
         (["--mm_projector_lr", "2e-5"], "mm_projector_lr", 2e-5),
         (["--freeze_mm_mlp_adapter", "True"], "freeze_mm_mlp_adapter", True),
         (["--bits", "16"], "fp16", False),
-        (["--lora_enable", "False"], "fp16", False),
+        (["--lora_enable", "False"], "lora", None),
+        (["--lora_enable", "True", "--lora_r=128"], "lora", LoraSettings(rank=128)),
     ],
 )
 def test_flags_of_older_releases_mean_what_they_meant(flags, name, value):
@@ -99,9 +101,7 @@ def test_switches_take_a_value_or_stand_alone(value):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--lora_enable", "True"], "LoRA"),
-        (["--lora_r=128"], "LoRA"),
-        (["--bits", "4"], "4- and 8-bit"),
+        (["--bits", "4"], "quantised weights cannot be trained"),
         (["--packing"], "packing"),
         (["--deepspeed", "zero2.json"], "DeepSpeed"),
     ],
