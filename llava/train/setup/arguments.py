@@ -191,7 +191,7 @@ COMMON_TRAINER_FLAGS: dict[str, str] = {
     "eval_strategy": "When to measure the loss on --eval_data_path: no, steps or epoch (default: epoch if it is set).",
     "eval_steps": "Steps between measurements; below 1, a fraction of all steps (default: --logging_steps).",
     "per_device_eval_batch_size": "Number of held-out samples per device and batch (default: 8).",
-    "load_best_model_at_end": "Save the checkpoint with the lowest loss on --eval_data_path (default: False, the last).",
+    "load_best_model_at_end": "Save the weights with the lowest loss on --eval_data_path (default: False, the last).",
     "report_to": "Experiment trackers, one or more: wandb, tensorboard, trackio, ... or none (default: none).",
     "run_name": "Name of the run in the experiment trackers (default: the last part of --output_dir).",
     "disable_tqdm": "Print a line for each logged step in a terminal too, in place of a bar (default: False).",

@@ -94,7 +94,7 @@ def test_the_best_checkpoint_becomes_the_result(two_processes, tmp_path, name):
     assert set(outcomes[name].codes) == {0}, outcomes[name].printed[-3000:]
     good, ruined = [line["eval_loss"] for line in validation_lines(work / name)]
     assert good < ruined - 1
-    training, *more = held_out(tmp_path, "--model_name_or_path", str(work / name))
+    training, *more = held_out(tmp_path, "--model_name_or_path", str(work / name), "--mm_use_im_start_end")
     trainer = train.make_trainer(*train.parse(flags(training, tmp_path / "out", *more)))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(good, abs=1e-4)
 
