@@ -34,7 +34,9 @@ def two_processes(tmp_path_factory, poisoned_model) -> tuple[Path, dict[str, Out
     held_out = ("--eval_data_path", str(write_records(work / "held_out.json", 11)))
     measured = (*STAGE_1, *held_out, "--eval_on_start", "True", "--per_device_eval_batch_size", "2")
     often = ("--save_strategy", "steps", "--save_steps", "1")
-    best = (*STAGE_1, *held_out, *often, "--load_best_model_at_end", "True", "--num_train_epochs", "2")
+    # The first step has a learning rate of 0, and the second one ruins the model.
+    best = (*held_out, *often, "--load_best_model_at_end", "True", "--mm_use_im_start_end", "True", "--max_steps", "2")
+    best += ("--learning_rate", "3", "--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", "2")
     poisoned = ("--model_name_or_path", str(poisoned_model), "--tune_mm_mlp_adapter", "True", "--version", "v1")
     poisoned += ("--mm_use_im_patch_token", "False", "--train_sampling_strategy", "sequential", *often)
     seldom = (*STAGE_1, "--logging_steps", "3", "--save_strategy", "steps", "--save_steps", "2")
@@ -42,11 +44,7 @@ def two_processes(tmp_path_factory, poisoned_model) -> tuple[Path, dict[str, Out
     for name, sharding in {"parallel": (), "sharded": FSDP}.items():
         jobs += [
             Job(name, tuple(flags(training, work / name, *measured, *sharding, batch=2)), 2),
-            Job(
-                f"best {name}",
-                tuple(flags(records, work / f"best {name}", *best, *sharding, "--learning_rate", "0.5", batch=2)),
-                2,
-            ),
+            Job(f"best {name}", tuple(flags(records, work / f"best {name}", *best, *sharding, batch=2)), 2),
             Job(f"poisoned {name}", tuple(flags(records, work / f"poisoned {name}", *poisoned, *sharding, batch=1)), 2),
         ]
     for name in ("whole", "parts"):
