@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,3 +49,13 @@ def blocks(file: Path) -> list[Block]:
         elif heading := HEADING.match(line):
             sections[len(heading.group(1)) - 1 :] = [heading.group(2)]
     return found
+
+
+def commands_under(file: Path, section: str, *, within: str, languages: Collection[str] = ("Shell",)) -> list[str]:
+    """The shell commands that a file prints in a section of another section, or in that section itself."""
+    return [
+        command
+        for block in blocks(file)
+        if section in block.sections and within in block.sections and block.language in languages
+        for command in block.commands()
+    ]

@@ -19,7 +19,7 @@ import pytest
 
 from llava.eval.convert_science_qa import TO_LLAVA, convert
 from llava.serve.service.server import free_port
-from tests.support.markdown import Block, blocks
+from tests.support.markdown import commands_under
 from tests.support.science_qa import make_science_qa
 from tests.support.training import DATA, REPOSITORY, history, result, write_records
 
@@ -30,23 +30,16 @@ NO_TOKENS = "llava-13b-pretrain-no_im_start_end_token"
 SHARDED = rf"sharded 2[34] of 2[34] parameters over {PROCESSES} processes \(FSDP2\)"
 
 
-def commands_under(section: str) -> list[str]:
-    """The shell commands that README prints in a section below "Fine-tuning"."""
-    found: list[Block] = [block for block in blocks(REPOSITORY / "README.md") if section in block.sections]
-    return [
-        command
-        for block in found
-        if "Fine-tuning" in block.sections and block.language == "Shell"
-        for command in block.commands()
-    ]
+def printed_under(section: str) -> list[str]:
+    return commands_under(REPOSITORY / "README.md", section, within="Fine-tuning")
 
 
 STAGE_1 = ("13B", "13B on one GPU", "7B on one GPU", "sharded")
-PRETRAINING = dict(zip(STAGE_1, commands_under("Stage 1: pretraining the projector"), strict=True))
-[EXTRACTION] = commands_under("Extract the projector")
-[FINETUNING] = commands_under("Stage 2: visual instruction tuning")
+PRETRAINING = dict(zip(STAGE_1, printed_under("Stage 1: pretraining the projector"), strict=True))
+[EXTRACTION] = printed_under("Extract the projector")
+[FINETUNING] = printed_under("Stage 2: visual instruction tuning")
 THREE = ("pretraining", "extraction", "finetuning")
-SCIENCE_QA = dict(zip(THREE, commands_under("Fine-tuning on ScienceQA"), strict=True))
+SCIENCE_QA = dict(zip(THREE, printed_under("Fine-tuning on ScienceQA"), strict=True))
 OUTPUTS = {
     "pretrain": "llava-13b-pretrain",
     "small": "llava-7b-pretrain",

@@ -21,7 +21,11 @@ pytestmark = [
 
 ORDER = ("--train_sampling_strategy", "sequential", "--gradient_accumulation_steps", "2")
 SAVING = ("--save_strategy", "steps", "--save_steps", "1")
-STAGES = {"stage 1": STAGE_1, "stage 2": ("--mm_use_im_start_end", "True")}
+STAGES = {
+    "stage 1": STAGE_1,
+    "stage 2": ("--mm_use_im_start_end", "True"),
+    "lora": ("--lora_enable", "True", "--lora_r", "4", "--lora_dropout", "0", "--mm_projector_lr", "1e-3"),
+}
 ZERO = ("zero2", "zero3")
 
 
@@ -106,7 +110,9 @@ def test_the_run_says_what_is_sharded(outcome, stage, zero):
     _, printed = outcome
     found = re.search(r"sharded .*?(\d+) of (\d+) parameters over 2 processes", part(printed, f"{stage} {zero}"))
     assert found
-    assert found[1] == found[2] == {"stage 1 zero2": "3", "stage 1 zero3": "24"}.get(f"{stage} {zero}", "23")
+    assert found[1] == found[2]
+    if stage != "lora":
+        assert found[1] == {"stage 1 zero2": "3", "stage 1 zero3": "24"}.get(f"{stage} {zero}", "23")
 
 
 def test_checkpoints_of_stage_1_hold_only_what_trains(outcome):
