@@ -10,6 +10,7 @@ import netrc
 import os
 import warnings
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 import transformers
@@ -200,6 +201,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self._note(f"--lora_weight_path: training on an adapter of rank {self.lora.rank}, alpha {self.lora.alpha}")
 
     def _fit_reporting(self) -> None:
+        if self.run_name is None and self.output_dir:
+            self.run_name = Path(self.output_dir).name or None  # trackers would make a name up
         wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
         if not wanted or set(wanted) & {"none", "all"}:
             return
