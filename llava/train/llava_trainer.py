@@ -324,9 +324,9 @@ class LLaVATrainer(Trainer):
             if self._shards:
                 self._save_sharded(partial)
             elif self.args.zero is not None:
-                save_engine(self.model_wrapped, partial)
+                save_engine(self._parts.model_wrapped, partial)
                 if self.args.should_save:
-                    torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
+                    torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
             else:
                 self._write_result(partial)
                 self._save_optimizer_and_scheduler(str(partial))
