@@ -7,11 +7,14 @@ import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from llava.errors import CheckpointError
+from llava.errors import CheckpointError, InvalidRequest
 from llava.train import train
+from llava.train.parallel.deepspeed import check_filled_in
+from llava.train.parallel.deepspeed_settings import read_deepspeed
 from tests.support.training import REPOSITORY, STAGE_1, flags, history, result, run_in_processes, write_records
 
 pytestmark = [
@@ -132,3 +135,22 @@ def test_a_checkpoint_of_another_kind_of_run_is_refused_by_name(outcome, tmp_pat
     assert "written by ZeRO-3, which ZeRO-2 cannot read" in done.stderr
     with pytest.raises(CheckpointError, match=r"was written with --deepspeed\. Set the flag"):
         train.train(*train.parse(flags(records, tmp_path / "out", *words, *wanted, batch=2)))
+
+
+@pytest.mark.parametrize(
+    ("more", "mismatches", "message"),
+    [
+        (
+            {},
+            ["- ds gradient_accumulation_steps=4 vs hf gradient_accumulation_steps=2"],
+            r'gradient_accumulation_steps=4, but --gradient_accumulation_steps=2\. Write "auto" in the file',
+        ),
+        ({"reduce_bucket_sise": 5}, [], "zero_optimization.reduce_bucket_sise: Extra inputs are not permitted"),
+        ({"overlap_comm": "often"}, [], "zero_optimization.overlap_comm: Input should be a valid boolean"),
+    ],
+)
+def test_settings_that_contradict_the_flags_or_deepspeed_are_named(more, mismatches, message):
+    chosen = read_deepspeed({"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto", **more}})
+    assert chosen is not None
+    with pytest.raises(InvalidRequest, match=message):
+        check_filled_in(chosen, SimpleNamespace(mismatches=mismatches))
