@@ -168,6 +168,9 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
     def _embed_without_images(self, input_ids: Tensor) -> Tensor:
         """Embeds text and adds zero times what trains for images, so that every process has its gradient to reduce."""
         embeds = self.get_input_embeddings()(input_ids)
+        newline = getattr(self.model, "image_newline", None)
+        if newline is not None and newline.requires_grad:
+            embeds = embeds + 0.0 * newline.sum().to(embeds)
         tower = self.model._modules.get("vision_tower")
         if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
             blank = embeds.new_zeros(1, 3, tower.config.image_size, tower.config.image_size)

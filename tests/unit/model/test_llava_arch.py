@@ -300,3 +300,18 @@ def test_tower_config_of_another_width_is_refused(model, tmp_path):
     write_preprocessor(tmp_path)
     with pytest.raises(CheckpointError, match="features are 16 wide, the projector expects 32"):
         model.attach_vision_tower(build_vision_tower(str(tmp_path)))
+
+
+def test_a_batch_of_pure_text_reaches_all_that_trains_for_images(tmp_path):
+    """Processes of a group wait for one another's gradients, and the batch of another may have images."""
+    model = small_llava(small_tower(tmp_path), mm_patch_merge_type="spatial_unpad", mm_use_im_patch_token=False)
+    tower = model.get_vision_tower()
+    idle = tower.unused_parameters()
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad_(name not in idle)
+    ids = torch.tensor([[1, 20, 30, 31]])
+    loss = model.train()(input_ids=ids, labels=ids).loss
+    loss.backward()
+    trained = {name: value for name, value in model.get_model().named_parameters() if value.requires_grad}
+    assert [name for name, value in trained.items() if value.grad is None] == []
+    assert not any(value.grad.any() for name, value in trained.items() if "vision_tower" in name)
