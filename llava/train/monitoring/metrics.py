@@ -74,7 +74,8 @@ def keep_until(file: Path, step: int) -> dict[str, Any]:
     """
     if not file.is_file():
         return {}
-    kept, last = [], {}
+    kept: list[str] = []
+    last: dict[str, Any] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
@@ -109,7 +110,8 @@ class UnloggedLoss:
     @classmethod
     def read(cls, state: TrainerState) -> UnloggedLoss | None:
         """Returns what a checkpoint's state records; None for one that has nothing."""
-        saved = (state.stateful_callbacks or {}).get(cls.KEY)
+        states: Any = state.stateful_callbacks
+        saved = states.get(cls.KEY)
         return None if saved is None else cls(saved["last_logged_step"], tuple(saved["sums"]))
 
     def of_process(self, process: int, processes: int) -> float:

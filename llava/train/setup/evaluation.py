@@ -37,12 +37,14 @@ def fit_evaluation(data_args: DataArguments, training_args: TrainingArguments) -
 
 def _asked_for(data_args: DataArguments, training_args: TrainingArguments) -> str | None:
     """Returns the flag that asks for an evaluation; None if there is none."""
+    from transformers.trainer_utils import IntervalStrategy
+
     if training_args.load_best_model_at_end:
         return "--load_best_model_at_end"
     if training_args.eval_steps:
         return f"--eval_steps {training_args.eval_steps:g}"
     if training_args.eval_strategy != "no":
-        return f"--eval_strategy {training_args.eval_strategy.value}"  # type: ignore[union-attr]
+        return f"--eval_strategy {IntervalStrategy(training_args.eval_strategy).value}"
     if training_args.eval_on_start:
         return "--eval_on_start"
     if training_args.do_eval:

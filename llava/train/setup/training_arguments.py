@@ -10,6 +10,7 @@ import netrc
 import os
 import warnings
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 import transformers
@@ -17,6 +18,8 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_torch_tf32_available
 
 from llava.errors import InvalidRequest
+from llava.train.parallel.deepspeed import check_filled_in
+from llava.train.parallel.deepspeed_settings import DeepSpeed, read_deepspeed
 from llava.train.parallel.fsdp import precision_policy
 from llava.train.parallel.sharding import Sharding, is_launched, sharding_of, take_launcher_settings
 from llava.train.setup.arguments import TrainingOptions
@@ -34,6 +37,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     """True for `--optim muon`, which transformers does not offer."""
     sharding: Sharding | None = field(default=None, init=False, repr=False)
     """How the model is sharded over processes; None if each process holds all of it."""
+    zero: DeepSpeed | None = field(default=None, init=False, repr=False)
+    """The settings of `--deepspeed`; None without it."""
     lora: LoraSettings | None = field(default=None, init=False, repr=False)
     """How the language model is adapted; None if it trains itself or is frozen."""
     quantized: QuantizedBase | None = field(default=None, init=False, repr=False)
@@ -42,13 +47,14 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     """One line per translated flag."""
 
     def __post_init__(self) -> None:
-        self.notes, self.sharding = [], None
+        self.notes, self.sharding, self.zero = [], None, None
         if self.optim == "muon":
             self.muon, self.optim = True, "adamw_torch"
         # The filter would log the mean of earlier losses in place of one that is not a number.
         self.logging_nan_inf_filter = False
         self._fit_to_device()
         self._shard()
+        self._read_deepspeed()
         self._adapt()
         self._rename_old_flags()
         self._imply_evaluation()
@@ -63,11 +69,18 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             super().__post_init__()
         if self.sharding is not None and self.compute_dtype is not torch.float32:
             self.fsdp_plugin_args["mixed_precision_policy"] = precision_policy(self.compute_dtype)
+        if self.zero is not None:
+            check_filled_in(self.zero, self.hf_deepspeed_config)
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """The number format of matrix products, which frozen weights are kept in."""
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether each process holds a part of every parameter."""
+        return self.sharding is not None or (self.zero is not None and self.zero.stage == 3)
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
@@ -164,6 +177,21 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self.sharding = sharding
         self.fsdp, self.fsdp_config = True, sharding.fsdp_config()  # type: ignore[assignment]
 
+    def _read_deepspeed(self) -> None:
+        self.zero = read_deepspeed(self.deepspeed)
+        if self.zero is None:
+            self.deepspeed = None
+            return
+        self.deepspeed = self.zero.settings
+        if self.bits != 16 and self.zero.stage == 3:
+            raise InvalidRequest(
+                f"--bits {self.bits}: quantised weights cannot be cut up by ZeRO-3. Use stage 2 in {self.zero.file}."
+            )
+        if self.zero.own_schedule is not None:
+            self._note(f"--lr_scheduler_type: ignored; {self.zero.file} chooses {self.zero.own_schedule}")
+        if self.zero.own_optimizer is not None:
+            self._note(f"--optim: ignored; {self.zero.file} chooses {self.zero.own_optimizer}")
+
     def _adapt(self) -> None:
         self.lora, self.quantized = LoraSettings.from_options(self), QuantizedBase.from_options(self)
         if self.lora is None:
@@ -173,6 +201,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self._note(f"--lora_weight_path: training on an adapter of rank {self.lora.rank}, alpha {self.lora.alpha}")
 
     def _fit_reporting(self) -> None:
+        if self.run_name is None and self.output_dir:
+            self.run_name = Path(self.output_dir).name or None  # trackers would make a name up
         wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
         if not wanted or set(wanted) & {"none", "all"}:
             return

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from llava.errors import NotFiniteError
 from llava.train import train
+from llava.train.monitoring.guard import FILE
 from tests.support.training import STAGE_1, flags, write_records
 
 
@@ -66,3 +69,31 @@ def test_the_command_ends_with_one_line_and_no_result(tmp_path, capsys):
     assert error.startswith("error: step ")
     assert "the loss is nan" in error
     assert not (tmp_path / "out" / "mm_projector.bin").exists()
+
+
+def test_weights_that_became_infinite_are_not_saved(tmp_path, capsys):
+    records = write_records(tmp_path / "train.json")
+    spoiled = ("--learning_rate", "inf", "--optim", "sgd", "--max_steps", "1", "--lr_scheduler_type", "constant")
+    assert train.main(flags(records, tmp_path / "out", *STAGE_1, *spoiled)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: step 1: the weights are not finite after this step, so they were not saved")
+    assert not (tmp_path / "out" / "mm_projector.bin").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["poisoned parallel", "poisoned sharded"])
+def test_every_process_stops_and_the_record_of_the_one_that_failed_is_named(two_processes, name):
+    """The loss of record 3 is not a number; it is the second process's record of the second step."""
+    work, outcomes = two_processes
+    printed = outcomes[name].printed
+    assert 0 not in outcomes[name].codes
+    (error,) = {line for line in printed.splitlines() if line.startswith("error: ")}
+    file, kept = work / "train.json", work / name / "checkpoint-1"
+    assert error.startswith(
+        f"error: step 2: the loss is nan, so the run was stopped before the weights were changed. "
+        f"The batch holds {file}: record 3 (id 'p3'). The last good checkpoint is {kept},"
+    )
+    assert {path.name for path in (work / name).iterdir() if path.is_dir()} == {"checkpoint-1"}
+    assert not (work / name / "mm_projector.bin").exists()
+    listed = json.loads((work / name / FILE).read_text())
+    assert listed["records"] == [f"{file}: record 3 (id 'p3')"]
