@@ -48,6 +48,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self.muon, self.optim = True, "adamw_torch"
         # The filter would log the mean of earlier losses in place of one that is not a number.
         self.logging_nan_inf_filter = False
+        # By default, transformers shows a bar only if its log is as talkative as it is out of the box.
+        self.disable_tqdm = bool(self.disable_tqdm)
         self._fit_to_device()
         self._shard()
         self._adapt()
