@@ -38,6 +38,7 @@ from llava.train.monitoring.progress import ProgressDisplay, say
 from llava.train.monitoring.sample_counts import SampleCounts
 from llava.train.monitoring.speed import Speed, largest, peak_memory
 from llava.train.monitoring.validation import Share, validate
+from llava.train.parallel.deepspeed import PartitionReport, load_trained_only
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
@@ -115,6 +116,8 @@ class LLaVATrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.sharding is not None:
             self.add_callback(ShardingCheck())
+        if self.args.zero is not None:
+            self.add_callback(PartitionReport(self.args.zero.stage))
         self.adapter_only = adapter_only
         self.token_rows = token_rows
         self.identity = identity
@@ -288,6 +291,12 @@ class LLaVATrainer(Trainer):
                 groups[part, name in decaying]["params"].append(parameter)
         return [group for group in groups.values() if group["params"]]
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Creates the learning-rate schedule. DeepSpeed's engine exists by now, and has not read a checkpoint yet."""
+        if self.args.zero is not None and self.accelerator.deepspeed_engine_wrapped is not None:
+            load_trained_only(self.accelerator.deepspeed_engine_wrapped.engine)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
@@ -314,6 +323,10 @@ class LLaVATrainer(Trainer):
         with whole_folder(folder, first=first, leads=leads, wait=self._wait) as partial:
             if self._shards:
                 self._save_sharded(partial)
+            elif self.args.zero is not None:
+                self.model_wrapped.save_checkpoint(str(partial), exclude_frozen_parameters=True)  # type: ignore[union-attr,operator]
+                if self.args.should_save:
+                    torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
             else:
                 self._write_result(partial)
                 self._save_optimizer_and_scheduler(str(partial))

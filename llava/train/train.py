@@ -18,6 +18,7 @@ from llava.command_line import WRONG_USAGE, guarded
 from llava.errors import InvalidRequest
 from llava.train.checkpoints.folders import remove_partial
 from llava.train.checkpoints.resume import Start, describe_finished, unmark_finished
+from llava.train.parallel.deepspeed_settings import deepspeed_of_words
 from llava.train.parallel.first_process import rank, reported_once
 from llava.train.parallel.sharding import sharding_of_words
 from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
@@ -58,7 +59,9 @@ def main(
     def body() -> int:
         try:
             with reported_once():
-                sharding_of_words(words)  # refuses what cannot be sharded, before anything is loaded
+                # These refuse what cannot be sharded, before anything is loaded.
+                sharding_of_words(words)
+                deepspeed_of_words(words)
                 arguments = parse(words)
         except UsageError as error:
             return _usage_error(str(error))
@@ -113,6 +116,8 @@ def train(
     Raises:
         LlavaError: arguments, data or weights cannot be used; the message says what to do.
     """
+    from llava.train.parallel.deepspeed import check_checkpoint
+
     started = time.monotonic()
     with reported_once():
         run = read_run(model_args, data_args, training_args)
@@ -120,6 +125,8 @@ def train(
         if start.finished_at_step is not None:
             _say(training_args, describe_finished(start, str(training_args.output_dir)))
             return
+        if start.checkpoint is not None:
+            check_checkpoint(start.checkpoint, training_args.zero, training_args.world_size)
         if training_args.process_index == 0:
             _clear(Path(str(training_args.output_dir)), start)
         trainer = make_trainer(model_args, data_args, training_args, run=run, attn_implementation=attn_implementation)
@@ -225,6 +232,7 @@ def make_trainer(
     from llava.train.data.collator import Collator
     from llava.train.llava_trainer import LLaVATrainer
     from llava.train.monitoring.bad_samples import BadSamples, known_bad_samples
+    from llava.train.parallel.deepspeed import models_built_whole
     from llava.train.parallel.first_process import decided_by_first
     from llava.train.setup.lora import add_lora, start_from_adapter
     from llava.train.setup.model_and_data import eval_image_folder, image_folder, prepare_data, prepare_model
@@ -242,19 +250,20 @@ def make_trainer(
         lora_bias=lora.bias if lora is not None else "none",
         tower=model_args.unfreeze_mm_vision_tower,
     )
-    prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
-    if prepared.model.config.has_vision and not stage.tower:
-        prepared.model.set_vision_tower_apart()
-        prepared.model.get_vision_tower().to(training_args.device)
-    if lora is not None:
-        add_lora(prepared.model, lora, base=str(model_args.model_name_or_path))
-    rows = select_trainable(
-        prepared.model, stage, start_end_ids=prepared.start_end_ids, frozen_dtype=training_args.compute_dtype
-    )
-    writer = None
-    if lora is not None:
-        also = start_from_adapter(prepared.model, rows, lora.start_from)
-        writer = LoraWriter(prepared.model, rows, base_num_tokens=prepared.base_num_tokens, also=also)
+    with models_built_whole(training_args.hf_deepspeed_config if training_args.zero else None):
+        prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
+        if prepared.model.config.has_vision and not stage.tower:
+            prepared.model.set_vision_tower_apart()
+            prepared.model.get_vision_tower().to(training_args.device)
+        if lora is not None:
+            add_lora(prepared.model, lora, base=str(model_args.model_name_or_path))
+        rows = select_trainable(
+            prepared.model, stage, start_end_ids=prepared.start_end_ids, frozen_dtype=training_args.compute_dtype
+        )
+        writer = None
+        if lora is not None:
+            also = start_from_adapter(prepared.model, rows, lora.start_from)
+            writer = LoraWriter(prepared.model, rows, base_num_tokens=prepared.base_num_tokens, also=also)
     _say(training_args, describe_trainable(prepared.model))
     _say(training_args, _describe_data(run.records, prepared))
     folder = image_folder(data_args)

@@ -206,10 +206,6 @@ _OFF = frozenset({"false", "no", "0"})
 
 REFUSED_FLAGS: dict[str, tuple[str, frozenset[str]]] = {
     **dict.fromkeys(("packing", "pack"), (_NO_PACKING, _OFF)),
-    "deepspeed": (
-        "DeepSpeed is not supported. Remove the flag; each process then holds the whole model (data parallel).",
-        frozenset(),
-    ),
     "mpt_attn_impl": ("MPT models are not supported. Remove the flag, and start from a LLaMA.", frozenset()),
 }
 """Flags that are refused because ignoring them would change the run: the reason, and the values that mean off."""

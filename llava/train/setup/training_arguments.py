@@ -18,6 +18,8 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_torch_tf32_available
 
 from llava.errors import InvalidRequest
+from llava.train.parallel.deepspeed import check_filled_in
+from llava.train.parallel.deepspeed_settings import DeepSpeed, read_deepspeed
 from llava.train.parallel.fsdp import precision_policy
 from llava.train.parallel.sharding import Sharding, is_launched, sharding_of, take_launcher_settings
 from llava.train.setup.arguments import TrainingOptions
@@ -35,6 +37,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     """True for `--optim muon`, which transformers does not offer."""
     sharding: Sharding | None = field(default=None, init=False, repr=False)
     """How the model is sharded over processes; None if each process holds all of it."""
+    zero: DeepSpeed | None = field(default=None, init=False, repr=False)
+    """The settings of `--deepspeed`; None without it."""
     lora: LoraSettings | None = field(default=None, init=False, repr=False)
     """How the language model is adapted; None if it trains itself or is frozen."""
     quantized: QuantizedBase | None = field(default=None, init=False, repr=False)
@@ -43,7 +47,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     """One line per translated flag."""
 
     def __post_init__(self) -> None:
-        self.notes, self.sharding = [], None
+        self.notes, self.sharding, self.zero = [], None, None
         if self.optim == "muon":
             self.muon, self.optim = True, "adamw_torch"
         # The filter would log the mean of earlier losses in place of one that is not a number.
@@ -52,6 +56,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self.disable_tqdm = bool(self.disable_tqdm)
         self._fit_to_device()
         self._shard()
+        self._read_deepspeed()
         self._adapt()
         self._rename_old_flags()
         self._imply_evaluation()
@@ -66,11 +71,18 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             super().__post_init__()
         if self.sharding is not None and self.compute_dtype is not torch.float32:
             self.fsdp_plugin_args["mixed_precision_policy"] = precision_policy(self.compute_dtype)
+        if self.zero is not None:
+            check_filled_in(self.zero, self.hf_deepspeed_config)
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """The number format of matrix products, which frozen weights are kept in."""
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether each process holds a part of every parameter."""
+        return self.sharding is not None or (self.zero is not None and self.zero.stage == 3)
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
@@ -166,6 +178,21 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self.ddp_backend = self.ddp_backend or "cuda:nccl,cpu:gloo"
         self.sharding = sharding
         self.fsdp, self.fsdp_config = True, sharding.fsdp_config()  # type: ignore[assignment]
+
+    def _read_deepspeed(self) -> None:
+        self.zero = read_deepspeed(self.deepspeed)
+        if self.zero is None:
+            self.deepspeed = None
+            return
+        self.deepspeed = self.zero.settings
+        if self.bits != 16 and self.zero.stage == 3:
+            raise InvalidRequest(
+                f"--bits {self.bits}: quantised weights cannot be cut up by ZeRO-3. Use stage 2 in {self.zero.file}."
+            )
+        if self.zero.own_schedule is not None:
+            self._note(f"--lr_scheduler_type: ignored; {self.zero.file} chooses {self.zero.own_schedule}")
+        if self.zero.own_optimizer is not None:
+            self._note(f"--optim: ignored; {self.zero.file} chooses {self.zero.own_optimizer}")
 
     def _adapt(self) -> None:
         self.lora, self.quantized = LoraSettings.from_options(self), QuantizedBase.from_options(self)
