@@ -326,7 +326,7 @@ class LLaVATrainer(Trainer):
             elif self.args.zero is not None:
                 self.model_wrapped.save_checkpoint(str(partial), exclude_frozen_parameters=True)  # type: ignore[union-attr,operator]
                 if self.args.should_save:
-                    torch.save(self.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
+                    torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
             else:
                 self._write_result(partial)
                 self._save_optimizer_and_scheduler(str(partial))
@@ -440,7 +440,10 @@ class LLaVATrainer(Trainer):
         best = str(self.state.best_model_checkpoint)
         if self.args.process_index == 0:
             say(f"loading the best checkpoint, {best} (validation loss {self.state.best_metric:.4f}) ...")
-        self._load_from_checkpoint(best)
+        if self.args.zero is not None:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(best)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(Path(checkpoint)):

@@ -33,6 +33,9 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
 
     optim: str = field(default="adamw_torch", metadata={"help": "Optimizer (default: adamw_torch)."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Experiment trackers (default: none)."}
+    )
     muon: bool = field(default=False, init=False, repr=False)
     """True for `--optim muon`, which transformers does not offer."""
     sharding: Sharding | None = field(default=None, init=False, repr=False)
@@ -205,7 +208,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     def _fit_reporting(self) -> None:
         if self.run_name is None and self.output_dir:
             self.run_name = Path(self.output_dir).name or None  # trackers would make a name up
-        wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
+        named = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        wanted = list(dict.fromkeys(name.strip() for word in named for name in word.split(",") if name.strip()))
         if not wanted or set(wanted) & {"none", "all"}:
             return
         available = get_available_reporting_integrations()
@@ -217,7 +221,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self._note(
                 "--report_to wandb: no account found; recording offline in wandb/ (upload later with `wandb sync`)"
             )
-        self.report_to = wanted or "none"
+        self.report_to = wanted or ["none"]
 
 
 def _has_wandb_account() -> bool:
