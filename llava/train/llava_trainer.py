@@ -324,7 +324,7 @@ class LLaVATrainer(Trainer):
             if self._shards:
                 self._save_sharded(partial)
             elif self.args.zero is not None:
-                self.model_wrapped.save_checkpoint(str(partial), exclude_frozen_parameters=True)  # type: ignore[union-attr,operator]
+                self._parts.model_wrapped.save_checkpoint(str(partial), exclude_frozen_parameters=True)
                 if self.args.should_save:
                     torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
             else:
