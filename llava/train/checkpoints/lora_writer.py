@@ -54,7 +54,8 @@ class LoraWriter:
         return name in self._names or (name == _ROWS and self._rows is not None)
 
     def write(self, folder: Path, tensors: dict[str, Tensor], model: Any) -> None:
-        adapter, whole = {}, {}
+        adapter: dict[str, Tensor] = {}
+        whole: dict[str, Tensor] = {}
         for name, theirs in self._names.items():
             tensor = tensors[name]
             if name == EMBEDDING and self._rows is not None:
