@@ -440,7 +440,10 @@ class LLaVATrainer(Trainer):
         best = str(self.state.best_model_checkpoint)
         if self.args.process_index == 0:
             say(f"loading the best checkpoint, {best} (validation loss {self.state.best_metric:.4f}) ...")
-        self._load_from_checkpoint(best)
+        if self.args.zero is not None:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(best)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(Path(checkpoint)):
