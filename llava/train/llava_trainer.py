@@ -38,7 +38,7 @@ from llava.train.monitoring.progress import ProgressDisplay, say
 from llava.train.monitoring.sample_counts import SampleCounts
 from llava.train.monitoring.speed import Speed, largest, peak_memory
 from llava.train.monitoring.validation import Share, validate
-from llava.train.parallel.deepspeed import PartitionReport, load_trained_only
+from llava.train.parallel.deepspeed import PartitionReport, load_trained_only, save_engine
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
@@ -324,7 +324,7 @@ class LLaVATrainer(Trainer):
             if self._shards:
                 self._save_sharded(partial)
             elif self.args.zero is not None:
-                self._parts.model_wrapped.save_checkpoint(str(partial), exclude_frozen_parameters=True)
+                save_engine(self._parts.model_wrapped, partial)
                 if self.args.should_save:
                     torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
             else:
@@ -457,4 +457,4 @@ class LLaVATrainer(Trainer):
         tensors = dict(named_tensors(self._parts.model))
         trained = num_bytes({name: tensor for name, tensor in tensors.items() if tensor.requires_grad})
         result = num_bytes({name: tensor for name, tensor in tensors.items() if self.writer.wants(name)})
-        return (trained if self._shards else result) + 2 * trained, result
+        return (trained if self._shards or self.args.zero else result) + 2 * trained, result

@@ -130,13 +130,19 @@ def _minimum(flags: Tensor, args: TrainingArguments) -> Tensor:
 
 
 def _weights_are_finite(model: nn.Module) -> Tensor:
-    trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-    local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in trained]
+    local = [_own_part(parameter).detach() for parameter in model.parameters() if parameter.requires_grad]
     local = [weight for weight in local if weight.numel()]
     if not local:
         return torch.tensor(True)
     largest = torch._foreach_norm(local, ord=math.inf)  # a square could overflow where the weight does not
     return torch.isfinite(torch.stack([value.float() for value in largest])).all()
+
+
+def _own_part(parameter: Tensor) -> Tensor:
+    """Returns what this process holds of a parameter, which FSDP2 or DeepSpeed may have cut up."""
+    if isinstance(parameter, DTensor):
+        return parameter.to_local()
+    return getattr(parameter, "ds_tensor", parameter)
 
 
 def _describe(names: Sequence[str], output_dir: Path) -> str:

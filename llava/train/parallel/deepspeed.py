@@ -100,6 +100,11 @@ def describe_partition(model: nn.Module, stage: int, processes: int) -> str:
     return f"sharded {what}{sharded} of {len(parameters)} parameters over {over} (DeepSpeed ZeRO-{stage})"
 
 
+def save_engine(engine: Any, folder: Path) -> None:
+    """Writes the state of an engine, in every process, without frozen parameters, which can be read anew."""
+    engine.save_checkpoint(str(folder), exclude_frozen_parameters=True)
+
+
 def load_trained_only(engine: Any) -> None:
     """Lets an engine resume from checkpoints that hold only what trains."""
     load = engine.load_checkpoint
