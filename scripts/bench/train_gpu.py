@@ -47,7 +47,7 @@ SEVEN_B = Shape(
 TINY = Shape(
     llama={"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4},
     clip={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
-    device=("--bf16", "True", "--use_cpu", "True"),
+    device=("--use_cpu", "True", "--per_device_train_batch_size", "2"),
 )
 STAGES: dict[str, tuple[str, ...]] = {
     "projector": ("--tune_mm_mlp_adapter", "True", "--per_device_train_batch_size", "16"),
@@ -102,7 +102,7 @@ def train(work: Path, output: Path, shape: Shape, *flags: str) -> str:
         *("--fsdp", "full_shard auto_wrap", "--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"),
         *("--max_steps", "10", "--save_strategy", "steps", "--save_steps", "5", "--logging_steps", "1"),
         *("--learning_rate", "1e-5", "--lr_scheduler_type", "constant", "--model_max_length", "2048"),
-        *("--dataloader_num_workers", "4", *shape.device, *flags),
+        *("--dataloader_num_workers", "4", *flags, *shape.device),
     ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=environment, cwd=work, capture_output=True, text=True)
