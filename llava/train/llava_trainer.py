@@ -217,10 +217,15 @@ class LLaVATrainer(Trainer):
             logs["seconds"] = round(self.speed.seconds, 3)
         super().log(logs, start_time)
 
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step > self._initial_global_step:  # a run that had done its last step has done this too
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def _restore_loss(self, state: TrainerState) -> None:
         """Takes up the losses that a checkpoint's run had not logged yet."""
         unlogged = UnloggedLoss.read(state)
-        if unlogged is None or not state.global_step:
+        logged_after_saving = self.args.logging_strategy == "epoch" and float(state.epoch or 0).is_integer()
+        if unlogged is None or not state.global_step or logged_after_saving:
             return
         self._tr_loss += unlogged.of_process(self.args.process_index, self.args.world_size)
         self._globalstep_last_logged = unlogged.last_logged_step

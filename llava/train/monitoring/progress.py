@@ -45,7 +45,9 @@ class ProgressDisplay(TrainerCallback):
         self._clock = clock
         self._bar: tqdm[Any] | None = None
         self._loss = ""
-        self._started, self._first_step, self._last_line = clock(), 0, clock()
+        self._started, self._last_line = clock(), clock()
+        self.first_step = 0
+        """The number of steps that were done before the run was resumed."""
 
     def close(self) -> None:
         """Ends the bar, so that what is printed next has a line of its own."""
@@ -57,13 +59,16 @@ class ProgressDisplay(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Prints what is going to happen."""
-        self._started, self._first_step = self._clock(), state.global_step
+        self._started, self.first_step = self._clock(), state.global_step
         if not state.is_world_process_zero:
             return
         epochs = f"--num_train_epochs {args.num_train_epochs:g}"
         if args.max_steps > 0:
             epochs = f"--max_steps {args.max_steps}"
         where = f" from step {state.global_step + 1:,}" if state.global_step else ""
+        if state.global_step >= state.max_steps:
+            self._say(f"all {state.max_steps:,} steps are done")
+            return
         self._say(f"training: {state.max_steps:,} steps{where} ({epochs})")
         if self._stream.isatty() and not args.disable_tqdm:
             lacks_size = _columns(self._stream) == 0
@@ -131,7 +136,7 @@ class ProgressDisplay(TrainerCallback):
         return self._speed.rates(restart=False) | peak_memory(device)
 
     def _left(self, state: TrainerState) -> str:
-        done = max(1, state.global_step - self._first_step)
+        done = max(1, state.global_step - self.first_step)
         seconds = (self._clock() - self._started) / done * (state.max_steps - state.global_step)
         return f"{duration(seconds)} left"
 
