@@ -217,10 +217,15 @@ class LLaVATrainer(Trainer):
             logs["seconds"] = round(self.speed.seconds, 3)
         super().log(logs, start_time)
 
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step > self._initial_global_step:  # a run that had done its last step has done this too
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def _restore_loss(self, state: TrainerState) -> None:
         """Takes up the losses that a checkpoint's run had not logged yet."""
         unlogged = UnloggedLoss.read(state)
-        if unlogged is None or not state.global_step:
+        logged_after_saving = self.args.logging_strategy == "epoch" and float(state.epoch or 0).is_integer()
+        if unlogged is None or not state.global_step or logged_after_saving:
             return
         self._tr_loss += unlogged.of_process(self.args.process_index, self.args.world_size)
         self._globalstep_last_logged = unlogged.last_logged_step
@@ -440,7 +445,10 @@ class LLaVATrainer(Trainer):
         best = str(self.state.best_model_checkpoint)
         if self.args.process_index == 0:
             say(f"loading the best checkpoint, {best} (validation loss {self.state.best_metric:.4f}) ...")
-        self._load_from_checkpoint(best)
+        if self.args.zero is not None:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(best)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(Path(checkpoint)):

@@ -151,7 +151,9 @@ def train(
         _say(training_args, trainer.bad_samples.describe())
     speed = f"{rates['samples_per_second']:,.1f} samples/s, {rates['supervised_tokens_per_second']:,.0f} supervised"
     counts = trainer.sample_counts.describe()
-    _say(training_args, f"done in {took}: {counts} ({speed} tokens/s). Saved in {training_args.output_dir}")
+    first = trainer.progress.first_step
+    since = f" since step {first}" if first else ""
+    _say(training_args, f"done in {took}: {counts}{since} ({speed} tokens/s). Saved in {training_args.output_dir}")
 
 
 @dataclass(frozen=True, slots=True)

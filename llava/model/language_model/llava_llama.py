@@ -183,6 +183,8 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
             features = self.encode_images(next(tower.parameters()).new_zeros(1, 3, size, size))[0]
         elif weight is not None and weight.requires_grad:
             features = self.model.mm_projector(weight.new_zeros(1, self.config.mm_hidden_size))
+        elif newline is not None and newline.requires_grad:
+            return 0.0 * newline.sum()
         else:
             return None
         return 0.0 * (features if newline is None else features + newline.to(features)).sum()

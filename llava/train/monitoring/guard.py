@@ -86,7 +86,9 @@ class FiniteGuard(TrainerCallback):
         found = self._gather(self._bad_losses())
         if not found:  # the gradient is summed over all processes, so any of their records may have caused it
             found = self._gather([(f"the gradient norm is {float(norm)}", name) for name in self._names])
-        self._stop(args, state, step, f"{found[0][0]}, so the run was stopped before the weights were changed", found)
+        self._stop(
+            args, state, step, f"{found[0][0]}, so the run was stopped before anything of this step was saved", found
+        )
 
     def check_weights(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
         """Checks the trained weights before they are saved. Every process must call this.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from llava.train.monitoring.speed import Speed, peak_memory
 
 _QUIET_S = 60.0
 """A line is printed at least this often, even if no step is logged."""
+_COLUMNS, _ROWS = 120, 24
+"""Size of a terminal that does not say how large it is."""
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
 
 
@@ -42,7 +45,9 @@ class ProgressDisplay(TrainerCallback):
         self._clock = clock
         self._bar: tqdm[Any] | None = None
         self._loss = ""
-        self._started, self._first_step, self._last_line = clock(), 0, clock()
+        self._started, self._last_line = clock(), clock()
+        self.first_step = 0
+        """The number of steps that were done before the run was resumed."""
 
     def close(self) -> None:
         """Ends the bar, so that what is printed next has a line of its own."""
@@ -54,22 +59,27 @@ class ProgressDisplay(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Prints what is going to happen."""
-        self._started, self._first_step = self._clock(), state.global_step
+        self._started, self.first_step = self._clock(), state.global_step
         if not state.is_world_process_zero:
             return
         epochs = f"--num_train_epochs {args.num_train_epochs:g}"
         if args.max_steps > 0:
             epochs = f"--max_steps {args.max_steps}"
         where = f" from step {state.global_step + 1:,}" if state.global_step else ""
+        if state.global_step >= state.max_steps:
+            self._say(f"all {state.max_steps:,} steps are done")
+            return
         self._say(f"training: {state.max_steps:,} steps{where} ({epochs})")
         if self._stream.isatty() and not args.disable_tqdm:
+            lacks_size = _columns(self._stream) == 0
             self._bar = tqdm(
                 total=state.max_steps,
                 initial=state.global_step,
                 file=self._stream,
                 bar_format=_BAR,
-                dynamic_ncols=True,
-                leave=True,
+                dynamic_ncols=not lacks_size,
+                ncols=_COLUMNS if lacks_size else None,
+                nrows=_ROWS if lacks_size else None,
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -97,7 +107,8 @@ class ProgressDisplay(TrainerCallback):
         elif "loss" in logs:
             self._loss = f"loss {float(logs['loss']):.4f}"
             if self._bar is not None:
-                self._bar.set_postfix_str(", ".join(self._facts(args, logs)))
+                narrow = {name: logs[name] for name in logs if name not in ("grad_norm", "learning_rate")}
+                self._bar.set_postfix_str(", ".join(self._facts(args, narrow)))
             else:
                 self._say(", ".join([_position(state), *self._facts(args, logs), self._left(state)]))
 
@@ -125,13 +136,21 @@ class ProgressDisplay(TrainerCallback):
         return self._speed.rates(restart=False) | peak_memory(device)
 
     def _left(self, state: TrainerState) -> str:
-        done = max(1, state.global_step - self._first_step)
+        done = max(1, state.global_step - self.first_step)
         seconds = (self._clock() - self._started) / done * (state.max_steps - state.global_step)
         return f"{duration(seconds)} left"
 
     def _say(self, text: str) -> None:
         self._last_line = self._clock()
         say(text, stream=self._stream)
+
+
+def _columns(stream: TextIO) -> int:
+    """Returns the width of a terminal; 0 if it does not say, as in some containers."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return 0
 
 
 def _position(state: TrainerState) -> str:

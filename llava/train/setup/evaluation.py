@@ -58,5 +58,11 @@ def describe_evaluation(training_args: TrainingArguments, num_records: int) -> s
     """Describes in one line what the validation loss is measured on, and when."""
     every, when = training_args.eval_steps, "after each epoch"
     if training_args.eval_strategy == "steps" and every:
-        when = f"every {every:g} steps" if every >= 1 else f"after every {every:.0%} of the steps"
+        when = (
+            "after each step"
+            if every == 1
+            else f"every {every:g} steps"
+            if every >= 1
+            else f"after every {every:.0%} of the steps"
+        )
     return f"validation: {num_records:,} held-out records, {when}"

@@ -33,6 +33,9 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
 
     optim: str = field(default="adamw_torch", metadata={"help": "Optimizer (default: adamw_torch)."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Experiment trackers (default: none)."}
+    )
     muon: bool = field(default=False, init=False, repr=False)
     """True for `--optim muon`, which transformers does not offer."""
     sharding: Sharding | None = field(default=None, init=False, repr=False)
@@ -52,6 +55,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self.muon, self.optim = True, "adamw_torch"
         # The filter would log the mean of earlier losses in place of one that is not a number.
         self.logging_nan_inf_filter = False
+        # By default, transformers shows a bar only if its log is as talkative as it is out of the box.
+        self.disable_tqdm = bool(self.disable_tqdm)
         self._fit_to_device()
         self._shard()
         self._read_deepspeed()
@@ -203,7 +208,8 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     def _fit_reporting(self) -> None:
         if self.run_name is None and self.output_dir:
             self.run_name = Path(self.output_dir).name or None  # trackers would make a name up
-        wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
+        named = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        wanted = list(dict.fromkeys(name.strip() for word in named for name in word.split(",") if name.strip()))
         if not wanted or set(wanted) & {"none", "all"}:
             return
         available = get_available_reporting_integrations()
@@ -215,7 +221,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self._note(
                 "--report_to wandb: no account found; recording offline in wandb/ (upload later with `wandb sync`)"
             )
-        self.report_to = wanted or "none"
+        self.report_to = wanted or ["none"]
 
 
 def _has_wandb_account() -> bool:

@@ -302,6 +302,22 @@ def test_tower_config_of_another_width_is_refused(model, tmp_path):
         model.attach_vision_tower(build_vision_tower(str(tmp_path)))
 
 
+@pytest.mark.parametrize("frozen", [(), ("vision_tower",), ("vision_tower", "mm_projector")])
+def test_a_batch_of_pure_text_reaches_all_that_trains_for_images(tmp_path, frozen):
+    """Processes of a group wait for one another's gradients, and the batch of another may have images."""
+    model = small_llava(small_tower(tmp_path), mm_patch_merge_type="spatial_unpad", mm_use_im_patch_token=False)
+    idle = model.get_vision_tower().unused_parameters()
+    for name, parameter in model.get_model().named_parameters():
+        is_frozen = name.startswith(frozen) or name.removeprefix("vision_tower.") in idle
+        parameter.requires_grad_(not is_frozen)
+    ids = torch.tensor([[1, 20, 30, 31]])
+    loss = model.train()(input_ids=ids, labels=ids).loss
+    loss.backward()
+    trained = {name: value for name, value in model.get_model().named_parameters() if value.requires_grad}
+    assert [name for name, value in trained.items() if value.grad is None] == []
+    assert not any(value.grad.any() for name, value in trained.items() if "vision_tower" in name)
+
+
 @pytest.mark.parametrize("markers", [[START, *[PATCH] * 16, END], [MARK]], ids=["patches", "marker"])
 def test_gradients_become_ready_in_the_same_order_with_and_without_images(tower, pixels, markers):
     """DeepSpeed adds up gradients over processes in this order, and each process may have a batch of either kind."""

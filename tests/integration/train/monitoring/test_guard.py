@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite stops the run before the weights are touched."""
+"""A loss, a gradient or weights that are not finite stop the run before anything of it is saved."""
 
 from __future__ import annotations
 
@@ -89,10 +89,8 @@ def test_every_process_stops_and_the_record_of_the_one_that_failed_is_named(two_
     assert 0 not in outcomes[name].codes
     (error,) = {line for line in printed.splitlines() if line.startswith("error: ")}
     file, kept = work / "train.json", work / name / "checkpoint-1"
-    assert error.startswith(
-        f"error: step 2: the loss is nan, so the run was stopped before the weights were changed. "
-        f"The batch holds {file}: record 3 (id 'p3'). The last good checkpoint is {kept},"
-    )
+    assert error.startswith("error: step 2: the loss is nan, so the run was stopped")
+    assert f"The batch holds {file}: record 3 (id 'p3'). The last good checkpoint is {kept}," in error
     assert {path.name for path in (work / name).iterdir() if path.is_dir()} == {"checkpoint-1"}
     assert not (work / name / "mm_projector.bin").exists()
     listed = json.loads((work / name / FILE).read_text())

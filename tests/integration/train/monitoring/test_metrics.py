@@ -80,6 +80,23 @@ def test_an_interrupted_run_ends_with_the_history_of_an_uninterrupted_one(tmp_pa
     assert seconds == sorted(seconds)
 
 
+def test_a_run_that_is_interrupted_at_its_very_end_measures_nothing_twice(tmp_path, monkeypatch, capsys):
+    """The last step lies within an epoch, whose end measures the validation loss."""
+    records, output = write_records(tmp_path / "train.json"), tmp_path / "out"
+    held_out = ("--eval_data_path", str(write_records(tmp_path / "held_out.json", 4)))
+    command = flags(records, output, *STAGE_1, *held_out, "--max_steps", "2", "--save_strategy", "epoch")
+    with monkeypatch.context() as patched:
+        patched.setattr("llava.train.train._finish", lambda *_: pytest.fail("interrupted"))
+        with pytest.raises(pytest.fail.Exception):
+            run(*command)
+    before = results(output)
+    capsys.readouterr()
+    run(*command)
+    assert "all 2 steps are done" in capsys.readouterr().out
+    assert results(output) == before
+    assert [(line[0], line[5] is not None) for line in before] == [(1, False), (2, False), (2, True)]
+
+
 @pytest.mark.slow
 def test_a_killed_run_of_two_processes_ends_with_the_history_of_an_uninterrupted_one(two_processes):
     work, outcomes = two_processes

@@ -53,7 +53,7 @@ def test_the_message_says_what_is_not_finite_and_names_the_records_that_can_be_t
     with pytest.raises(NotFiniteError) as caught:
         check(guard(*losses, norm=norm), args)
     text = str(caught.value)
-    assert text.startswith(f"step 120: {problem}, so the run was stopped before the weights were changed.")
+    assert text.startswith(f"step 120: {problem}, so the run was stopped before anything of this step was saved.")
     for number in ("record 2", "record 4", "record 9"):
         assert (number in text) == any(name.startswith(number) for name in named)
     assert text.count("/d/train.json") == 1

@@ -22,6 +22,7 @@ def arguments(tmp_path, **settings) -> TrainingArguments:
         ({}, "after each epoch"),
         ({"evaluation_strategy": "no"}, "after each epoch"),
         ({"eval_steps": 50}, "every 50 steps"),
+        ({"eval_steps": 1}, "after each step"),
         ({"eval_steps": 0.1}, "after every 10% of the steps"),
         ({"eval_strategy": "steps", "logging_steps": 7}, "every 7 steps"),
         ({"evaluation_strategy": "steps", "eval_steps": 5}, "every 5 steps"),
