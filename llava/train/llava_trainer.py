@@ -181,7 +181,9 @@ class LLaVATrainer(Trainer):
         reports = [report for batch in batches if (report := batch.pop(REPORT_KEY, None)) is not None]
         self.guard.begin_step([report.names for report in reports])
         supervised = 0 if num_items is None else int(num_items)
-        num_bad = self.sample_counts.add(reports, supervised, processes=self.args.world_size, device=self.args.device)
+        num_bad = self.sample_counts.add(
+            reports, supervised, processes=self.args.world_size, device=self.args.device, join=self._joined
+        )
         if num_bad:
             bad = self._joined([sample for report in reports for sample in report.bad])
             self.bad_samples.add(sorted(bad, key=lambda sample: sample.index), step=self.state.global_step + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,14 +33,23 @@ class SampleCounts:
     bad: int = 0
     """Records that could not be made into samples, each time that they were met."""
     examples: list[str] = field(default_factory=list)
-    """Names of the first records that this process had to cut."""
+    """Names of the first records that were cut."""
 
-    def add(self, reports: Sequence[BatchReport], supervised: int, *, processes: int, device: torch.device) -> int:
+    def add(
+        self,
+        reports: Sequence[BatchReport],
+        supervised: int,
+        *,
+        processes: int,
+        device: torch.device,
+        join: Callable[[list[str]], list[str]],
+    ) -> int:
         """Adds the batches of one step of this process, and those of all others.
 
         Args:
             reports: reports of this process's batches.
             supervised: supervised tokens of the step, of all processes.
+            join: joins the lists of all processes.
 
         Returns:
             The number of bad records of this step in all processes. Every process gets the same.
@@ -48,7 +57,6 @@ class SampleCounts:
         rows = sum(len(report.names) for report in reports)
         bad = sum(len(report.bad) for report in reports)
         truncated = [name for report in reports for name in report.truncated]
-        self._remember(truncated)
         mine = [
             rows - bad,
             len(truncated),
@@ -66,12 +74,9 @@ class SampleCounts:
         self.tokens += mine[3]
         self.bad += mine[4]
         self.supervised += supervised
+        if mine[1] and len(self.examples) < _EXAMPLES:  # the same in every process, so all join or none does
+            self.examples = list(dict.fromkeys(self.examples + join(truncated)))[:_EXAMPLES]
         return mine[4]
-
-    def _remember(self, truncated: Sequence[str]) -> None:
-        for name in truncated:
-            if len(self.examples) < _EXAMPLES and name not in self.examples:
-                self.examples.append(name)
 
     def check(self, max_useless_fraction: float, num_records: int) -> None:
         """

@@ -162,16 +162,22 @@ def test_an_image_too_thin_for_the_tower_is_a_bad_record(training_file, tmp_path
 def test_every_process_stops_at_the_same_step(training_file, tmp_path):
     """The only bad record of the second step lies in one process's batch; both processes pass the limit.
 
-    Before that, all records are skipped in a sharded run, in which one process alone has a bad record in most steps.
+    Before that, all records are skipped in a sharded run, in which one process alone has a bad record in most steps,
+    and the other one never cuts a record.
     """
     skipping = ("--on_bad_sample", "skip")
+    records = json.loads(training_file.read_text())
+    records[11]["conversations"][1]["value"] = "word " * 600
+    training_file.write_text(json.dumps(records))
     runs = {
-        "sharded": command(training_file, tmp_path / "sharded", *skipping, *FSDP, batch=1),
+        "sharded": command(training_file, tmp_path / "sharded", *skipping, *FSDP, "--model_max_length", "600", batch=1),
         "limited": command(training_file, tmp_path / "out", *skipping, "--max_bad_samples", "2", batch=2),
     }
     ended = run_in_processes(tmp_path, runs, check=False)
     assert ended.returncode != 0
-    assert "9 samples, 0 of them truncated, 0 without an answer to learn, 3 bad ones skipped" in ended.stdout
+    assert "9 samples, 1 of them truncated, 0 without an answer to learn, 3 bad ones skipped" in ended.stdout
+    assert "cut to --model_max_length, such as" in ended.stdout
+    assert "record 11 (id 'p11'); `llava data check` lists all of them" in ended.stdout
     listed = [json.loads(line) for line in (tmp_path / "sharded" / "bad_samples.jsonl").read_text().splitlines()]
     assert [(line["index"], line["step"]) for line in listed] == [(1, 1), (3, 2), (5, 3)]
     assert "3 records could not be used, more than --max_bad_samples 2" in ended.stderr
