@@ -392,21 +392,6 @@ def test_a_missing_image_ends_the_command_with_one_line(training_file, tmp_path,
 # ---- commands --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(training_file, tmp_path, run_python):
-    """Real torchrun, two processes over gloo, against the same global batch in one."""
-    order = ("--train_sampling_strategy", "sequential", "--optim", "sgd", "--learning_rate", "0.05")
-    one = flags(training_file, tmp_path / "one", *STAGE_1, *order, batch=4)
-    run(*one)
-    two = flags(training_file, tmp_path / "two", *STAGE_1, *order, batch=2)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    result = run_python(*launcher, REPOSITORY / "llava" / "train" / "train_mem.py", *two, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("[llava.train] training ") == 1
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
-    assert largest_difference(weights(tmp_path / "two"), weights(tmp_path / "one")) < 1e-5
-
-
 @pytest.mark.parametrize("checkpoint", ["llava-v0-tiny", "llava-v1.5-tiny"])
 def test_extract_takes_the_projector_out_of_original_checkpoints(checkpoint, tmp_path, run_python):
     output = tmp_path / "deep" / "folder" / "p.bin"

@@ -18,7 +18,6 @@ MODES: dict[str, tuple[int, tuple[str, ...]]] = {
     "whole": (1, START_END),
     "data-parallel": (2, (*START_END, "--group_by_modality_length", "True")),
     "sharded": (2, (*START_END, *FSDP)),
-    "sharded projector": (2, (*STAGE_1, *FSDP)),
     "LoRA": (1, (*LORA, "--gradient_checkpointing", "True")),
     "sharded LoRA": (2, (*LORA, *FSDP)),
 }
@@ -38,9 +37,7 @@ EVERYWHERE = ("between steps", "during a save", "during the final save")
 MATRIX = [
     *((mode, moment) for mode in ("projector", "whole", "LoRA", "sharded", "sharded LoRA") for moment in EVERYWHERE),
     *(("whole", moment) for moment in MOMENTS if moment not in EVERYWHERE),
-    ("sharded", "before a save is published"),
     ("data-parallel", "between steps"),
-    ("sharded projector", "between steps"),
 ]
 
 
