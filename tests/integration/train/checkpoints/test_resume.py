@@ -125,13 +125,13 @@ def test_a_shorter_run_does_not_take_a_later_checkpoint_for_its_end(tmp_path):
 @pytest.mark.slow
 def test_a_sharded_checkpoint_is_read_by_one_process_and_not_the_other_way_round(tmp_path):
     records = write_records(tmp_path / "train.json")
-    common = ("--mm_use_im_start_end", "True", *SAVES)
+    common = ("--mm_use_im_start_end", "True", *SAVES, "--learning_rate", "1e-4")
     two, plain = tmp_path / "two", tmp_path / "plain"
     run_in_processes(tmp_path, {"two": flags(records, two, *common, *FSDP, batch=2)})
     whole, weights = history(two, "loss"), result(two)
     keep_only(two, 1)
     run(*flags(records, two, *common, batch=4))
-    assert history(two, "loss") == pytest.approx(whole, abs=1e-4)
+    assert history(two, "loss") == pytest.approx(whole, rel=1e-6)
     parts = result(two)
     assert all((parts[name] - weights[name]).abs().mean() < 1e-5 for name in weights)
     assert all(isinstance(tensor, torch.Tensor) for tensor in parts.values())
