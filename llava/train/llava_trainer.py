@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
 from itertools import product
@@ -16,12 +15,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from llava.errors import CheckpointError, InvalidRequest
-from llava.train.checkpoints.folders import PARTIAL, check_space, move_into, whole_folder
+from llava.train.checkpoints.folders import (
+    PARTIAL,
+    bytes_to_write,
+    check_space,
+    checkpoints,
+    move_into,
+    num_saves,
+    remove,
+    remove_oldest,
+    whole_folder,
+)
 from llava.train.checkpoints.identity import Identity, write_identity
-from llava.train.checkpoints.resume import STATE_FILE
+from llava.train.checkpoints.resume import SCHEDULER_FILE, STATE_FILE
 from llava.train.checkpoints.sharded_state import (
     is_sharded,
     load_sharded_optimizer,
@@ -45,8 +53,6 @@ from llava.train.setup.muon import MuonWithAdamW, parameter_groups
 from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
 from llava.train.setup.training_arguments import TrainingArguments
 
-SCHEDULER_FILE = "scheduler.pt"
-
 
 class EpochSelection(TrainerCallback):
     """Tells the sampler which epoch begins; accelerate's wrappers do not always pass it on to a resumed run."""
@@ -57,6 +63,25 @@ class EpochSelection(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Selects the epoch that the run has come to."""
         self._sampler.set_epoch(int(state.epoch or 0))
+
+
+class ResumedSteps(TrainerCallback):
+    """Fits what a checkpoint says of its run's steps to this run."""
+
+    def on_train_begin(
+        self, args: transformers.TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """
+        Raises:
+            InvalidRequest: the checkpoint has done more steps than the run shall have.
+        """
+        # The Trainer takes over the intervals of the run that saved the checkpoint.
+        state.compute_steps(args, state.max_steps)
+        if state.global_step > state.max_steps:
+            raise InvalidRequest(
+                f"{args.output_dir}: the checkpoint is at step {state.global_step}, but this run would end at step "
+                f"{state.max_steps}. Remove later checkpoints, or choose another --output_dir."
+            )
 
 
 class SpaceCheck(TrainerCallback):
@@ -74,17 +99,19 @@ class SpaceCheck(TrainerCallback):
         """
         if not args.should_save:
             return
+        output_dir = Path(str(args.output_dir))
         checkpoint, result = self._trainer.bytes_of_checkpoint()
-        number = 0
+        saves, limit = 0, args.save_total_limit
         if args.save_strategy != "no":
             epoch = state.max_steps / max(1, state.num_train_epochs)
             every = state.save_steps if args.save_strategy == "steps" else epoch
-            number = math.ceil((state.max_steps - state.global_step) / max(1, every))
-            if args.save_total_limit:
-                number = min(number, args.save_total_limit + 1)  # a new one is written before an old one is deleted
-        check_space(
-            Path(str(args.output_dir)), number * checkpoint + result, f"the result and {number} checkpoints at a time"
-        )
+            saves = num_saves(steps=max(0, state.max_steps - state.global_step), every=every)
+        if limit and args.load_best_model_at_end:
+            limit = max(limit, 2)  # the best one and the last one
+        existing = len(checkpoints(output_dir))
+        number, needed = bytes_to_write(checkpoint, result, num_saves=saves, limit=limit, num_existing=existing)
+        more = "more " if existing else ""
+        check_space(output_dir, needed, f"the result and {number} {more}checkpoints at a time")
 
 
 class LLaVATrainer(Trainer):
@@ -122,7 +149,10 @@ class LLaVATrainer(Trainer):
         self.token_rows = token_rows
         self.identity = identity
         self.writer: ResultWriter = writer or (AdapterWriter(token_rows) if adapter_only else ModelWriter())
+        self.add_callback(ResumedSteps())
         self.add_callback(SpaceCheck(self))
+        self.result_files: list[str] = []
+        self._saved_steps: set[int] = set()
         self.max_useless_fraction = max_useless_fraction
         self.sample_counts = SampleCounts()
         self.bad_samples = BadSamples(Path(str(self.args.output_dir))) if bad_samples is None else bad_samples
@@ -161,13 +191,8 @@ class LLaVATrainer(Trainer):
             sampler = ModalityLengthSampler(dataset.modality_lengths, batch_size=step, seed=seed)
         elif self.args.train_sampling_strategy == "sequential":
             sampler = SequentialSampler(len(dataset), seed=seed)
-        elif self.args.train_sampling_strategy == "random":
-            sampler = ShuffledSampler(len(dataset), seed=seed)
         else:
-            raise InvalidRequest(
-                f"--train_sampling_strategy {self.args.train_sampling_strategy}: is not supported. Use random or "
-                "sequential, or --group_by_modality_length True."
-            )
+            sampler = ShuffledSampler(len(dataset), seed=seed)
         self.add_callback(EpochSelection(sampler))
         return sampler
 
@@ -343,8 +368,25 @@ class LLaVATrainer(Trainer):
             if self.args.should_save:
                 unlogged.write(self.state)
                 self._write_state(partial)
+        self._saved_steps.add(self.state.global_step)
         if self.args.should_save:
-            rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
+            self._remove_abandoned(output_dir)
+            remove_oldest(output_dir, self.args.save_total_limit, self._best_checkpoint)
+
+    @property
+    def _best_checkpoint(self) -> Path | None:
+        best = self.state.best_model_checkpoint
+        return None if best is None else Path(best)
+
+    def _remove_abandoned(self, output_dir: Path) -> None:
+        """Removes checkpoints that a run left behind which was started over, or resumed from an earlier step.
+
+        The next start would take them for later ones of this run, and `--save_total_limit` would keep them instead.
+        """
+        for step, folder in checkpoints(output_dir):
+            if step > self._initial_global_step and step not in self._saved_steps:
+                say(f"removing {folder}, which this run has left behind")
+                remove(folder)
 
     @property
     def _shards(self) -> bool:
@@ -393,7 +435,7 @@ class LLaVATrainer(Trainer):
         if self.args.should_save:
             if self.identity is not None:
                 write_identity(partial, self.identity)
-            move_into(partial, folder)
+            self.result_files = move_into(partial, folder)
         self._wait()
 
     def _write_result(self, folder: Path) -> None:
@@ -451,6 +493,11 @@ class LLaVATrainer(Trainer):
             super()._load_best_model()
         else:
             self._load_from_checkpoint(best)
+        if self.args.should_save and self.args.save_total_limit == 1:
+            # The Trainer would do so next, and leave half of one behind if it were killed.
+            for _, folder in checkpoints(Path(str(self.args.output_dir))):
+                if folder.name != Path(best).name:
+                    remove(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(Path(checkpoint)):

@@ -125,6 +125,8 @@ def train(
         if start.finished_at_step is not None:
             _say(training_args, describe_finished(start, str(training_args.output_dir)))
             return
+        for note in start.notes:
+            _say(training_args, note)
         if start.checkpoint is not None:
             check_checkpoint(start.checkpoint, training_args.zero, training_args.world_size)
         if training_args.process_index == 0:
@@ -326,12 +328,17 @@ def _clear(output_dir: Path, start: Start) -> None:
 
 def _finish(run: Run, trainer: LLaVATrainer, base: str) -> None:
     """Completes the result and, last of all, marks the run as finished."""
-    from llava.train.checkpoints.identity import write_identity
+    from llava.train.checkpoints.identity import RUN_FILE, write_identity
 
     if trainer.args.process_index == 0:
         output_dir = Path(str(trainer.args.output_dir))
         _copy_tokenizer_model(base, output_dir)
-        write_identity(output_dir, run.identity, finished_at_step=trainer.state.global_step)
+        write_identity(
+            output_dir,
+            run.identity,
+            finished_at_step=trainer.state.global_step,
+            result_files=[name for name in trainer.result_files if name != RUN_FILE],
+        )
 
 
 def _describe_data(records: list[Record], prepared: Prepared) -> str:

@@ -203,12 +203,31 @@ COMMON_TRAINER_FLAGS: dict[str, str] = {
 
 _NO_PACKING = "packing samples is not supported. Remove the flag."
 _OFF = frozenset({"false", "no", "0"})
+_ON = frozenset({"true", "yes", "1"})
 
 REFUSED_FLAGS: dict[str, tuple[str, frozenset[str]]] = {
     **dict.fromkeys(("packing", "pack"), (_NO_PACKING, _OFF)),
+    "ignore_data_skip": (
+        "a resumed run would train on some samples twice and on others never. Remove the flag.",
+        _OFF,
+    ),
+    "auto_find_batch_size": (
+        "another batch size would make another run. Choose one that fits, and --gradient_accumulation_steps.",
+        _OFF,
+    ),
+    "save_only_model": (
+        "a run could not be resumed from such checkpoints. Remove the flag; --save_total_limit limits their number.",
+        _OFF,
+    ),
+    "enable_jit_checkpoint": (
+        "is not supported. Remove the flag, and lower --save_steps to lose less.",
+        _OFF,
+    ),
+    "push_to_hub": ("nothing is uploaded while training. Upload OUTPUT_DIR when it is finished.", _OFF),
+    "dataloader_in_order": ("the order of the samples would depend on chance. Remove the flag.", _ON),
     "mpt_attn_impl": ("MPT models are not supported. Remove the flag, and start from a LLaMA.", frozenset()),
 }
-"""Flags that are refused because ignoring them would change the run: the reason, and the values that mean off."""
+"""Flags that are refused: the reason, and the values that are accepted because they ask for nothing."""
 
 
 def without_refused(argv: Sequence[str]) -> list[str]:

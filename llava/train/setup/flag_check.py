@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava.errors import InvalidRequest
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from llava.train.setup.arguments import ModelArguments
     from llava.train.setup.training_arguments import TrainingArguments
 
+SAMPLING = ("random", "sequential")
+"""Values of `--train_sampling_strategy`."""
+
 
 def check_flags(model_args: ModelArguments, training_args: TrainingArguments) -> None:
     """Refuses flags that contradict each other, and what this machine cannot do.
@@ -17,6 +21,14 @@ def check_flags(model_args: ModelArguments, training_args: TrainingArguments) ->
     Raises:
         InvalidRequest: names the flags.
     """
+    base, output_dir = Path(str(model_args.model_name_or_path)), Path(str(training_args.output_dir))
+    if base.exists() and base.resolve() == output_dir.resolve():
+        raise InvalidRequest(f"--output_dir {output_dir}: is the folder of the model. Choose another one.")
+    if training_args.train_sampling_strategy not in SAMPLING:
+        raise InvalidRequest(
+            f"--train_sampling_strategy {training_args.train_sampling_strategy}: is not supported. Use random or "
+            "sequential, or --group_by_modality_length True."
+        )
     tower = model_args.unfreeze_mm_vision_tower
     if training_args.mm_vision_tower_lr is not None and not tower:
         raise InvalidRequest(

@@ -337,6 +337,8 @@ def test_checkpoints_of_another_run_in_the_same_folder_are_not_touched(training_
 def test_a_checkpoint_with_other_weights_is_an_error_not_a_warning(training_file, tmp_path):
     steps = ("--version", "v1", "--save_strategy", "steps", "--save_steps", "2")
     run(*flags(training_file, tmp_path / "one", *steps, "--max_steps", "2"))
+    for name in ("llava_run.json", "files.json"):  # as if another program had written it
+        (tmp_path / "one" / "checkpoint-2" / name).unlink()
     more = ("--resume_from_checkpoint", str(tmp_path / "one" / "checkpoint-2"), "--mm_projector_type", "mlp2x_gelu")
     with pytest.raises(CheckpointError, match="mm_projector"):
         run(*flags(training_file, tmp_path / "two", *steps, *more))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llava.train import train
-from llava.train.checkpoints.identity import differences, run_identity
+from llava.train.checkpoints.identity import differences, run_identity, surroundings
 
 
 @pytest.fixture
@@ -75,6 +75,64 @@ def test_changed_data_are_noticed_by_content(identity, tmp_path):
     before = identity()
     (tmp_path / "d.json").write_text("[ ]")
     assert [text for text in differences(before, identity()) if "content" in text]
+
+
+def test_inputs_are_compared_by_content_wherever_they_are(identity, tmp_path):
+    base, projector = tmp_path / "base", tmp_path / "mm_projector.bin"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"0" * 5_000_000)
+    projector.write_bytes(b"0")
+    flags = ["--model_name_or_path", str(base), "--pretrain_mm_mlp_adapter", str(projector)]
+    before = identity(*flags)
+    (tmp_path / "moved.json").write_text("[]")
+    assert differences(before, identity(*flags, "--model_name_or_path", f"{base}/")) == []
+    assert differences(before, identity(*flags, "--data_path", str(tmp_path / "moved.json"))) == []
+    weights = bytearray(b"0" * 5_000_000)
+    weights[2_600_000] = 1
+    (base / "model.safetensors").write_bytes(weights)
+    assert differences(before, identity(*flags)) == [f"the content of {base} has changed"]
+    projector.write_bytes(b"1")
+    assert f"the content of {projector} has changed" in differences(before, identity(*flags))
+    (tmp_path / "other.json").write_text("[ ]")
+    named = differences(identity(), identity("--data_path", str(tmp_path / "other.json")))
+    assert named == [f"data_path was '{tmp_path / 'd.json'}', now '{tmp_path / 'other.json'}'"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "accepted"),
+    [
+        (["--lr_scheduler_type", "constant", "--num_train_epochs", "1"], ["--num_train_epochs", "2"], True),
+        (["--lr_scheduler_type", "constant", "--num_train_epochs", "2"], ["--num_train_epochs", "1"], False),
+        (["--lr_scheduler_type", "constant", "--max_steps", "4"], ["--max_steps", "6"], True),
+        (["--lr_scheduler_type", "constant", "--max_steps", "4"], ["--max_steps", "3"], False),
+        (["--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", "4"], ["--num_train_epochs", "5"], True),
+        (["--lr_scheduler_type", "constant_with_warmup", "--warmup_ratio", "0.1"], ["--num_train_epochs", "5"], False),
+        (["--lr_scheduler_type", "cosine"], ["--num_train_epochs", "5"], False),
+    ],
+)
+def test_only_a_run_whose_learning_rate_does_not_depend_on_its_length_may_last_longer(
+    identity, before, after, accepted
+):
+    assert (differences(identity(*before), identity(*before, *after)) == []) == accepted
+
+
+def test_held_out_records_matter_if_they_choose_the_result(identity, tmp_path):
+    (tmp_path / "e.json").write_text("[]")
+    flags = ["--eval_data_path", str(tmp_path / "e.json"), "--save_strategy", "epoch"]
+    best = [*flags, "--load_best_model_at_end", "True"]
+    chosen, plain = identity(*best), identity(*flags)
+    (tmp_path / "e.json").write_text("[ ]")
+    assert differences(plain, identity(*flags)) == []
+    assert differences(chosen, identity(*best)) == [f"the content of {tmp_path / 'e.json'} has changed"]
+
+
+def test_what_may_change_while_a_run_lasts_is_said(identity):
+    saved = identity() | {"num_processes": 2, "versions": {"torch": "2.0.0"}}
+    assert differences(saved, identity()) == []
+    processes, torch = surroundings(saved, identity())
+    assert "the number of processes was 2, now 1" in processes
+    assert torch.startswith("torch was 2.0.0, now 2.")
+    assert surroundings(identity(), identity()) == []
 
 
 def test_a_description_reads_back_as_it_was_written(identity):

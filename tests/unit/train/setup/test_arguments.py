@@ -7,6 +7,7 @@ import torch
 
 from llava.errors import InvalidRequest
 from llava.train import train
+from llava.train.setup.flag_check import check_flags
 from llava.train.setup.lora import LoraSettings
 
 BASE = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
@@ -103,11 +104,38 @@ def test_switches_take_a_value_or_stand_alone(value):
     [
         (["--bits", "4"], "quantised weights cannot be trained"),
         (["--packing"], "packing"),
+        (["--ignore_data_skip", "True"], "train on some samples twice"),
+        (["--auto_find_batch_size", "True"], "another batch size would make another run"),
+        (["--save_only_model"], "could not be resumed"),
+        (["--enable_jit_checkpoint=True"], "lower --save_steps"),
+        (["--push_to_hub", "True"], "nothing is uploaded"),
+        (["--dataloader_in_order", "False"], "the order of the samples would depend on chance"),
     ],
 )
 def test_what_is_not_supported_is_refused_not_ignored(flags, said):
     with pytest.raises(InvalidRequest, match=said):
         parse(*flags)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--save_only_model", "False"], ["--push_to_hub=no"], ["--dataloader_in_order", "True"]]
+)
+def test_a_refused_flag_may_ask_for_nothing(flags):
+    parse(*flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--train_sampling_strategy", "group_by_length"], "Use random or sequential, or --group_by_modality_length"),
+        (["--output_dir", "{base}/"], "is the folder of the model"),
+    ],
+)
+def test_flags_that_could_not_work_are_refused_before_anything_is_loaded(tmp_path, flags, said):
+    words = [word.format(base=tmp_path) for word in ("--model_name_or_path", "{base}", *flags)]
+    model, _, training = parse(*words)
+    with pytest.raises(InvalidRequest, match=said):
+        check_flags(model, training)
 
 
 @on_cpu
