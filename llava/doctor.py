@@ -382,6 +382,7 @@ def _optional(*, full: bool) -> list[Finding]:
     return [
         _extra("flash-attn", "flash_attn", "attention uses PyTorch's own kernels", "flash-attn", full=full),
         _extra("bitsandbytes", "bitsandbytes", "no --load-8bit and --load-4bit on CUDA", "quant", full=full),
+        _extra("deepspeed", "deepspeed", "no --deepspeed in training; --fsdp needs no package", "deepspeed", full=full),
         _nvcc(),
         *_torchvision(full=full),
     ]

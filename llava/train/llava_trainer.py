@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -34,9 +33,12 @@ from llava.train.data.collator import REPORT_KEY
 from llava.train.data.sampler import EpochSampler, ModalityLengthSampler, SequentialSampler, ShuffledSampler
 from llava.train.monitoring.bad_samples import BadSamples
 from llava.train.monitoring.guard import FiniteGuard
-from llava.train.monitoring.metrics import MetricsFile, ProgressLine, Speed
+from llava.train.monitoring.metrics import LossRestorer, MetricsFile, UnloggedLoss
+from llava.train.monitoring.progress import ProgressDisplay, say
 from llava.train.monitoring.sample_counts import SampleCounts
-from llava.train.monitoring.validation import validation_loss
+from llava.train.monitoring.speed import Speed, largest, peak_memory
+from llava.train.monitoring.validation import Share, validate
+from llava.train.parallel.deepspeed import PartitionReport, load_trained_only, save_engine
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
@@ -114,17 +116,19 @@ class LLaVATrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.sharding is not None:
             self.add_callback(ShardingCheck())
+        if self.args.zero is not None:
+            self.add_callback(PartitionReport(self.args.zero.stage))
         self.adapter_only = adapter_only
         self.token_rows = token_rows
         self.identity = identity
         self.writer: ResultWriter = writer or (AdapterWriter(token_rows) if adapter_only else ModelWriter())
         self.add_callback(SpaceCheck(self))
         self.max_useless_fraction = max_useless_fraction
-        self.names_of_step: tuple[str, ...] = ()
         self.sample_counts = SampleCounts()
         self.bad_samples = BadSamples(Path(str(self.args.output_dir))) if bad_samples is None else bad_samples
-        self.guard = FiniteGuard(lambda: self.names_of_step, self._joined)
+        self.guard = FiniteGuard(self._joined)
         self.speed = Speed(self.sample_counts)
+        self.progress = ProgressDisplay(self.speed)
         self._watch()
 
     @property
@@ -136,7 +140,7 @@ class LLaVATrainer(Trainer):
         """Puts this package's callbacks in place of the Trainer's own printing, before the trackers."""
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
-        for callback in (self.guard, MetricsFile(), ProgressLine()):
+        for callback in (self.guard, LossRestorer(self._restore_loss), MetricsFile(self.speed), self.progress):
             self.add_callback(callback)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -175,7 +179,7 @@ class LLaVATrainer(Trainer):
             return [], None  # resumed after the last step: only the result is left to write
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         reports = [report for batch in batches if (report := batch.pop(REPORT_KEY, None)) is not None]
-        self.names_of_step = tuple(name for report in reports for name in report.names)
+        self.guard.begin_step([report.names for report in reports])
         supervised = 0 if num_items is None else int(num_items)
         num_bad = self.sample_counts.add(reports, supervised, processes=self.args.world_size, device=self.args.device)
         if num_bad:
@@ -191,17 +195,41 @@ class LLaVATrainer(Trainer):
         """Joins the lists of all processes."""
         return gather_object(items) if self.args.world_size > 1 else items
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Trains on one batch, as transformers' Trainer does, and lets the guard see its loss."""
-        loss = super().training_step(*args, **kwargs)
-        self.guard.watch(loss)
-        return loss
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the loss of a batch, as transformers' Trainer does, and lets the guard see it."""
+        computed = super().compute_loss(*args, **kwargs)
+        self.guard.watch_loss(computed[0] if isinstance(computed, tuple) else computed)
+        if self.is_deepspeed_enabled:  # its backward pass ends with the optimizer's step
+            self.guard.check_step(self.args, self.state)
+        return computed
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.guard.watch_gradient(norm)
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds speed and memory to what is logged of the steps, for the file, the terminal and all trackers."""
         if "loss" in logs:
+            memory = peak_memory(self.args.device)
             logs |= self.speed.rates()
+            logs |= largest(memory, processes=self.args.world_size, device=self.args.device)
+            logs["seconds"] = round(self.speed.seconds, 3)
         super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step > self._initial_global_step:  # a run that had done its last step has done this too
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _restore_loss(self, state: TrainerState) -> None:
+        """Takes up the losses that a checkpoint's run had not logged yet."""
+        unlogged = UnloggedLoss.read(state)
+        logged_after_saving = self.args.logging_strategy == "epoch" and float(state.epoch or 0).is_integer()
+        if unlogged is None or not state.global_step or logged_after_saving:
+            return
+        self._tr_loss += unlogged.of_process(self.args.process_index, self.args.world_size)
+        self._globalstep_last_logged = unlogged.last_logged_step
+        self._total_loss_scalar -= sum(unlogged.sums) / len(unlogged.sums)  # the summary is of the steps from here
 
     def evaluate(
         self,
@@ -210,20 +238,22 @@ class LLaVATrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Measures the loss on the held-out records: exact over processes, and independent of the batch size."""
-        started = time.monotonic()
-        measured = validation_loss(
-            self._parts.model,
-            eval_dataset if eval_dataset is not None else self.eval_dataset,
-            self._parts.data_collator,
-            self._prepare_inputs,
-            batch_size=self.args.per_device_eval_batch_size,
+        dataset: Any = eval_dataset if eval_dataset is not None else self.eval_dataset
+        started = self.speed.seconds
+        if self.args.process_index == 0:
+            say(f"validating on {len(dataset):,} records ...")
+        share = Share(
+            self.args.per_device_eval_batch_size,
             process=self.args.process_index,
             processes=self.args.world_size,
-            device=self.args.device,
-            skips_bad=self.bad_samples.skips,
+            workers=self.args.dataloader_num_workers,
         )
+        with self.speed.paused(), self.compute_loss_context_manager():
+            batches = share.batches(dataset, self._parts.data_collator)
+            loss = validate(self._parts.model, batches, self._prepare_inputs, share=share, device=self.args.device)
+        measured = loss.metrics(skips_bad=self.bad_samples.skips)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
-        metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - started, 3)
+        metrics[f"{metric_key_prefix}_runtime"] = round(self.speed.seconds - started, 3)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -266,27 +296,50 @@ class LLaVATrainer(Trainer):
                 groups[part, name in decaying]["params"].append(parameter)
         return [group for group in groups.values() if group["params"]]
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Creates the learning-rate schedule. DeepSpeed's engine exists by now, and has not read a checkpoint yet."""
+        if self.args.zero is not None and self.accelerator.deepspeed_engine_wrapped is not None:
+            load_trained_only(self.accelerator.deepspeed_engine_wrapped.engine)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
         self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes everything that the run needs to go on from here, to `checkpoint-N`, whole or not at all."""
+        """Writes everything that the run needs to go on from here, to `checkpoint-N`, whole or not at all.
+
+        Raises:
+            NotFiniteError: a weight is not finite.
+        """
+        with self.speed.paused():
+            self.guard.check_weights(model, self.args, self.state)
+            self._save_whole_checkpoint()
+
+    def _save_whole_checkpoint(self) -> None:
         self.store_flos()
+        unlogged = UnloggedLoss(self._globalstep_last_logged, tuple(self._joined([float(self._tr_loss)])))
         output_dir = Path(str(self.args.output_dir))
         folder = output_dir / f"checkpoint-{self.state.global_step}"
         first, leads = self.args.process_index == 0, self.args.local_process_index == 0
+        if first:
+            say(f"saving {folder} ...")
         with whole_folder(folder, first=first, leads=leads, wait=self._wait) as partial:
             if self._shards:
                 self._save_sharded(partial)
+            elif self.args.zero is not None:
+                save_engine(self._parts.model_wrapped, partial)
+                if self.args.should_save:
+                    torch.save(self._parts.lr_scheduler.state_dict(), partial / SCHEDULER_FILE)
             else:
                 self._write_result(partial)
                 self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
+            self._note_best(folder)
             if self.args.should_save:
-                self._note_best(folder)
+                unlogged.write(self.state)
                 self._write_state(partial)
         if self.args.should_save:
             rotate_checkpoints(str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
@@ -324,7 +377,11 @@ class LLaVATrainer(Trainer):
         """Writes the result of the run. Every process must call this, because each holds a part of a sharded model.
 
         The files of an earlier result in the folder stay as they are until all new ones are on the disk.
+
+        Raises:
+            NotFiniteError: a weight is not finite.
         """
+        self.guard.check_weights(self._parts.model, self.args, self.state)
         folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
         partial = folder / f"result{PARTIAL}"
         if self.args.should_save:
@@ -383,6 +440,16 @@ class LLaVATrainer(Trainer):
         else:
             self.writer.read(folder, target)
 
+    def _load_best_model(self) -> None:
+        """Takes the weights of the checkpoint with the lowest validation loss for the result."""
+        best = str(self.state.best_model_checkpoint)
+        if self.args.process_index == 0:
+            say(f"loading the best checkpoint, {best} (validation loss {self.state.best_metric:.4f}) ...")
+        if self.args.zero is not None:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(best)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
@@ -395,4 +462,4 @@ class LLaVATrainer(Trainer):
         tensors = dict(named_tensors(self._parts.model))
         trained = num_bytes({name: tensor for name, tensor in tensors.items() if tensor.requires_grad})
         result = num_bytes({name: tensor for name, tensor in tensors.items() if self.writer.wants(name)})
-        return (trained if self._shards else result) + 2 * trained, result
+        return (trained if self._shards or self.args.zero else result) + 2 * trained, result

@@ -18,6 +18,7 @@ from llava.command_line import WRONG_USAGE, guarded
 from llava.errors import InvalidRequest
 from llava.train.checkpoints.folders import remove_partial
 from llava.train.checkpoints.resume import Start, describe_finished, unmark_finished
+from llava.train.parallel.deepspeed_settings import deepspeed_of_words
 from llava.train.parallel.first_process import rank, reported_once
 from llava.train.parallel.sharding import sharding_of_words
 from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
@@ -58,7 +59,9 @@ def main(
     def body() -> int:
         try:
             with reported_once():
-                sharding_of_words(words)  # refuses what cannot be sharded, before anything is loaded
+                # These refuse what cannot be sharded, before anything is loaded.
+                sharding_of_words(words)
+                deepspeed_of_words(words)
                 arguments = parse(words)
         except UsageError as error:
             return _usage_error(str(error))
@@ -113,6 +116,8 @@ def train(
     Raises:
         LlavaError: arguments, data or weights cannot be used; the message says what to do.
     """
+    from llava.train.parallel.deepspeed import check_checkpoint
+
     started = time.monotonic()
     with reported_once():
         run = read_run(model_args, data_args, training_args)
@@ -120,24 +125,35 @@ def train(
         if start.finished_at_step is not None:
             _say(training_args, describe_finished(start, str(training_args.output_dir)))
             return
+        if start.checkpoint is not None:
+            check_checkpoint(start.checkpoint, training_args.zero, training_args.world_size)
         if training_args.process_index == 0:
             _clear(Path(str(training_args.output_dir)), start)
         trainer = make_trainer(model_args, data_args, training_args, run=run, attn_implementation=attn_implementation)
         if start.checkpoint is not None:
             _say(training_args, f"resuming from {start.checkpoint}")
-        trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+            training_args.eval_on_start = False  # it was done when the run started
+        try:
+            trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+        finally:
+            trainer.progress.close()
         _say(training_args, "saving the result ...")
-        trainer.save_state()
-        trainer.save_model()
+        with trainer.speed.paused():
+            trainer.save_state()
+            trainer.save_model()
     _finish(run, trainer, str(model_args.model_name_or_path))
-    from llava.train.monitoring.metrics import duration
+    from llava.train.monitoring.progress import duration
 
-    took = duration(time.monotonic() - started)
+    took, rates = duration(time.monotonic() - started), trainer.speed.total()
     if trainer.sample_counts.truncated:
         _say(training_args, trainer.sample_counts.describe_truncated())
     if len(trainer.bad_samples):
         _say(training_args, trainer.bad_samples.describe())
-    _say(training_args, f"done in {took}: {trainer.sample_counts.describe()}. Saved in {training_args.output_dir}")
+    speed = f"{rates['samples_per_second']:,.1f} samples/s, {rates['supervised_tokens_per_second']:,.0f} supervised"
+    counts = trainer.sample_counts.describe()
+    first = trainer.progress.first_step
+    since = f" since step {first}" if first else ""
+    _say(training_args, f"done in {took}: {counts}{since} ({speed} tokens/s). Saved in {training_args.output_dir}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +174,7 @@ def read_run(model_args: ModelArguments, data_args: DataArguments, training_args
     """
     from llava.train.checkpoints.identity import run_identity
     from llava.train.monitoring.bad_samples import check_policy
+    from llava.train.setup.evaluation import describe_evaluation, fit_evaluation
     from llava.train.setup.flag_check import check_flags
     from llava.train.setup.model_and_data import eval_image_folder, image_folder
 
@@ -165,7 +182,7 @@ def read_run(model_args: ModelArguments, data_args: DataArguments, training_args
         _say(training_args, note)
     check_flags(model_args, training_args)
     check_policy(data_args.on_bad_sample, data_args.max_bad_samples)
-    _fit_evaluation(data_args, training_args)
+    fit_evaluation(data_args, training_args)
     records = _checked_records(str(data_args.data_path), image_folder(data_args), model_args, data_args, training_args)
     if model_args.tune_mm_mlp_adapter and not any(record.images for record in records):
         raise InvalidRequest(
@@ -176,6 +193,7 @@ def read_run(model_args: ModelArguments, data_args: DataArguments, training_args
     if data_args.eval_data_path is not None:
         folder = eval_image_folder(data_args)
         held_out = _checked_records(data_args.eval_data_path, folder, model_args, data_args, training_args)
+        _say(training_args, describe_evaluation(training_args, len(held_out)))
     return Run(records, run_identity(model_args, data_args, training_args, len(records)), held_out)
 
 
@@ -202,22 +220,6 @@ def _checked_records(
     return records
 
 
-def _fit_evaluation(data_args: DataArguments, training_args: TrainingArguments) -> None:
-    """Relates `--eval_strategy` and `--eval_data_path`.
-
-    Raises:
-        InvalidRequest: there is nothing to evaluate on.
-    """
-    strategy = getattr(training_args.eval_strategy, "value", training_args.eval_strategy)
-    if data_args.eval_data_path is None:
-        if strategy != "no" or training_args.load_best_model_at_end:
-            raise InvalidRequest(f"--eval_strategy {strategy}: needs held-out records. Set --eval_data_path.")
-    elif strategy == "no":
-        training_args.eval_strategy = "steps" if training_args.eval_steps else "epoch"
-    if data_args.eval_data_path is not None and training_args.eval_strategy == "steps" and not training_args.eval_steps:
-        training_args.eval_steps = training_args.logging_steps
-
-
 def make_trainer(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -236,6 +238,7 @@ def make_trainer(
     from llava.train.data.collator import Collator
     from llava.train.llava_trainer import LLaVATrainer
     from llava.train.monitoring.bad_samples import BadSamples, known_bad_samples
+    from llava.train.parallel.deepspeed import models_built_whole
     from llava.train.parallel.first_process import decided_by_first
     from llava.train.setup.lora import add_lora, start_from_adapter
     from llava.train.setup.model_and_data import eval_image_folder, image_folder, prepare_data, prepare_model
@@ -253,19 +256,20 @@ def make_trainer(
         lora_bias=lora.bias if lora is not None else "none",
         tower=model_args.unfreeze_mm_vision_tower,
     )
-    prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
-    if prepared.model.config.has_vision and not stage.tower:
-        prepared.model.set_vision_tower_apart()
-        prepared.model.get_vision_tower().to(training_args.device)
-    if lora is not None:
-        add_lora(prepared.model, lora, base=str(model_args.model_name_or_path))
-    rows = select_trainable(
-        prepared.model, stage, start_end_ids=prepared.start_end_ids, frozen_dtype=training_args.compute_dtype
-    )
-    writer = None
-    if lora is not None:
-        also = start_from_adapter(prepared.model, rows, lora.start_from)
-        writer = LoraWriter(prepared.model, rows, base_num_tokens=prepared.base_num_tokens, also=also)
+    with models_built_whole(training_args.hf_deepspeed_config if training_args.zero else None):
+        prepared = prepare_model(model_args, data_args, training_args, stage, attn_implementation=attn_implementation)
+        if prepared.model.config.has_vision and not stage.tower:
+            prepared.model.set_vision_tower_apart()
+            prepared.model.get_vision_tower().to(training_args.device)
+        if lora is not None:
+            add_lora(prepared.model, lora, base=str(model_args.model_name_or_path))
+        rows = select_trainable(
+            prepared.model, stage, start_end_ids=prepared.start_end_ids, frozen_dtype=training_args.compute_dtype
+        )
+        writer = None
+        if lora is not None:
+            also = start_from_adapter(prepared.model, rows, lora.start_from)
+            writer = LoraWriter(prepared.model, rows, base_num_tokens=prepared.base_num_tokens, also=also)
     _say(training_args, describe_trainable(prepared.model))
     _say(training_args, _describe_data(run.records, prepared))
     folder = image_folder(data_args)

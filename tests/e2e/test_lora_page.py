@@ -47,7 +47,7 @@ def shell(command: str) -> str:
 
 def test_the_page_runs_from_training_to_the_export(blocks):
     train, ask, serve, export = blocks
-    assert "done: 40 samples" in shell(train)
+    assert "40 samples, 0 of them truncated" in shell(train)
     assert "already finished (step 20 of 20)" in shell(train)
     answer = shell(ask).strip()
     assert answer == "It is a drawing."

@@ -26,6 +26,7 @@ from llava.pocket import find
 from llava.serve.service.server import free_port
 from tests.support.browser import OpenedPage
 from tests.support.fake_judge import FakeJudge, judging
+from tests.support.markdown import HEADING, Block, blocks
 from tests.support.reviews import make_question_set, read_lines
 from tests.support.science_qa import make_science_qa
 from tests.support.serving import Service
@@ -36,50 +37,6 @@ from tests.support.vqa import records as records_of
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests" / "data"
 README = REPOSITORY / "README.md"
-
-HEADING = re.compile(r"(#+) (.*)")
-FENCE = re.compile(r"```(\w*)")
-
-
-@dataclass(frozen=True)
-class Block:
-    """One fenced block of a Markdown file."""
-
-    sections: tuple[str, ...]
-    """The headings that it stands under, outermost first."""
-
-    language: str
-    line: int
-    text: str
-
-    def commands(self) -> list[str]:
-        """The block's shell commands, continued lines joined."""
-        joined = self.text.replace("\\\n", " ")
-        return [" ".join(line.split()) for line in joined.splitlines() if line.strip()]
-
-    def output_of(self) -> dict[str, str]:
-        """In a block that shows a session: what each `$ command` printed."""
-        parts = re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]
-        return {command: output.strip() for command, _, output in (part.partition("\n") for part in parts)}
-
-
-def blocks(file: Path) -> list[Block]:
-    found: list[Block] = []
-    sections: list[str] = []
-    language, start, text = "", 0, []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        fence = FENCE.match(line)
-        if start and not fence:
-            text.append(line)
-        elif start:
-            found.append(Block(tuple(sections), language, start, "\n".join(text)))
-            start, text = 0, []
-        elif fence:
-            language, start = fence.group(1), number
-        elif heading := HEADING.match(line):
-            sections[len(heading.group(1)) - 1 :] = [heading.group(2)]
-    return found
-
 
 BLOCKS = blocks(README)
 
@@ -117,18 +74,6 @@ def places(tmp_path_factory) -> dict[str, str]:
     for name in ("llava-v0-tiny", "llava-v1.5-tiny"):
         shutil.copytree(DATA / name, folder / name)
         shutil.copytree(DATA / "clip-tiny", folder / name / "clip-tiny")
-    records = [
-        {
-            "id": name,
-            "image": f"{name}.png",
-            "conversations": [
-                {"from": "human", "value": "<image>\nWhat is it?"},
-                {"from": "gpt", "value": f"It is {name}."},
-            ],
-        }
-        for name in ("land", "port", "square", "wide")
-    ]
-    (folder / "records.json").write_text(json.dumps(records))
     science_qa = make_science_qa(folder / "ScienceQA", 4)
     splits = {name: ["1", "2", "3", "4"] for name in ("train", "val", "minival", "test", "minitest")}
     (science_qa / "pid_splits.json").write_text(json.dumps(splits))
@@ -142,22 +87,15 @@ def places(tmp_path_factory) -> dict[str, str]:
         "/path/to/LLaVA-13B-v0": str(folder / "llava-v0-tiny"),
         "/path/to/llava-v1.5-7b": str(folder / "llava-v1.5-tiny"),
         "/path/to/clip-vit-large-patch14": str(DATA / "clip-tiny"),
-        "/path/to/llama-vicuna-13b": str(DATA / "llama-vicuna-tiny"),
         "/path/to/llama-13b": str(DATA / "llama-vicuna-tiny"),
         "/path/to/llama-7b": str(DATA / "llama-vicuna-tiny"),
         "/path/to/LLaVA-13B-delta-v0": str(DATA / "llava-v0-tiny-delta"),
         "/path/to/LLaVA-7B-delta-v0": str(DATA / "llava-v0-tiny-delta"),
         "/output/path/to": str(folder / "made"),
-        "openai/clip-vit-large-patch14": str(DATA / "clip-tiny"),
         "https://llava-vl.github.io/static/images/view.jpg": str(DATA / "images" / "land.png"),
         "/path/to/first.jpg": str(DATA / "images" / "land.png"),
         "/path/to/second.jpg": str(DATA / "images" / "port.png"),
-        "/path/to/cc3m_595k.json": str(folder / "records.json"),
-        "/path/to/llava_instruct_150k.json": str(folder / "records.json"),
-        "/path/to/cc3m_595k": str(DATA / "images"),
-        "/path/to/coco/train2017": str(DATA / "images"),
         **review_places(folder),
-        "--master_port=25001": f"--master_port={free_port()}",  # other tests may run beside this one
     }
 
 
@@ -564,21 +502,3 @@ def test_an_error_that_is_shown_is_the_error_that_comes(command, shown, shell):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.strip().splitlines()[-1] == shown.replace("/home/me/LLaVA", str(REPOSITORY))
-
-
-# Fine-tuning
-
-
-@pytest.mark.slow
-def test_the_two_stages_run_one_after_the_other_as_printed(shell, checkout: Path):
-    commands = commands_under("Fine-tuning")
-    assert [re.findall(r"train_mem|extract_mm_projector\.py", command)[:1] for command in commands] == [
-        ["train_mem"],
-        ["extract_mm_projector.py"],
-        ["train_mem"],
-    ]
-    for command in commands:
-        done = shell(command, cwd=checkout)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert (checkout / "checkpoints" / "mm_projector" / "llava-13b-pretrain.bin").exists()
-    assert (checkout / "checkpoints" / "llava-13b" / "config.json").exists()

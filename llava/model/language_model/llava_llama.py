@@ -167,16 +167,27 @@ class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
 
     def _embed_without_images(self, input_ids: Tensor) -> Tensor:
         """Embeds text and adds zero times what trains for images, so that every process has its gradient to reduce."""
+        # In a batch with images, these are computed before the embedding. DeepSpeed needs the same order in all
+        # processes, because it adds up gradients in the order in which they become ready.
+        nothing = self._zero_of_images()
         embeds = self.get_input_embeddings()(input_ids)
+        return embeds if nothing is None else embeds + nothing.to(embeds)
+
+    def _zero_of_images(self) -> Tensor | None:
+        """Returns 0, computed with all parameters that images pass through; None if these are frozen."""
         tower = self.model._modules.get("vision_tower")
-        if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
-            blank = embeds.new_zeros(1, 3, tower.config.image_size, tower.config.image_size)
-            return embeds + 0.0 * self.encode_images(blank)[0].sum().to(embeds)
         weight = next(self.model.mm_projector.parameters(), None)
-        if weight is None or not weight.requires_grad:
-            return embeds
-        nothing = weight.new_zeros(1, self.config.mm_hidden_size)
-        return embeds + 0.0 * self.model.mm_projector(nothing).sum().to(embeds)
+        newline = getattr(self.model, "image_newline", None)
+        if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
+            size = tower.config.image_size
+            features = self.encode_images(next(tower.parameters()).new_zeros(1, 3, size, size))[0]
+        elif weight is not None and weight.requires_grad:
+            features = self.model.mm_projector(weight.new_zeros(1, self.config.mm_hidden_size))
+        elif newline is not None and newline.requires_grad:
+            return 0.0 * newline.sum()
+        else:
+            return None
+        return 0.0 * (features if newline is None else features + newline.to(features)).sum()
 
     @torch.no_grad()
     def generate(  # type: ignore[override]

@@ -41,7 +41,7 @@ _OF_TRANSFORMERS = (
     *("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     *("optim", "optim_args", "muon", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("seed", "data_seed", "train_sampling_strategy", "bf16", "fp16", "label_smoothing_factor"),
-    *("dataloader_drop_last", "average_tokens_across_devices", "neftune_noise_alpha"),
+    *("load_best_model_at_end", "dataloader_drop_last", "average_tokens_across_devices", "neftune_noise_alpha"),
 )
 
 

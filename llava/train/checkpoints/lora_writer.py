@@ -7,6 +7,7 @@ embeddings if tokens were added or their rows trained.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class LoraWriter:
         return name in self._names or (name == _ROWS and self._rows is not None)
 
     def write(self, folder: Path, tensors: dict[str, Tensor], model: Any) -> None:
-        adapter, whole = {}, {}
+        adapter: dict[str, Tensor] = {}
+        whole: dict[str, Tensor] = {}
         for name, theirs in self._names.items():
             tensor = tensors[name]
             if name == EMBEDDING and self._rows is not None:
@@ -69,7 +71,10 @@ class LoraWriter:
             self._config.inference_mode = False
         if self._tower is not None and model.config.unfreeze_mm_vision_tower:
             self._tower.describe(folder / OWN_TOWER)
-        model.config.save_pretrained(folder)
+        config = copy.deepcopy(model.config)
+        # The base was quantised while it was loaded; what the folder belongs to is not.
+        config.__dict__.pop("quantization_config", None)
+        config.save_pretrained(folder)
 
     def read(self, folder: Path, model: Any) -> None:
         for file in (CONFIG_FILE, LORA_FILES[0], WHOLE_FILE):

@@ -107,4 +107,5 @@ def _is_tied(model: Any) -> bool:
 
 def num_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Returns the size of tensors, whether sharded or not."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    # A tensor that DeepSpeed has cut up is empty, and says its size in an attribute.
+    return sum(getattr(tensor, "ds_numel", tensor.numel()) * tensor.element_size() for tensor in tensors.values())

@@ -14,6 +14,7 @@ from llava.errors import DataError, InvalidRequest
 from llava.files.json_files import read_jsonl, write_jsonl
 from llava.files.jsonl_log import JsonlLog
 from llava.train.data.dataset import BadSample
+from llava.train.monitoring.progress import say
 
 FILE = "bad_samples.jsonl"
 POLICIES = ("stop", "skip")
@@ -132,7 +133,7 @@ class BadSamples:
     def _write(self, samples: Sequence[BadSample], step: int) -> None:
         if not self._known:
             first = samples[0]
-            print(f"[llava.train] skipping {first.name}: {first.reason} It is listed in {self._file}", flush=True)
+            say(f"skipping {first.name}: {first.reason} It is listed in {self._file}")
         with JsonlLog(self._file) as log:
             for sample in samples:
                 log.append(

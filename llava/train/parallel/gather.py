@@ -1,4 +1,4 @@
-"""Gathers the whole tensors of a model whose parameters may be sharded over processes (FSDP2)."""
+"""Gathers the whole tensors of a model whose parameters may be sharded over processes (FSDP2, DeepSpeed)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from llava.train.parallel.deepspeed import whole_parameter
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -34,7 +36,8 @@ def gathered(model: nn.Module, wanted: Callable[[str], bool], *, keep: bool) -> 
     for name, tensor in named_tensors(model):
         if not wanted(name):
             continue
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else whole_parameter(tensor)
+        whole = tensor if whole is None else whole
         if keep:
             # Training goes on while the caller writes, so a tensor that is on the CPU already must be copied.
             result[name] = whole.detach().to("cpu", copy=True)

@@ -102,7 +102,9 @@ class DataArguments:
         None, "Stop if more records than this were skipped as bad (default: no limit)."
     )
     eval_data_path: str | None = _option(
-        None, "Held-out records; their loss is measured as --eval_strategy says (default: none)."
+        None,
+        "Held-out records in the format of --data_path. Their loss is measured every --eval_steps steps, or else after "
+        "each epoch (default: none).",
     )
     eval_image_folder: str | None = _option(
         None, "Folder that the held-out records' image paths are relative to (default: --image_folder)."
@@ -186,8 +188,13 @@ COMMON_TRAINER_FLAGS: dict[str, str] = {
     "save_total_limit": "Number of checkpoints to keep; older ones are deleted (default: keep all).",
     "resume_from_checkpoint": "Checkpoint folder, or False to start over (default: this run's latest checkpoint).",
     "logging_steps": "Steps between log lines (default: 500).",
-    "report_to": "Experiment tracker: wandb, tensorboard, ... or none (default: none).",
-    "run_name": "Name of the run in the experiment tracker (default: --output_dir).",
+    "eval_strategy": "When to measure the loss on --eval_data_path: no, steps or epoch (default: epoch if it is set).",
+    "eval_steps": "Steps between measurements; below 1, a fraction of all steps (default: --logging_steps).",
+    "per_device_eval_batch_size": "Number of held-out samples per device and batch (default: 8).",
+    "load_best_model_at_end": "Save the weights with the lowest loss on --eval_data_path (default: False, the last).",
+    "report_to": "Experiment trackers, one or more: wandb, tensorboard, trackio, ... or none (default: none).",
+    "run_name": "Name of the run in the experiment trackers (default: the last part of --output_dir).",
+    "disable_tqdm": "Print a line for each logged step in a terminal too, in place of a bar (default: False).",
     "seed": "Random seed (default: 42).",
     "dataloader_num_workers": "Number of processes that prepare samples (default: 0, the training process itself).",
     "use_cpu": "Train on the CPU even if an accelerator is available (default: False).",
@@ -199,10 +206,6 @@ _OFF = frozenset({"false", "no", "0"})
 
 REFUSED_FLAGS: dict[str, tuple[str, frozenset[str]]] = {
     **dict.fromkeys(("packing", "pack"), (_NO_PACKING, _OFF)),
-    "deepspeed": (
-        "DeepSpeed is not supported. Remove the flag; each process then holds the whole model (data parallel).",
-        frozenset(),
-    ),
     "mpt_attn_impl": ("MPT models are not supported. Remove the flag, and start from a LLaMA.", frozenset()),
 }
 """Flags that are refused because ignoring them would change the run: the reason, and the values that mean off."""
@@ -253,14 +256,17 @@ def help_parser(prog: str | None, description: str | None) -> argparse.ArgumentP
 
 _METAVARS = {
     **dict.fromkeys(("model_name_or_path", "vision_tower", "image_folder", "output_dir", "cache_dir"), "DIR"),
-    **dict.fromkeys(("resume_from_checkpoint", "logging_dir", "lora_weight_path"), "DIR"),
-    **dict.fromkeys(("data_path", "pretrain_mm_mlp_adapter"), "FILE"),
+    **dict.fromkeys(("resume_from_checkpoint", "logging_dir", "lora_weight_path", "eval_image_folder"), "DIR"),
+    **dict.fromkeys(("data_path", "eval_data_path", "pretrain_mm_mlp_adapter"), "FILE"),
     **dict.fromkeys(("version", "run_name"), "NAME"),
     **dict.fromkeys(("bf16", "fp16", "tf32", "gradient_checkpointing", "use_cpu"), "BOOL"),
+    **dict.fromkeys(("disable_tqdm", "load_best_model_at_end"), "BOOL"),
     **dict.fromkeys(("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"), "N"),
     **dict.fromkeys(("save_total_limit", "seed", "dataloader_num_workers", "mm_vision_select_layer"), "N"),
+    "per_device_eval_batch_size": "N",
     **dict.fromkeys(("num_train_epochs", "learning_rate", "mm_projector_lr", "weight_decay", "max_grad_norm"), "X"),
     **dict.fromkeys(("warmup_ratio", "warmup_steps", "save_steps", "logging_steps", "mm_vision_tower_lr"), "X"),
+    "eval_steps": "X",
     "image_grid_pinpoints": "JSON",
 }
 """The kind of value that a flag takes, unless the default shows it."""

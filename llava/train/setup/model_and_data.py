@@ -82,7 +82,7 @@ def prepare_model(
         vision_tower=model_args.vision_tower,
         attn_implementation=attn_implementation,
     )
-    sharded = training_args.sharding is not None
+    sharded = training_args.shards_parameters
     tokenizer = load_tokenizer(folder, tokenization="sentencepiece", model_max_length=training_args.model_max_length)
     if training_args.quantized is not None:
         model = load_quantized(plan, tokenizer, training_args.quantized, stage, frozen_dtype)

@@ -10,6 +10,7 @@ import netrc
 import os
 import warnings
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 import transformers
@@ -17,6 +18,8 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_torch_tf32_available
 
 from llava.errors import InvalidRequest
+from llava.train.parallel.deepspeed import check_filled_in
+from llava.train.parallel.deepspeed_settings import DeepSpeed, read_deepspeed
 from llava.train.parallel.fsdp import precision_policy
 from llava.train.parallel.sharding import Sharding, is_launched, sharding_of, take_launcher_settings
 from llava.train.setup.arguments import TrainingOptions
@@ -30,10 +33,15 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
 
     optim: str = field(default="adamw_torch", metadata={"help": "Optimizer (default: adamw_torch)."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Experiment trackers (default: none)."}
+    )
     muon: bool = field(default=False, init=False, repr=False)
     """True for `--optim muon`, which transformers does not offer."""
     sharding: Sharding | None = field(default=None, init=False, repr=False)
     """How the model is sharded over processes; None if each process holds all of it."""
+    zero: DeepSpeed | None = field(default=None, init=False, repr=False)
+    """The settings of `--deepspeed`; None without it."""
     lora: LoraSettings | None = field(default=None, init=False, repr=False)
     """How the language model is adapted; None if it trains itself or is frozen."""
     quantized: QuantizedBase | None = field(default=None, init=False, repr=False)
@@ -42,15 +50,19 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
     """One line per translated flag."""
 
     def __post_init__(self) -> None:
-        self.notes, self.sharding = [], None
+        self.notes, self.sharding, self.zero = [], None, None
         if self.optim == "muon":
             self.muon, self.optim = True, "adamw_torch"
         # The filter would log the mean of earlier losses in place of one that is not a number.
         self.logging_nan_inf_filter = False
+        # By default, transformers shows a bar only if its log is as talkative as it is out of the box.
+        self.disable_tqdm = bool(self.disable_tqdm)
         self._fit_to_device()
         self._shard()
+        self._read_deepspeed()
         self._adapt()
         self._rename_old_flags()
+        self._imply_evaluation()
         self._fit_reporting()
         # transformers makes the other processes more talkative than the first one.
         self.log_level_replica = self.log_level if self.log_level_replica == "warning" else self.log_level_replica
@@ -62,11 +74,18 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             super().__post_init__()
         if self.sharding is not None and self.compute_dtype is not torch.float32:
             self.fsdp_plugin_args["mixed_precision_policy"] = precision_policy(self.compute_dtype)
+        if self.zero is not None:
+            check_filled_in(self.zero, self.hf_deepspeed_config)
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """The number format of matrix products, which frozen weights are kept in."""
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether each process holds a part of every parameter."""
+        return self.sharding is not None or (self.zero is not None and self.zero.stage == 3)
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
@@ -94,6 +113,16 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         if self.logging_dir is not None:
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", self.logging_dir)
             self._note(f"--logging_dir {self.logging_dir}: used as TENSORBOARD_LOGGING_DIR")
+
+    def _imply_evaluation(self) -> None:
+        """Switches the validation on if flags say when to validate, but not that."""
+        if self.eval_strategy != "no" or self.evaluation_strategy is not None:
+            return
+        if self.load_best_model_at_end and self.save_strategy in ("steps", "epoch"):
+            self.eval_strategy = self.save_strategy
+            self.eval_steps = self.eval_steps or (self.save_steps if self.save_strategy == "steps" else None)
+        elif self.eval_steps:
+            self.eval_strategy = "steps"
 
     def _recompute_without_reentry(self) -> None:
         """Turns re-entrant recomputation off: it loses the projector's gradient if the language model is frozen.
@@ -153,6 +182,21 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         self.sharding = sharding
         self.fsdp, self.fsdp_config = True, sharding.fsdp_config()  # type: ignore[assignment]
 
+    def _read_deepspeed(self) -> None:
+        self.zero = read_deepspeed(self.deepspeed)
+        if self.zero is None:
+            self.deepspeed = None
+            return
+        self.deepspeed = self.zero.settings
+        if self.bits != 16 and self.zero.stage == 3:
+            raise InvalidRequest(
+                f"--bits {self.bits}: quantised weights cannot be cut up by ZeRO-3. Use stage 2 in {self.zero.file}."
+            )
+        if self.zero.own_schedule is not None:
+            self._note(f"--lr_scheduler_type: ignored; {self.zero.file} chooses {self.zero.own_schedule}")
+        if self.zero.own_optimizer is not None:
+            self._note(f"--optim: ignored; {self.zero.file} chooses {self.zero.own_optimizer}")
+
     def _adapt(self) -> None:
         self.lora, self.quantized = LoraSettings.from_options(self), QuantizedBase.from_options(self)
         if self.lora is None:
@@ -162,7 +206,10 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self._note(f"--lora_weight_path: training on an adapter of rank {self.lora.rank}, alpha {self.lora.alpha}")
 
     def _fit_reporting(self) -> None:
-        wanted = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
+        if self.run_name is None and self.output_dir:
+            self.run_name = Path(self.output_dir).name or None  # trackers would make a name up
+        named = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        wanted = list(dict.fromkeys(name.strip() for word in named for name in word.split(",") if name.strip()))
         if not wanted or set(wanted) & {"none", "all"}:
             return
         available = get_available_reporting_integrations()
@@ -174,7 +221,7 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self._note(
                 "--report_to wandb: no account found; recording offline in wandb/ (upload later with `wandb sync`)"
             )
-        self.report_to = wanted or "none"
+        self.report_to = wanted or ["none"]
 
 
 def _has_wandb_account() -> bool:

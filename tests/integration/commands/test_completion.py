@@ -41,7 +41,8 @@ def offered(tmp_path_factory):
     ("words", "expected"),
     [
         (("llava", "che"), []),
-        (("llava", "d"), ["doctor"]),
+        (("llava", "d"), ["data", "doctor"]),
+        (("llava", "data", "ch"), ["check"]),
         (("llava", "eval", "po"), ["pope"]),
         (("llava", "weights", "make"), ["make-delta"]),
         (("llava", "doctor", "--js"), ["--json"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -389,73 +388,6 @@ def test_a_missing_image_ends_the_command_with_one_line(training_file, tmp_path,
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
-
-
-def commands(page: Path) -> list[str]:
-    blocks = re.findall(
-        r"```(?:bash|shell|sh)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.IGNORECASE
-    )
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if "llava/train/" in line or "llava.train" in line or "llava train" in line]
-
-
-def printed_commands() -> list[str]:
-    pages = (REPOSITORY / "README.md", REPOSITORY / "docs" / "training.md")
-    return list(dict.fromkeys(command for page in pages for command in commands(page)))
-
-
-def test_the_manual_prints_commands_of_both_stages():
-    printed = printed_commands()
-    assert any("--tune_mm_mlp_adapter" in command for command in printed)
-    assert any("--pretrain_mm_mlp_adapter" in command for command in printed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", printed_commands())
-def test_printed_training_commands_run_as_they_stand(command, training_file, tmp_path, monkeypatch, run_python):
-    """Only the places of models and data are replaced."""
-    words = shlex.split(command)
-    start = next(i for i, word in enumerate(words) if "train" in word and not word.startswith("--"))
-    if words[start] == "train":  # `llava train`
-        prefix = ["-m", "llava", "train"]
-    elif words[start].endswith(".py"):
-        prefix = [str(REPOSITORY / words[start])]
-    else:
-        prefix = ["-m", words[start]]
-    if words[0] == "torchrun":
-        prefix = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", *prefix]
-    run(*flags(training_file, tmp_path / "adapter", *STAGE_1))
-    places = {
-        "model_name_or_path": DATA / "llama-vicuna-tiny",
-        "data_path": training_file,
-        "image_folder": DATA / "images",
-        "vision_tower": DATA / "clip-tiny",
-        "pretrain_mm_mlp_adapter": tmp_path / "adapter" / "mm_projector.bin",
-        "output_dir": tmp_path / "out",
-    }
-    rest = words[start + 1 :]
-    for name, place in places.items():
-        if f"--{name}" in rest:
-            rest[rest.index(f"--{name}") + 1] = str(place)
-    result = run_python(*prefix, *rest, cwd=tmp_path, HOME=str(tmp_path))
-    assert result.returncode == 0, result.stderr[-3000:]
-    adapter = "--tune_mm_mlp_adapter" in rest
-    assert (tmp_path / "out" / ("mm_projector.bin" if adapter else "model.safetensors")).is_file()
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(training_file, tmp_path, run_python):
-    """Real torchrun, two processes over gloo, against the same global batch in one."""
-    order = ("--train_sampling_strategy", "sequential", "--optim", "sgd", "--learning_rate", "0.05")
-    one = flags(training_file, tmp_path / "one", *STAGE_1, *order, batch=4)
-    run(*one)
-    two = flags(training_file, tmp_path / "two", *STAGE_1, *order, batch=2)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    result = run_python(*launcher, REPOSITORY / "llava" / "train" / "train_mem.py", *two, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("[llava.train] training ") == 1
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
-    assert largest_difference(weights(tmp_path / "two"), weights(tmp_path / "one")) < 1e-5
 
 
 @pytest.mark.parametrize("checkpoint", ["llava-v0-tiny", "llava-v1.5-tiny"])

@@ -300,3 +300,38 @@ def test_tower_config_of_another_width_is_refused(model, tmp_path):
     write_preprocessor(tmp_path)
     with pytest.raises(CheckpointError, match="features are 16 wide, the projector expects 32"):
         model.attach_vision_tower(build_vision_tower(str(tmp_path)))
+
+
+@pytest.mark.parametrize("frozen", [(), ("vision_tower",), ("vision_tower", "mm_projector")])
+def test_a_batch_of_pure_text_reaches_all_that_trains_for_images(tmp_path, frozen):
+    """Processes of a group wait for one another's gradients, and the batch of another may have images."""
+    model = small_llava(small_tower(tmp_path), mm_patch_merge_type="spatial_unpad", mm_use_im_patch_token=False)
+    idle = model.get_vision_tower().unused_parameters()
+    for name, parameter in model.get_model().named_parameters():
+        is_frozen = name.startswith(frozen) or name.removeprefix("vision_tower.") in idle
+        parameter.requires_grad_(not is_frozen)
+    ids = torch.tensor([[1, 20, 30, 31]])
+    loss = model.train()(input_ids=ids, labels=ids).loss
+    loss.backward()
+    trained = {name: value for name, value in model.get_model().named_parameters() if value.requires_grad}
+    assert [name for name, value in trained.items() if value.grad is None] == []
+    assert not any(value.grad.any() for name, value in trained.items() if "vision_tower" in name)
+
+
+@pytest.mark.parametrize("markers", [[START, *[PATCH] * 16, END], [MARK]], ids=["patches", "marker"])
+def test_gradients_become_ready_in_the_same_order_with_and_without_images(tower, pixels, markers):
+    """DeepSpeed adds up gradients over processes in this order, and each process may have a batch of either kind."""
+    model = small_llava(tower).train().requires_grad_(True)
+    model.get_vision_tower().requires_grad_(False)
+    ready: list[str] = []
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in trained.items():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: ready.append(name))
+    orders = []
+    for row, images in (([1, *markers, 30, 31], pixels[:1]), ([1, 30, 31], None)):
+        ids = torch.tensor([row])
+        model(input_ids=ids, labels=ids.clamp(min=0), images=images).loss.backward()
+        orders.append(list(ready))
+        ready.clear()
+    assert orders[0] == orders[1]
+    assert set(orders[0]) == set(trained)

@@ -12,7 +12,7 @@ from llava.constants import IGNORE_INDEX
 from llava.errors import DataError, InvalidRequest
 from llava.train import train
 from llava.train.monitoring.metrics import METRICS_FILE
-from tests.support.training import DATA, FSDP, STAGE_1, flags, run_in_processes, write_records
+from tests.support.training import DATA, STAGE_1, flags, history, result, write_records
 
 
 def held_out(work, *more: str):
@@ -75,18 +75,39 @@ def test_a_held_out_record_that_cannot_be_read_stops_the_run_or_is_left_out_and_
 
 
 @pytest.mark.slow
-def test_processes_share_the_records_also_when_the_model_is_sharded(tmp_path, by_hand):
-    training, *more = held_out(tmp_path, "--eval_on_start", "True", "--per_device_eval_batch_size", "2")
-    runs = {
-        name: flags(training, tmp_path / name, *STAGE_1, *more, *sharding, batch=2)
-        for name, sharding in {"parallel": (), "sharded": FSDP}.items()
-    }
-    run_in_processes(tmp_path, runs)
-    for name in runs:
-        first = validation_lines(tmp_path / name)[0]
-        assert first["step"] == 0
-        assert first["eval_loss"] == pytest.approx(by_hand, abs=1e-5)
-        assert first["eval_samples"] == 11
+@pytest.mark.parametrize("name", ["parallel", "sharded"])
+def test_processes_share_the_records_also_when_the_model_is_sharded(two_processes, by_hand, name):
+    work, outcomes = two_processes
+    assert set(outcomes[name].codes) == {0}, outcomes[name].printed[-3000:]
+    first = validation_lines(work / name)[0]
+    assert first["step"] == 0
+    assert first["eval_loss"] == pytest.approx(by_hand, abs=1e-5)
+    assert first["eval_samples"] == 11
+    assert outcomes[name].printed.count("validation loss") == len(validation_lines(work / name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["best parallel", "best sharded"])
+def test_the_best_checkpoint_becomes_the_result(two_processes, tmp_path, name):
+    """Oracle: the loss of the result, measured anew."""
+    work, outcomes = two_processes
+    assert set(outcomes[name].codes) == {0}, outcomes[name].printed[-3000:]
+    good, ruined = [line["eval_loss"] for line in validation_lines(work / name)]
+    assert good < ruined - 1
+    training, *more = held_out(tmp_path, "--model_name_or_path", str(work / name), "--mm_use_im_start_end")
+    trainer = train.make_trainer(*train.parse(flags(training, tmp_path / "out", *more)))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(good, abs=1e-4)
+
+
+def test_validating_changes_nothing_in_the_training(tmp_path):
+    """Workers and all: samples come in the same order, and random numbers are the same."""
+    training, *more = held_out(tmp_path, "--eval_steps", "1", "--dataloader_num_workers", "1")
+    run = ("--dataloader_num_workers", "1")
+    train.train(*train.parse(flags(training, tmp_path / "with", *STAGE_1, *more, batch=1)))
+    train.train(*train.parse(flags(training, tmp_path / "without", *STAGE_1, *run, batch=1)))
+    assert history(tmp_path / "with", "loss", "grad_norm") == history(tmp_path / "without", "loss", "grad_norm")
+    first, second = result(tmp_path / "with"), result(tmp_path / "without")
+    assert all(torch.equal(first[name], second[name]) for name in second)
 
 
 def test_evaluation_without_records_is_refused_before_loading(tmp_path):

@@ -103,7 +103,6 @@ def test_switches_take_a_value_or_stand_alone(value):
     [
         (["--bits", "4"], "quantised weights cannot be trained"),
         (["--packing"], "packing"),
-        (["--deepspeed", "zero2.json"], "DeepSpeed"),
     ],
 )
 def test_what_is_not_supported_is_refused_not_ignored(flags, said):

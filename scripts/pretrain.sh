@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Stage 1 of LLaVA v1: trains a linear projector on 558 thousand captioned images, on 8 GPUs.
+#
+# Set the variables below in the environment, or edit them; flags are passed on and override those of the recipe.
+# scripts/launch.sh lists the variables of the launch: GPUS, DEEPSPEED, LAUNCHER, and those of several machines.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+
+MODEL=${MODEL:-lmsys/vicuna-7b-v1.3}
+DATA=${DATA:-./playground/data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json}
+IMAGES=${IMAGES:-./playground/data/LLaVA-Pretrain/images}
+VISION_TOWER=${VISION_TOWER:-openai/clip-vit-large-patch14}
+OUTPUT=${OUTPUT:-./checkpoints/llava-vicuna-7b-v1.3-pretrain}
+
+launch \
+    --model_name_or_path "$MODEL" \
+    --data_path "$DATA" --image_folder "$IMAGES" \
+    --version plain --tune_mm_mlp_adapter True \
+    --vision_tower "$VISION_TOWER" --mm_vision_select_layer -2 \
+    --mm_use_im_start_end False --mm_use_im_patch_token False \
+    --output_dir "$OUTPUT" \
+    --num_train_epochs 1 --per_device_train_batch_size 16 --gradient_accumulation_steps 1 \
+    --bf16 True --tf32 True \
+    --save_strategy steps --save_total_limit 1 --save_steps 24000 \
+    --learning_rate 2e-3 --weight_decay 0. --warmup_ratio 0.03 --lr_scheduler_type cosine \
+    --logging_steps 1 --report_to wandb \
+    --model_max_length 2048 --gradient_checkpointing True --dataloader_num_workers 4 \
+    "$@"
