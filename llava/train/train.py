@@ -214,7 +214,7 @@ def _checked_records(
     if first:  # it looks for all
         maximum = data_args.max_bad_samples if file == data_args.data_path else None
         policy = data_args.on_bad_sample
-        missing = missing_images(records, folder)
+        missing = missing_images(records, folder, say=lambda line: _say(training_args, line))
         for line in judge_missing(missing, file=file, folder=folder, policy=policy, maximum=maximum):
             _say(training_args, line)
     return records

@@ -7,7 +7,7 @@ import re
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -165,12 +165,14 @@ class MissingImage:
     """What is wrong, with the path."""
 
 
-def missing_images(records: Sequence[Record], folder: Path, *, shows_progress: bool = True) -> list[MissingImage]:
+def missing_images(
+    records: Sequence[Record], folder: Path, *, say: Callable[[str], None] = print
+) -> list[MissingImage]:
     """Looks for the images of all records, reading each folder once instead of asking for each file.
 
     Args:
         folder: folder that the image paths are relative to.
-        shows_progress: whether to print a line if this takes longer than a moment.
+        say: told how far this has come if it takes longer than a moment.
     """
     started, said = time.monotonic(), False
     root = str(folder)
@@ -189,13 +191,13 @@ def missing_images(records: Sequence[Record], folder: Path, *, shows_progress: b
                 faults[image] = _fault(path)
             if (fault := faults[image]) is not None:
                 missing.append(MissingImage(record.name, image, fault))
-        if not shows_progress or number % 100:
+        if number % 100:
             continue
         if not said and time.monotonic() - started > _PROGRESS_AFTER_S:
             said = True
-            print(f"looking for the images of {len(records):,} records ...", flush=True)
+            say(f"looking for the images of {len(records):,} records ...")
         elif said and number % _PROGRESS_EVERY == 0:
-            print(f"looked for the images of {number:,} of {len(records):,} records", flush=True)
+            say(f"looked for the images of {number:,} of {len(records):,} records")
     return missing
 
 
