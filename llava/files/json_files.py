@@ -55,8 +55,10 @@ def parse_json(text: str, path: str | Path, *, error: type[LlavaError] = DataErr
     except json.JSONDecodeError as failure:
         raise error(
             f"{path}: not JSON at line {failure.lineno}, column {failure.colno}: {failure.msg}. "
-            f"{_advice(text, failure)}"
+            f"{advice_on(failure) if text.strip() else 'The file is empty.'}"
         ) from None
+    except (RecursionError, ValueError) as failure:
+        raise error(f"{path}: not JSON that can be read: {why_unreadable(failure)}.") from None
 
 
 def read_json_object(
@@ -103,6 +105,8 @@ def _parse_line(text: str, place: str, *, is_last: bool) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         advice = _line_advice(error, is_last=is_last)
         raise DataError(f"{place}: not JSON at column {error.colno}: {error.msg}. {advice}") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{place}: not JSON that can be read: {why_unreadable(error)}.") from None
     if not isinstance(record, dict):
         raise DataError(f"{place}: expected a JSON object, found a {json_type(record)}.")
     return record
@@ -119,8 +123,17 @@ def read_text(path: str | Path, *, remedy: str = "Check the path.", error: type[
     Raises:
         LlavaError: of type `error`: the file is missing, a folder, unreadable, or not UTF-8.
     """
-    try:
+    with named_read_errors(path, remedy=remedy, error=error):
         return Path(path).read_bytes().decode("utf-8-sig")
+
+
+@contextmanager
+def named_read_errors(
+    path: str | Path, *, remedy: str = "Check the path.", error: type[LlavaError] = DataError
+) -> Iterator[None]:
+    """Turns the errors of a block that reads a file into those of `read_text`, which has the same arguments."""
+    try:
+        yield
     except FileNotFoundError:
         raise error(f"{path}: no such file. {remedy}") from None
     except IsADirectoryError:
@@ -218,9 +231,13 @@ def without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _advice(text: str, error: json.JSONDecodeError) -> str:
-    if not text.strip():
-        return "The file is empty."
+def why_unreadable(error: Exception) -> str:
+    """Says why Python gave up on JSON that may be well-formed, from the RecursionError or ValueError that it raised."""
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+
+
+def advice_on(error: json.JSONDecodeError) -> str:
+    """Says what to do about a file that is not JSON."""
     if _ends_early(error):
         return "The file ends there: it was cut off. Download or create it again."
     if error.msg == "Extra data":

@@ -9,54 +9,71 @@ import argparse
 import sys
 from pathlib import Path
 
-from llava.command_line import run
+from llava.command_line import WRONG_USAGE, run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="Training file (JSON or JSON Lines).")
     parser.add_argument(
-        "--image-folder", metavar="DIR", help="Folder that the image paths are relative to (default: that of FILE)."
+        *_both("--image-folder"),
+        metavar="DIR",
+        help="Folder that the image paths are relative to (default: that of FILE).",
     )
     parser.add_argument("--images", action="store_true", help="Also open every image, on all cores.")
     parser.add_argument(
-        "--version", default="v0", metavar="NAME", help="Training template, as for llava train (default: v0)."
+        "--version",
+        type=_version,
+        default="v0",
+        metavar="NAME",
+        help="Training template, as for llava train (default: v0).",
     )
     parser.add_argument(
-        "--allow-outside-images", action="store_true", help="Accept image paths that lead out of the image folder."
+        *_both("--allow-outside-images"),
+        action="store_true",
+        help="Accept image paths that lead out of the image folder.",
     )
     parser.add_argument("--all", action="store_true", help="List every finding, not only the first of each kind.")
     parser.add_argument("--output", metavar="FILE", help="File to write the report to, as JSON.")
     lengths = parser.add_argument_group("lengths", "The exact number of tokens of each record.")
     lengths.add_argument("--model", metavar="DIR", help="Folder or hub id of the model, for its tokenizer.")
     lengths.add_argument(
-        "--vision-tower", metavar="DIR", help="Folder or hub id of the vision tower (default: the model's own)."
+        *_both("--vision-tower"),
+        metavar="DIR",
+        help="Folder or hub id of the vision tower (default: the model's own).",
     )
     lengths.add_argument(
-        "--mm-use-im-start-end", action="store_true", help="Count <im_start> and <im_end> around each image."
+        *_both("--mm-use-im-start-end"),
+        action="store_true",
+        help="Count <im_start> and <im_end> around each image.",
     )
     lengths.add_argument(
-        "--image-aspect-ratio",
+        *_both("--image-aspect-ratio"),
         metavar="NAME",
         help="square, pad, keep or anyres (default: the model's own or square).",
     )
     lengths.add_argument(
-        "--model-max-length", type=int, default=2048, metavar="N", help="Longest sequence in tokens (default: 2048)."
+        *_both("--model-max-length"),
+        type=_positive,
+        default=2048,
+        metavar="N",
+        help="Longest sequence in tokens (default: 2048).",
     )
     lengths.add_argument("--plot", metavar="FILE", help="File to draw the histogram of lengths to (PNG).")
     lengths.add_argument(
-        "--sample", type=int, metavar="N", help="Show record N (counting from 0) with its trained text marked."
+        "--sample",
+        type=_not_negative,
+        metavar="N",
+        help="Show record N (counting from 0) with its trained text marked.",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    from llava.errors import InvalidRequest
     from llava.train.data_check.report import check_file
     from llava.train.data_check.settings import CheckSettings
 
     if args.model is None and (args.plot is not None or args.sample is not None):
-        raise InvalidRequest("--plot and --sample need --model, for its tokenizer.")
-    if args.model_max_length < 1:
-        raise InvalidRequest(f"--model-max-length {args.model_max_length}: must be at least 1.")
+        print("error: --plot and --sample need --model, for its tokenizer.", file=sys.stderr)
+        return WRONG_USAGE
     settings = CheckSettings(
         file=Path(args.file),
         image_folder=Path(args.image_folder) if args.image_folder else Path(args.file).parent,
@@ -74,6 +91,36 @@ def main(args: argparse.Namespace) -> int:
         sample=args.sample,
     )
     return check_file(settings)
+
+
+def _both(flag: str) -> tuple[str, str]:
+    """Returns a flag as it is spelt here, and as `llava train` spells it."""
+    return flag, "--" + flag[2:].replace("-", "_")
+
+
+def _version(text: str) -> str:
+    from llava.errors import InvalidRequest
+    from llava.train.data.layouts import training_template
+
+    try:
+        training_template(text)
+    except InvalidRequest as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--version ")) from None
+    return text
+
+
+def _positive(text: str) -> int:
+    return _whole_number(text, least=1)
+
+
+def _not_negative(text: str) -> int:
+    return _whole_number(text, least=0)
+
+
+def _whole_number(text: str, *, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -204,17 +204,21 @@ def _checked_records(
 ) -> list[Record]:
     """Reads a file, checks its records against the template, and looks for all of their images."""
     from llava.train.data.layouts import training_template
-    from llava.train.data.record_checks import check_records, missing_images, refuse_missing
+    from llava.train.data.record_checks import check_records, judge_missing, missing_images
     from llava.train.data.records import load_records
 
     first = training_args.process_index == 0
     _say(training_args, f"reading {file} ...")
     records = load_records(file, allow_outside=data_args.allow_outside_images)
-    for line in check_records(records, training_template(model_args.version)):
+    template = training_template(model_args.version)
+    for line in check_records(records, template, file=file, version=model_args.version):
         _say(training_args, line)
-    # The first process looks for all; with `skip` they turn up one by one.
-    if first and data_args.on_bad_sample == "stop":
-        refuse_missing(missing_images(records, folder))
+    if first:  # it looks for all
+        maximum = data_args.max_bad_samples if file == data_args.data_path else None
+        policy = data_args.on_bad_sample
+        missing = missing_images(records, folder, say=lambda line: _say(training_args, line))
+        for line in judge_missing(missing, file=file, folder=folder, policy=policy, maximum=maximum):
+            _say(training_args, line)
     return records
 
 

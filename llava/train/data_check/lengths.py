@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,14 +18,15 @@ from llava.constants import (
     IMAGE_TOKEN_INDEX,
 )
 from llava.errors import DataError, InvalidRequest
-from llava.train.data.layouts import turn_problem
+from llava.files.json_files import whole_file
 from llava.train.data.record_checks import RecordFinding
 from llava.train.data.records import Record
+from llava.train.data_check.printing import printable
+from llava.train.data_check.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from llava.conversation import Conversation
     from llava.train.data.dataset import ConversationDataset
     from llava.train.data.image_lengths import ImageLengths
     from llava.train.data.labels import Encoded
@@ -48,6 +50,8 @@ class LengthResults:
     def describe(self) -> str:
         """Describes the results, with a histogram in plain text."""
         facts = self.summary
+        if not self.lengths:
+            return "lengths: no record could be measured"
         line = (
             f"lengths in tokens: median {facts['median']:,}, mean {facts['mean']:,.0f}, longest {facts['longest']:,}; "
             f"at {facts['limit']:,}, {facts['truncated']:,} records are truncated and {facts['without_answer']:,} lose "
@@ -56,69 +60,90 @@ class LengthResults:
         return "\n".join([line, *_histogram(self.lengths)])
 
 
-def measure_lengths(settings: CheckSettings, records: Sequence[Record]) -> LengthResults:
-    """Counts the tokens of each record, images included, and what a limit would cut.
+class LengthMeter:
+    """Counts the tokens of records by the code that trains on them."""
 
-    Raises:
-        CheckpointError: the tokenizer or the vision tower cannot be read.
-        InvalidRequest: a record to show that does not exist.
-    """
-    if settings.sample is not None and not 0 <= settings.sample < len(records):
-        raise InvalidRequest(f"--sample {settings.sample}: the file has records 0 to {len(records) - 1}.")
-    dataset, image_lengths = _dataset(settings, records)
-    results, truncated, useless = LengthResults(), 0, 0
-    for index, record in enumerate(records):
-        try:
-            images = [image_lengths(record.name, image) for image in record.images] if image_lengths else []
-            dataset.max_length = _NO_LIMIT
-            whole = dataset.encode(index, images)
-            dataset.max_length = settings.max_length
-            cut = dataset.encode(index, images)
-        except DataError as error:
-            if not _is_reported(record, dataset.template, settings):
+    def __init__(self, settings: CheckSettings, records: Sequence[Record]) -> None:
+        """
+        Args:
+            settings: model, template and limit.
+            records: all records of the file that are well-formed.
+
+        Raises:
+            CheckpointError: the tokenizer or the vision tower cannot be read.
+            InvalidRequest: the records have images, and no vision tower is named.
+        """
+        self._dataset, self._image_lengths = _dataset(settings, records)
+        self._limit = settings.max_length
+
+    def measure(self, *, bad_images: set[str], bad_records: set[str]) -> LengthResults:
+        """Counts the tokens of each record, images included, and what the limit would cut.
+
+        Args:
+            bad_images: paths of images that are reported already, and not measured.
+            bad_records: names of records that are reported already, and not measured.
+        """
+        results, truncated, useless = LengthResults(), 0, 0
+        records = self._dataset.records
+        progress = Progress("measured", len(records), "records")
+        for index, record in enumerate(records):
+            progress.show(index)
+            if record.name in bad_records or not bad_images.isdisjoint(record.images):
+                continue
+            try:
+                whole, length = self._encode(index, _NO_LIMIT)
+                cut = whole if length <= self._limit else self._encode(index, self._limit)[0]
+            except DataError as error:
                 text = str(error).removeprefix(f"{record.name}: ")
                 kind = "records that cannot be measured"
                 results.findings.append(RecordFinding(kind, record.name, text, is_error=True))
-            continue
-        length = _length(whole, images)
-        results.lengths.append(length)
-        if cut.truncated:
-            truncated += 1
-            lost = whole.answer_tokens - cut.answer_tokens
-            useless += cut.answer_tokens == 0
-            text = f"{length:,} tokens; {lost:,} of {whole.answer_tokens:,} answer tokens are cut"
-            results.findings.append(RecordFinding("truncated records", record.name, text))
-    ordered = sorted(results.lengths) or [0]
-    results.summary = {
-        "longest": ordered[-1],
-        "median": ordered[len(ordered) // 2],
-        "mean": sum(ordered) / len(ordered),
-        "limit": settings.max_length,
-        "truncated": truncated,
-        "without_answer": useless,
-        "keeps_99_percent": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
-    }
-    if settings.plot is not None:
-        _draw(results.lengths, settings.max_length, settings.plot)
-    if settings.sample is not None:
-        record = records[settings.sample]
-        dataset.max_length = settings.max_length
-        images = [image_lengths(record.name, image) for image in record.images] if image_lengths else []
-        encoded = dataset.encode(settings.sample, images)
-        show_sample(record, encoded, dataset.tokenizer)
-    return results
+                continue
+            results.lengths.append(length)
+            if cut.truncated:
+                truncated += 1
+                lost = whole.answer_tokens - cut.answer_tokens
+                loses_all = cut.answer_tokens == 0 < whole.answer_tokens
+                useless += loses_all
+                kind = "records that lose every answer" if loses_all else "truncated records"
+                text = f"{length:,} tokens; {lost:,} of {whole.answer_tokens:,} answer tokens are cut"
+                results.findings.append(RecordFinding(kind, record.name, text))
+        ordered = sorted(results.lengths) or [0]
+        results.summary = {
+            "measured": len(results.lengths),
+            "longest": ordered[-1],
+            "median": ordered[len(ordered) // 2],
+            "mean": sum(ordered) / len(ordered),
+            "limit": self._limit,
+            "truncated": truncated,
+            "without_answer": useless,
+            "keeps_99_percent": ordered[math.ceil(0.99 * len(ordered)) - 1],
+        }
+        return results
 
+    def show(self, index: int) -> None:
+        """Prints a record as the model sees it.
 
-def _is_reported(record: Record, template: Conversation, settings: CheckSettings) -> bool:
-    """Tells whether the report names a record already: for its turns, or for a missing image."""
-    missing = not all((settings.image_folder / image).exists() for image in record.images)
-    return missing or turn_problem(record, template) is not None
+        Args:
+            index: position in the records that the meter was made with.
+
+        Raises:
+            DataError: the record does not fit the template, or an image of it cannot be measured.
+        """
+        show_sample(self._dataset.records[index], self._encode(index, self._limit)[0], self._dataset.tokenizer)
+
+    def _encode(self, index: int, limit: int) -> tuple[Encoded, int]:
+        """Returns a record's ids and labels, and the number of its positions in the model."""
+        record, count = self._dataset.records[index], self._image_lengths
+        images = [count(record.name, image) for image in record.images] if count else []
+        self._dataset.max_length = limit
+        encoded = self._dataset.encode(index, images)
+        return encoded, _length(encoded, images)
 
 
 def _length(encoded: Encoded, images: Sequence[int]) -> int:
     """Returns the positions of a sample in the model: a marker stands for all positions of its image."""
     markers = encoded.input_ids.count(IMAGE_TOKEN_INDEX)
-    return len(encoded.input_ids) - markers + (sum(images) if markers else 0)
+    return len(encoded.input_ids) - markers + sum(images[:markers])
 
 
 def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[ConversationDataset, ImageLengths | None]:
@@ -178,7 +203,12 @@ def _bar(count: int, most: int) -> str:
     return "#" * (max(1, round(_BAR_WIDTH * count / most)) if count else 0)
 
 
-def _draw(lengths: Sequence[int], limit: int, file: Path) -> None:
+def draw_lengths(lengths: Sequence[int], limit: int, file: Path) -> None:
+    """Draws the histogram of lengths to a PNG file.
+
+    Raises:
+        InvalidRequest: the file is a folder.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -188,8 +218,8 @@ def _draw(lengths: Sequence[int], limit: int, file: Path) -> None:
     axes.set_xlabel("tokens, images included")
     axes.set_ylabel("records")
     axes.legend()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    with whole_file(file) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def show_sample(record: Record, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -200,7 +230,7 @@ def show_sample(record: Record, encoded: Encoded, tokenizer: PreTrainedTokenizer
     console = Console(highlight=False, soft_wrap=True)
     text, before = Text(), None
     for ids, trained in _runs(encoded):
-        words = _decoded(ids, before, tokenizer)
+        words = printable(_decoded(ids, before, tokenizer), keep="\n")
         before = ids[-1]
         if trained and not console.color_system:
             words = f"[[{words}]]"

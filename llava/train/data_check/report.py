@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from llava.errors import DataError
+from llava.conversation import Conversation
+from llava.errors import DataError, InvalidRequest
 from llava.files.json_files import write_json
 from llava.train.data.layouts import training_template
 from llava.train.data.record_checks import RecordFinding, findings_of, missing_images
-from llava.train.data.records import Record, scan_records
+from llava.train.data.records import Record, RecordError, scan_records
+from llava.train.data_check.printing import printable
 from llava.train.data_check.settings import CheckSettings
+
+if TYPE_CHECKING:
+    from llava.train.data_check.lengths import LengthMeter
 
 _LISTED = 3
 """Number of findings of a kind to list unless all are asked for."""
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What a file holds."""
+
+    records: list[Record] = field(default_factory=list)
+    """The records that are well-formed."""
+    positions: list[int] = field(default_factory=list)
+    """Their positions in the file, counted from 0."""
+    total: int = 0
+    """Number of records, well-formed or not."""
+    findings: list[RecordFinding] = field(default_factory=list)
 
 
 def check_file(settings: CheckSettings) -> int:
@@ -25,70 +44,96 @@ def check_file(settings: CheckSettings) -> int:
 
     Raises:
         DataError: the file cannot be read at all.
+        InvalidRequest: the image folder does not exist, or the record to show.
+        CheckpointError: the model's tokenizer or vision tower cannot be read.
     """
     template = training_template(settings.version)
-    records: list[Record] = []
-    findings: list[RecordFinding] = []
-    for item in scan_records(settings.file, allow_outside=settings.allows_outside_images):
-        if isinstance(item, DataError):
-            findings.append(_malformed(item))
-            continue
-        records.append(item)
-        findings += findings_of(item, template)
-    findings += _duplicate_ids(records)
-    missing = missing_images(records, settings.image_folder)
-    findings += missing
-    report: dict[str, Any] = {"file": str(settings.file), "template": template.name, **_counts(records, findings)}
+    scan = _scan(settings, template)
+    if any(record.images for record in scan.records) and not settings.image_folder.is_dir():
+        raise InvalidRequest(f"--image-folder {settings.image_folder}: there is no such folder.")
+    # Before anything that takes long, because a model that cannot be read ends the check.
+    meter = _meter(settings, scan)
+    report: dict[str, Any] = {"file": str(settings.file), "template": template.name, **_counts(scan)}
     _print_counts(report)
+    if meter is not None and settings.sample is not None:
+        _show_sample(meter, scan, settings.sample)
+    findings = scan.findings
+    bad_images = set()
+    for missing in missing_images(scan.records, settings.image_folder):
+        bad_images.add(missing.image)
+        findings.append(RecordFinding("missing images", missing.name, missing.reason, is_error=True))
     if settings.opens_images:
         from llava.train.data_check.images import check_images
 
-        images = check_images(records, settings.image_folder, skip={finding.text for finding in missing})
+        images = check_images(scan.records, settings.image_folder, skip=bad_images)
         findings += images.findings
+        bad_images |= images.unreadable
         report["images"] = images.summary
         print(f"images: {images.describe()}", flush=True)
-    if settings.model is not None:
-        from llava.train.data_check.lengths import measure_lengths
-
-        lengths = measure_lengths(settings, records)
+    if meter is not None:
+        bad_records = {finding.name for finding in findings if finding.is_error}
+        lengths = meter.measure(bad_images=bad_images, bad_records=bad_records)
         findings += lengths.findings
         report["lengths"] = lengths.summary
         print(lengths.describe(), flush=True)
+        if settings.plot is not None:
+            from llava.train.data_check.lengths import draw_lengths
+
+            draw_lengths(lengths.lengths, settings.max_length, settings.plot)
     _print_findings(findings, lists_all=settings.lists_all)
-    failed = any(finding.is_error for finding in findings)
     if settings.output is not None:
         report["findings"] = [
             {"kind": item.kind, "record": item.name, "text": item.text, "error": item.is_error} for item in findings
         ]
         write_json(settings.output, report)
         print(f"the report was written to {settings.output}")
-    return int(failed)
+    return int(any(finding.is_error for finding in findings))
 
 
-def _malformed(error: DataError) -> RecordFinding:
-    # "FILE: record N (id X): what is wrong": the place ends where the text begins.
-    text = str(error)
-    name, separator, rest = text.partition("): ")
-    if separator and "(id " in name:
-        return RecordFinding("malformed records", f"{name})", rest, is_error=True)
-    place = text.split(": ", 2)
-    return RecordFinding("malformed records", ": ".join(place[:2]), place[-1], is_error=True)
+def _scan(settings: CheckSettings, template: Conversation) -> _Scan:
+    scan = _Scan()
+    for item in scan_records(settings.file, allow_outside=settings.allows_outside_images):
+        if isinstance(item, RecordError):
+            scan.findings.append(RecordFinding("malformed records", item.name, item.reason, is_error=True))
+        else:
+            scan.records.append(item)
+            scan.positions.append(scan.total)
+            scan.findings += findings_of(item, template)
+        scan.total += 1
+    scan.findings += _duplicate_ids(scan.records)
+    return scan
 
 
-def _duplicate_ids(records: Sequence[Record]) -> Iterable[RecordFinding]:
+def _meter(settings: CheckSettings, scan: _Scan) -> LengthMeter | None:
+    if settings.sample is not None and settings.sample >= scan.total:
+        raise InvalidRequest(f"--sample {settings.sample}: the file has records 0 to {scan.total - 1}.")
+    if settings.model is None:
+        return None
+    from llava.train.data_check.lengths import LengthMeter
+
+    return LengthMeter(settings, scan.records)
+
+
+def _show_sample(meter: LengthMeter, scan: _Scan, number: int) -> None:
+    try:
+        if number not in scan.positions:
+            raise DataError("it is malformed.")
+        meter.show(scan.positions.index(number))
+    except DataError as error:
+        print(f"record {number} cannot be shown: {printable(str(error))}", flush=True)
+
+
+def _duplicate_ids(records: Sequence[Record]) -> Iterator[RecordFinding]:
     seen: dict[str, str] = {}
     for record in records:
-        identity = record.name.partition(" (id ")[2]
-        if identity and identity in seen:
-            yield RecordFinding("ids that occur twice", record.name, f"has the id of {seen[identity]}")
-        elif identity:
-            seen[identity] = record.name
+        if record.id is not None and seen.setdefault(record.id, record.name) is not record.name:
+            yield RecordFinding("ids that occur twice", record.name, f"has the id of {seen[record.id]}")
 
 
-def _counts(records: Sequence[Record], findings: Sequence[RecordFinding]) -> dict[str, int]:
-    malformed = sum(finding.kind == "malformed records" for finding in findings)
+def _counts(scan: _Scan) -> dict[str, int]:
+    records = scan.records
     return {
-        "records": len(records) + malformed,
+        "records": scan.total,
         "with_images": sum(bool(record.images) for record in records),
         "with_several_images": sum(len(record.images) > 1 for record in records),
         "text_only": sum(not record.images for record in records),
@@ -99,11 +144,16 @@ def _counts(records: Sequence[Record], findings: Sequence[RecordFinding]) -> dic
 
 def _print_counts(report: dict[str, Any]) -> None:
     print(
-        f"{report['file']}: {report['records']:,} records, {report['with_images']:,} with images "
+        printable(report["file"]) + f": {_number(report['records'], 'record')}, {report['with_images']:,} with images "
         f"({report['with_several_images']:,} with several), {report['text_only']:,} text only; "
-        f"{report['turns']:,} turns; {report['distinct_images']:,} distinct images; template: {report['template']}",
+        f"{report['turns']:,} turns; {_number(report['distinct_images'], 'distinct image')}; "
+        f"template: {report['template']}",
         flush=True,
     )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _print_findings(findings: Sequence[RecordFinding], *, lists_all: bool) -> None:
@@ -113,10 +163,11 @@ def _print_findings(findings: Sequence[RecordFinding], *, lists_all: bool) -> No
     for (is_warning, kind), found in sorted(by_kind.items(), key=lambda item: (item[0][0], -len(item[1]))):
         print(f"{'warning' if is_warning else 'error'}: {kind}: {len(found):,}")
         for finding in found if lists_all else found[:_LISTED]:
-            print(f"    {finding.name}: {finding.text}")
+            print(printable(f"    {finding.name}: {finding.text}"))
         if len(found) > _LISTED and not lists_all:
             print(f"    ... {len(found) - _LISTED:,} more (--all lists them)")
-    kinds = Counter(finding.is_error for finding in findings)
-    print(
-        f"{kinds[True]:,} errors, {kinds[False]:,} warnings" if findings else "no findings: the file can be trained on"
-    )
+    if not findings:
+        print("no findings: the file can be trained on")
+        return
+    errors = sum(finding.is_error for finding in findings)
+    print(f"{_number(errors, 'error')}, {_number(len(findings) - errors, 'warning')}")
