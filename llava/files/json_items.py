@@ -14,6 +14,8 @@ from llava.files.json_files import advice_on, json_type, named_read_errors, pars
 _BLOCK_BYTES = 1 << 20
 _LINES_SUFFIXES = (".jsonl", ".ndjson")
 _SPACE = " \t\r\n"
+_OF_NUMBERS = ("", *"0123456789.eE+-")
+"""What may follow the beginning of a number, the end of the window included."""
 
 
 class Item(NamedTuple):
@@ -102,7 +104,7 @@ class _ListReader:
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path, self._file = path, file
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self._scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+        self._parse = json.JSONDecoder().raw_decode
         self._text, self._position = "", 0
         self._line, self._column = 1, 1  # place of the window's start
         self._at_end = False
@@ -128,14 +130,12 @@ class _ListReader:
         self._next()
         while True:
             try:
-                value, end = self._scan(self._text, self._position)
-                # At the border of the window, a number may go on.
-                if end < len(self._text) or self._at_end:
+                value, end = self._parse(self._text, self._position)
+                # At the border of the window, a number may go on: "1" is the beginning of "1e-7".
+                if self._at_end or self._text[end : end + 1] not in _OF_NUMBERS:
                     self._position = end
                     return value
                 failure = None
-            except StopIteration as error:
-                failure = json.JSONDecodeError("Expecting value", self._text, error.value)
             except json.JSONDecodeError as error:
                 failure = error
             except (RecursionError, ValueError) as error:

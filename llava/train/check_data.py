@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lengths.add_argument(
         *_both("--image-aspect-ratio"),
         metavar="NAME",
-        help="square, pad, keep or anyres (default: the model's own or square).",
+        help="How images are fitted to the tower: square, pad, keep or anyres (default: the model's own, or square).",
     )
     lengths.add_argument(
         *_both("--model-max-length"),

@@ -125,7 +125,7 @@ def scan_records(path: str | Path, *, allow_outside: bool = False) -> Iterator[R
         for item in read_items(path, remedy=_REMEDY):
             is_empty = False
             try:
-                record: Record | RecordError = _parse_item(item, f"{path}: {item.place}", allow_outside=allow_outside)
+                record: Record | RecordError = _record_of(item, f"{path}: {item.place}", allow_outside=allow_outside)
             except RecordError as error:
                 record = RecordError(error.name, error.reason)  # without a traceback, which would keep the item
             yield record
@@ -133,15 +133,22 @@ def scan_records(path: str | Path, *, allow_outside: bool = False) -> Iterator[R
         raise DataError(f"{path}: the list of records is empty; there is nothing to train on.")
 
 
-def _parse_item(item: Item, place: str, *, allow_outside: bool) -> Record:
-    """Turns one item of a file into a `Record`.
+def _record_of(item: Item, place: str, *, allow_outside: bool) -> Record:
+    if item.problem is not None:
+        raise RecordError(place, f"{item.problem}. Each line must be one JSON object.")
+    return parse_record(item.value, place, allow_outside=allow_outside)
+
+
+def parse_record(content: Any, place: str, *, allow_outside: bool = False) -> Record:
+    """Turns one JSON value into a `Record`.
+
+    Args:
+        place: "FILE: record N" or "FILE: line N", which starts each error message.
+        allow_outside: whether image paths may leave the image folder.
 
     Raises:
         RecordError: a field is missing or has the wrong type, or the numbers of markers and images differ.
     """
-    if item.problem is not None:
-        raise RecordError(place, f"{item.problem}. Each line must be one JSON object.")
-    content = item.value
     if not isinstance(content, dict):
         raise RecordError(place, f"expected an object with 'conversations', found a JSON {json_type(content)}.")
     identity = _shown(content["id"]) if "id" in content else None

@@ -13,7 +13,7 @@ from typing import Any
 from llava.train.data.record_checks import RecordFinding
 from llava.train.data.records import Record
 from llava.train.data_check.image_processes import Opener, Outcome, open_all
-from llava.train.data_check.progress import Progress
+from llava.train.data_check.progress import ProgressReport
 
 _TIMEOUT_S = 60.0
 """Longest time for one image; a file that takes longer would hold a training step up as well."""
@@ -86,7 +86,7 @@ def _open_images(folder: Path, images: list[str], opener: Opener, timeout_s: flo
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, -(-len(images) // _PER_PROCESS))
     image_of = {str(folder / image): image for image in images}
-    outcomes, progress = {}, Progress("opened", len(image_of), "images")
+    outcomes, progress = {}, ProgressReport("opened", len(image_of), "images")
     for path, outcome in open_all(list(image_of), opener, workers=workers, timeout_s=timeout_s):
         outcomes[path] = outcome
         progress.show(len(outcomes))

@@ -22,7 +22,7 @@ from llava.files.json_files import whole_file
 from llava.train.data.record_checks import RecordFinding
 from llava.train.data.records import Record
 from llava.train.data_check.printing import printable
-from llava.train.data_check.progress import Progress
+from llava.train.data_check.progress import ProgressReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,7 +85,7 @@ class LengthMeter:
         """
         results, truncated, useless = LengthResults(), 0, 0
         records = self._dataset.records
-        progress = Progress("measured", len(records), "records")
+        progress = ProgressReport("measured", len(records), "records")
         for index, record in enumerate(records):
             progress.show(index)
             if record.name in bad_records or not bad_images.isdisjoint(record.images):

@@ -8,7 +8,7 @@ _AFTER_S = 0.3
 _EVERY_S = 5.0
 
 
-class Progress:
+class ProgressReport:
     """Prints a line when a loop takes longer than a moment, and another one every few seconds."""
 
     def __init__(self, verb: str, total: int, what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_a_good_file_has_no_findings_and_warnings_alone_are_no_failure(tmp_path,
     warned = tmp_path / "warned.json"
     warned.write_text(json.dumps([talk(TEXT, says("</s>"))]))
     assert check(warned) == 0
-    assert "0 errors, 1 warnings" in capsys.readouterr().out
+    assert "0 errors, 1 warning" in capsys.readouterr().out
 
 
 def lengths(file: Path, *more: object) -> tuple[object, ...]:
@@ -212,17 +213,22 @@ def test_a_sample_is_shown_with_what_is_trained(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "code", "said"),
     [
-        (["none.json"], "no such file"),
-        (["--plot", "x.png"], "--plot and --sample need --model"),
-        (["--version", "v9"], "there is no such template"),
-        (["--model", "nowhere"], "nowhere"),
+        (["none.json"], 1, "no such file"),
+        (["--image-folder", "nowhere"], 1, "--image-folder nowhere: there is no such folder"),
+        (["--model", "nowhere"], 1, "nowhere"),
+        (["--plot", "x.png"], 2, "--plot and --sample need --model"),
+        (["--version", "v9"], 2, "there is no such template"),
+        (["--model-max-length", "0"], 2, "must be a whole number of at least 1"),
+        (["--sample", "-1"], 2, "must be a whole number of at least 0"),
     ],
 )
-def test_what_cannot_be_checked_is_said_in_one_line(tmp_path, capsys, words, said):
+def test_what_cannot_be_checked_is_said_in_one_line(tmp_path, capsys, words, code, said):
     file = [] if words == ["none.json"] else [write_records(tmp_path / "train.json")]
-    assert check(*file, *words) == 1
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(check(*file, *words))
+    assert ended.value.code == code
     assert said in capsys.readouterr().err
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from llava.errors import DataError
 from llava.train.data.layouts import training_template
-from llava.train.data.record_checks import check_records, findings_of, missing_images, refuse_missing
+from llava.train.data.record_checks import check_records, findings_of, judge_missing, missing_images
 from llava.train.data.records import Record, RecordTurn
+
+FILE = {"file": "t.json", "version": "v1"}
 
 
 def record(*turns: tuple[str, str], images: tuple[str, ...] = (), system: str | None = None, name: str = "r") -> Record:
@@ -55,8 +57,8 @@ def test_turns_are_numbered_as_in_the_file():
 def test_records_that_do_not_fit_stop_a_run_and_the_rest_is_counted():
     template = training_template("v1")
     with pytest.raises(DataError, match=r"^x: turn 1 .* 1 more records do not fit either"):
-        check_records([record(*PLAIN), record(*TWICE, name="x"), record(*TWICE)], template)
-    lines = check_records([record(("human", "a"), ("gpt", "</s>"), name=str(i)) for i in range(3)], template)
+        check_records([record(*PLAIN), record(*TWICE, name="x"), record(*TWICE)], template, **FILE)
+    lines = check_records([record(("human", "a"), ("gpt", "</s>"), name=str(i)) for i in range(3)], template, **FILE)
     assert lines == ["data: 3 records with control tokens in the text; the first is 0"]
 
 
@@ -69,5 +71,29 @@ def test_every_image_is_looked_for_also_after_the_first_hundred(tmp_path: Path):
     records.append(record(*PLAIN, images=("deep/none.png", "nowhere/x.png", "deep"), name="last"))
     missing = missing_images(records, tmp_path)
     assert [finding.name for finding in missing] == ["last"] * 3
-    with pytest.raises(DataError, match=r"^last: image .*deep/none\.png does not exist\. 2 more images are missing"):
-        refuse_missing(missing)
+    with pytest.raises(DataError, match=r"^last: image .*deep/none\.png does not exist\. Check --image_folder"):
+        judge_missing(missing, file="t.json", folder=tmp_path, policy="stop")
+
+
+def test_missing_images_are_judged_by_the_policy(tmp_path: Path):
+    records = [record(*PLAIN, images=(f"{i}.png",), name=f"r{i}") for i in range(3)]
+    missing = missing_images(records, tmp_path)
+    judged = {"file": "t.json", "folder": tmp_path}
+    with pytest.raises(DataError, match=r"^r0: .* 2 more records lack an image; list them: llava data check t\.json"):
+        judge_missing(missing, policy="stop", **judged)
+    assert judge_missing([], policy="stop", **judged) == []
+    (line,) = judge_missing(missing, policy="skip", **judged)
+    assert line.startswith("data: 3 records lack an image and will be skipped; the first is r0")
+    with pytest.raises(DataError, match="more than --max_bad_samples 2"):
+        judge_missing(missing, policy="skip", maximum=2, **judged)
+
+
+def test_links_to_nothing_folders_and_endless_links_are_not_images(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    names = ("folder", "gone.png", "loop.png", "x" * 300, "a\\b.png")
+    missing = missing_images([record(*PLAIN, images=names)], tmp_path)
+    assert [item.image for item in missing] == list(names)
+    assert "is not a file" in missing[0].reason
+    assert "write / between folders" in missing[-1].reason

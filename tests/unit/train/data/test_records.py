@@ -156,7 +156,7 @@ def test_json_lines_are_read_under_any_name_and_errors_name_the_line(tmp_path, n
     assert [record.name for record in load_records(path)] == [f"{path}: line 1 (id 'a')", f"{path}: line 3 (id 'a')"]
     path.write_text(f"{good}\n{{\n[1]\n")
     found = [str(item) for item in scan_records(path) if isinstance(item, DataError)]
-    assert found[0].startswith(f"{path}: line 2: not JSON at column 2")
+    assert found[0].startswith(f"{path}: line 2: not JSON at column 1")
     assert found[1].startswith(f"{path}: line 3: expected an object")
 
 
@@ -188,3 +188,36 @@ def test_paths_outside_the_image_folder_may_be_allowed(tmp_path):
     assert load_records(path, allow_outside=True)[0].images == ("../a.png",)
     inside = write(tmp_path, [{"image": "b/../a.png", "conversations": [WITH_IMAGE, GPT]}])
     assert load_records(inside)[0].images == ("b/../a.png",)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ({"imagePath": "a", "conversations": [HUMAN, GPT]}, "'imagePath' is not read"),
+        ({"input_image": "a", "conversations": [HUMAN, GPT]}, "'input_image' is not read"),
+        ({"file": "a/b.JPG", "conversations": [HUMAN, GPT]}, "'file' is not read"),
+        ({"source": ["x", "b.png"], "conversations": [HUMAN, GPT]}, "'source' is not read"),
+        ({"photo": "data:image/png;base64,AA", "conversations": [HUMAN, GPT]}, "'photo' is not read"),
+        ({"audio": "a.wav", "conversations": [HUMAN, GPT]}, "Videos and sounds are not supported"),
+        ({"image": "a", "image2": "b", "conversations": [WITH_IMAGE, GPT]}, "'image2' is not read"),
+        ({"image": "", "conversations": [HUMAN, GPT]}, "'image' is empty"),
+        ({"system": "Be brief.", "conversations": [HUMAN, GPT]}, "'system' is not read"),
+        ({"conversations": [HUMAN, {**GPT, "weight": 0}]}, "would be trained like any other"),
+        ({"conversations": [{**HUMAN, "image": "a.png"}, GPT]}, "Move the path to the record's 'image'"),
+        ({"conversations": [{"role": "user", "content": "a"}]}, "rename them to 'from' and 'value'"),
+        ({"instruction": "a", "output": "b"}, "The record has 'instruction', 'output'; make each a turn"),
+        ({"image": "data:image/png;base64,AA", "conversations": [WITH_IMAGE, GPT]}, "Save the image as a file"),
+    ],
+)
+def test_what_would_be_lost_is_named(tmp_path, item, said):
+    with pytest.raises(DataError) as caught:
+        load_records(write(tmp_path, [item]))
+    assert said in str(caught.value)
+
+
+def test_a_message_shows_little_of_a_long_value_and_no_control_characters(tmp_path):
+    long = {"id": "\x1b[31m" + "x" * 5000, "conversations": []}
+    with pytest.raises(DataError) as caught:
+        load_records(write(tmp_path, [long]))
+    assert len(str(caught.value)) < 500
+    assert "\x1b" not in str(caught.value)
