@@ -19,53 +19,14 @@ from llava.errors import CheckpointError, DataError, InvalidRequest
 from llava.mm_utils import load_image, process_images
 from llava.model.builder import load_pretrained_model
 from llava.train import train
+from tests.support.training import DATA, REPOSITORY, STAGE_1, flags, history, result, write_records
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-DATA = REPOSITORY / "tests" / "data"
-IMAGES = ("land.png", "square.png", "port.png", "tiny.png")
 START, END = 2050, 2051
 
 
 @pytest.fixture(scope="module")
 def training_file(tmp_path_factory) -> Path:
-    """Twelve records: images first and last in the question, pure text between, answers of unequal length."""
-    records = []
-    for number in range(12):
-        question = "What is this?\n<image>" if number % 2 else "<image>\nDescribe it."
-        record = {"id": f"p{number}", "image": IMAGES[number % 4]}
-        if number % 4 == 3:
-            question = "Give a tip."
-            del record["image"]
-        answer = "A thing. " * (1 + number % 3) + f"Number {number}."
-        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-        records.append({**record, "conversations": turns})
-    path = tmp_path_factory.mktemp("records") / "train.json"
-    path.write_text(json.dumps(records))
-    return path
-
-
-def flags(training_file: Path, output: Path, *more: str, batch: int = 4, model: str = "llama-vicuna-tiny") -> list[str]:
-    named = {
-        "model_name_or_path": DATA / model,
-        "data_path": training_file,
-        "image_folder": DATA / "images",
-        "vision_tower": DATA / "clip-tiny",
-        "mm_vision_select_layer": -2,
-        "output_dir": output,
-        "per_device_train_batch_size": batch,
-        "num_train_epochs": 1,
-        "learning_rate": 2e-3,
-        "lr_scheduler_type": "cosine",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "model_max_length": 2048,
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    return [word for name, value in named.items() for word in (f"--{name}", str(value))] + list(more)
-
-
-STAGE_1 = ("--tune_mm_mlp_adapter", "True", "--mm_use_im_start_end")
+    return write_records(tmp_path_factory.mktemp("records") / "train.json")
 
 
 def run(*arguments) -> None:
@@ -73,13 +34,7 @@ def run(*arguments) -> None:
 
 
 def losses(output: Path) -> list[float]:
-    state = json.loads((output / "trainer_state.json").read_text())
-    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-
-
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    adapter = output / "mm_projector.bin"
-    return torch.load(adapter, weights_only=True) if adapter.exists() else load_file(output / "model.safetensors")
+    return history(output, "loss")
 
 
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
@@ -206,7 +161,7 @@ def test_the_projector_learns_at_its_own_rate(training_file, tmp_path):
 
 def test_stage_1_saves_what_old_and_new_tools_read(training_file, tmp_path):
     run(*flags(training_file, tmp_path / "out", *STAGE_1))
-    saved = weights(tmp_path / "out")
+    saved = result(tmp_path / "out")
     assert list(saved) == ["model.embed_tokens.weight", "model.mm_projector.weight", "model.mm_projector.bias"]
     assert saved["model.embed_tokens.weight"].shape == (2052, 64)
     assert not (tmp_path / "out" / "model.safetensors").exists()
@@ -226,13 +181,13 @@ def test_stage_2_starts_from_stage_1_and_saves_a_whole_v0_model(training_file, t
     subprocess.run([sys.executable, *map(str, script), "--output", str(output)], check=True, capture_output=True)
     more = ("--mm_use_im_start_end", "True", "--pretrain_mm_mlp_adapter", str(output))
     trainer = trainer_of(*flags(training_file, tmp_path / "two", *more))
-    projector = weights(tmp_path / "one")
+    projector = result(tmp_path / "one")
     assert torch.equal(trainer.model.model.mm_projector.weight, projector["model.mm_projector.weight"])
     table = trainer.model.model.embed_tokens.weight
     assert torch.equal(table[START:], projector["model.embed_tokens.weight"][START:])
 
     run(*flags(training_file, tmp_path / "two", *more))
-    saved = weights(tmp_path / "two")
+    saved = result(tmp_path / "two")
     assert not any("vision_tower" in name for name in saved)
     assert {value.dtype for value in saved.values()} == {torch.float32}
     config = json.loads((tmp_path / "two" / "config.json").read_text())
@@ -270,7 +225,7 @@ def test_large_images_train_in_tiles(training_file, tmp_path, stage):
     merge = ("--mm_patch_merge_type", "spatial_unpad", "--version", "v1", "--mm_use_im_patch_token", "False")
     run(*flags(training_file, tmp_path, *stage, *tiles, *merge))
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
-    assert "model.image_newline" in weights(tmp_path)
+    assert "model.image_newline" in result(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["image_grid_pinpoints"] == [[224, 448], [448, 224]]
 
@@ -297,7 +252,7 @@ def test_accumulated_small_batches_equal_one_large_batch(training_file, tmp_path
     run(*flags(training_file, tmp_path / "large", *stage, *order, batch=4))
     run(*flags(training_file, tmp_path / "small", *stage, *order, "--gradient_accumulation_steps", "4", batch=1))
     assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), abs=2e-4)
-    assert largest_difference(weights(tmp_path / "small"), weights(tmp_path / "large")) < 1e-5
+    assert largest_difference(result(tmp_path / "small"), result(tmp_path / "large")) < 1e-5
 
 
 @pytest.mark.parametrize("stage", [STAGE_1, ()])
@@ -305,7 +260,7 @@ def test_recomputed_activations_change_nothing(training_file, tmp_path, stage):
     run(*flags(training_file, tmp_path / "kept", *stage))
     run(*flags(training_file, tmp_path / "recomputed", *stage, "--gradient_checkpointing", "True"))
     assert losses(tmp_path / "recomputed") == pytest.approx(losses(tmp_path / "kept"), abs=1e-5)
-    assert largest_difference(weights(tmp_path / "recomputed"), weights(tmp_path / "kept")) < 1e-5
+    assert largest_difference(result(tmp_path / "recomputed"), result(tmp_path / "kept")) < 1e-5
 
 
 # ---- going on --------------------------------------------------------------------------------------------------------
@@ -322,7 +277,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(training_file, tmp_path, stag
     run(*flags(training_file, tmp_path / "cut", *stage, *epochs))
     assert "resuming from" in capsys.readouterr().out
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    assert largest_difference(weights(tmp_path / "cut"), weights(tmp_path / "whole")) == 0
+    assert largest_difference(result(tmp_path / "cut"), result(tmp_path / "whole")) == 0
 
 
 def test_checkpoints_of_another_run_in_the_same_folder_are_not_touched(training_file, tmp_path):
@@ -371,7 +326,7 @@ def test_a_step_without_any_answer_leaves_the_weights_finite(tmp_path):
     file.write_text(json.dumps([{"id": str(number), "conversations": turns} for number in range(4)]))
     run(*flags(file, tmp_path / "out", "--version", "v1", "--max_useless_fraction", "1.0", batch=1))
     assert losses(tmp_path / "out") == [0.0] * 4
-    assert all(value.isfinite().all() for value in weights(tmp_path / "out").values())
+    assert all(value.isfinite().all() for value in result(tmp_path / "out").values())
 
 
 def test_batches_of_pure_text_train_beside_batches_with_images(training_file, tmp_path):
@@ -395,8 +350,8 @@ def test_a_missing_image_ends_the_command_with_one_line(training_file, tmp_path,
 @pytest.mark.parametrize("checkpoint", ["llava-v0-tiny", "llava-v1.5-tiny"])
 def test_extract_takes_the_projector_out_of_original_checkpoints(checkpoint, tmp_path, run_python):
     output = tmp_path / "deep" / "folder" / "p.bin"
-    result = run_python("scripts/extract_mm_projector.py", "--model-path", DATA / checkpoint, "--output", output)
-    assert result.returncode == 0, result.stderr
+    done = run_python("scripts/extract_mm_projector.py", "--model-path", DATA / checkpoint, "--output", output)
+    assert done.returncode == 0, result.stderr
     source = torch.load(DATA / checkpoint / "pytorch_model.bin", weights_only=True)
     wanted = "mm_projector", *(["embed_tokens"] if "v0" in checkpoint else [])
     expected = {name: value for name, value in source.items() if any(part in name for part in wanted)}
@@ -413,12 +368,12 @@ def test_an_extracted_projector_may_be_safetensors(tmp_path, run_python):
 
 
 def test_extract_says_what_is_wrong_with_a_folder(tmp_path, run_python):
-    result = run_python("scripts/extract_mm_projector.py", "--model-path", tmp_path, "--output", tmp_path / "p.bin")
-    assert result.returncode == 1
-    assert "no weights found" in result.stderr
-    result = run_python(
+    done = run_python("scripts/extract_mm_projector.py", "--model-path", tmp_path, "--output", tmp_path / "p.bin")
+    assert done.returncode == 1
+    assert "no weights found" in done.stderr
+    done = run_python(
         "scripts/extract_mm_projector.py", "--model-path", DATA / "llama-vicuna-tiny", "--output", tmp_path / "p.bin"
     )
-    assert result.returncode == 1
-    assert "has no projector" in result.stderr
+    assert done.returncode == 1
+    assert "has no projector" in done.stderr
     assert not (tmp_path / "p.bin").exists()
