@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer, TrainerState
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
-from llava.errors import CheckpointError, InvalidRequest
+from llava.errors import CheckpointError
 from llava.train.checkpoints.folders import (
     PARTIAL,
-    bytes_to_write,
-    check_space,
     checkpoints,
     move_into,
-    num_saves,
     remove,
     remove_oldest,
     whole_folder,
@@ -36,9 +31,16 @@ from llava.train.checkpoints.sharded_state import (
     load_sharded_weights,
     save_sharded,
 )
+from llava.train.checkpoints.start_checks import ResumedSteps, SpaceCheck
 from llava.train.checkpoints.writers import AdapterWriter, ModelWriter, ResultWriter, num_bytes
 from llava.train.data.collator import REPORT_KEY
-from llava.train.data.sampler import EpochSampler, ModalityLengthSampler, SequentialSampler, ShuffledSampler
+from llava.train.data.sampler import (
+    EpochSampler,
+    EpochSelection,
+    ModalityLengthSampler,
+    SequentialSampler,
+    ShuffledSampler,
+)
 from llava.train.monitoring.bad_samples import BadSamples
 from llava.train.monitoring.guard import FiniteGuard
 from llava.train.monitoring.metrics import LossRestorer, MetricsFile, UnloggedLoss
@@ -50,68 +52,9 @@ from llava.train.parallel.deepspeed import PartitionReport, load_trained_only, s
 from llava.train.parallel.fsdp import ShardingCheck, enable_on_cpu
 from llava.train.parallel.gather import gathered, named_tensors
 from llava.train.setup.muon import MuonWithAdamW, parameter_groups
-from llava.train.setup.trainable import PROJECTOR, TOWER, TokenRows
+from llava.train.setup.optimizer import groups_of_parts, options_of_parts
+from llava.train.setup.trainable import TokenRows
 from llava.train.setup.training_arguments import TrainingArguments
-
-
-class EpochSelection(TrainerCallback):
-    """Tells the sampler which epoch begins; accelerate's wrappers do not always pass it on to a resumed run."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self._sampler = sampler
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Selects the epoch that the run has come to."""
-        self._sampler.set_epoch(int(state.epoch or 0))
-
-
-class ResumedSteps(TrainerCallback):
-    """Fits what a checkpoint says of its run's steps to this run."""
-
-    def on_train_begin(
-        self, args: transformers.TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """
-        Raises:
-            InvalidRequest: the checkpoint has done more steps than the run shall have.
-        """
-        # The Trainer takes over the intervals of the run that saved the checkpoint.
-        state.compute_steps(args, state.max_steps)
-        if state.global_step > state.max_steps:
-            raise InvalidRequest(
-                f"{args.output_dir}: the checkpoint is at step {state.global_step}, but this run would end at step "
-                f"{state.max_steps}. Remove later checkpoints, or choose another --output_dir."
-            )
-
-
-class SpaceCheck(TrainerCallback):
-    """Stops a run before its first step if its checkpoints and its result would not fit on the disk."""
-
-    def __init__(self, trainer: LLaVATrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(
-        self, args: transformers.TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """
-        Raises:
-            InvalidRequest: there is not enough space.
-        """
-        if not args.should_save:
-            return
-        output_dir = Path(str(args.output_dir))
-        checkpoint, result = self._trainer.bytes_of_checkpoint()
-        saves, limit = 0, args.save_total_limit
-        if args.save_strategy != "no":
-            epoch = state.max_steps / max(1, state.num_train_epochs)
-            every = state.save_steps if args.save_strategy == "steps" else epoch
-            saves = num_saves(steps=max(0, state.max_steps - state.global_step), every=every)
-        if limit and args.load_best_model_at_end:
-            limit = max(limit, 2)  # the best one and the last one
-        existing = len(checkpoints(output_dir))
-        number, needed = bytes_to_write(checkpoint, result, num_saves=saves, limit=limit, num_existing=existing)
-        more = "more " if existing else ""
-        check_space(output_dir, needed, f"the result and {number} {more}checkpoints at a time")
 
 
 class LLaVATrainer(Trainer):
@@ -150,7 +93,7 @@ class LLaVATrainer(Trainer):
         self.identity = identity
         self.writer: ResultWriter = writer or (AdapterWriter(token_rows) if adapter_only else ModelWriter())
         self.add_callback(ResumedSteps())
-        self.add_callback(SpaceCheck(self))
+        self.add_callback(SpaceCheck(self.bytes_of_checkpoint))
         self.result_files: list[str] = []
         self._saved_steps: set[int] = set()
         self.max_useless_fraction = max_useless_fraction
@@ -289,39 +232,18 @@ class LLaVATrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Creates the optimizer that `--optim` and the learning rates of the parts select."""
-        if self.args.muon and self.optimizer is None:
-            groups = parameter_groups(
-                model if model is not None else self.model,  # type: ignore[arg-type]
-                weight_decay=self.args.weight_decay,
-                options=self._options_of_parts,
-            )
+        parts, decay = options_of_parts(self.args), self.args.weight_decay
+        if self.optimizer is not None or not (self.args.muon or parts):
+            return super().create_optimizer(model)
+        trained: Any = self.model if model is None else model
+        if self.args.muon:
+            groups = parameter_groups(trained, weight_decay=decay, options=parts)
             self.optimizer = MuonWithAdamW(groups, lr=self.args.learning_rate)
             return self.optimizer
-        if not self._options_of_parts or self.optimizer is not None:
-            return super().create_optimizer(model)
-        trained: Any = model if model is not None else self.model
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
-        self.optimizer = optimizer_class(self._parameter_groups(trained), **options)
+        decaying = set(self.get_decay_parameter_names(trained))
+        self.optimizer = optimizer_class(groups_of_parts(trained, parts, decaying, weight_decay=decay), **options)
         return self.optimizer
-
-    @property
-    def _options_of_parts(self) -> dict[str, dict[str, Any]]:
-        """The options of parts with a learning rate of their own, by the start of their parameters' names."""
-        rates = {PROJECTOR: self.args.mm_projector_lr, TOWER: self.args.mm_vision_tower_lr}
-        return {prefix: {"lr": rate} for prefix, rate in rates.items() if rate is not None}
-
-    def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Groups the parameters by their learning rates, each group with and without weight decay."""
-        decaying, parts = set(self.get_decay_parameter_names(model)), self._options_of_parts
-        groups: dict[tuple[str, bool], dict[str, Any]] = {}
-        for prefix, decays in product(("", *parts), (True, False)):
-            group: dict[str, Any] = {"params": [], "weight_decay": self.args.weight_decay if decays else 0.0}
-            groups[prefix, decays] = group | parts.get(prefix, {})
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                part = next((prefix for prefix in parts if name.removeprefix("module.").startswith(prefix)), "")
-                groups[part, name in decaying]["params"].append(parameter)
-        return [group for group in groups.values() if group["params"]]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Creates the learning-rate schedule. DeepSpeed's engine exists by now, and has not read a checkpoint yet."""

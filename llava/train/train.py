@@ -10,7 +10,6 @@ import difflib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,10 @@ from llava.train.parallel.sharding import sharding_of_words
 from llava.train.setup.arguments import DataArguments, ModelArguments, help_parser, without_refused
 
 if TYPE_CHECKING:
-    from llava.train.checkpoints.identity import Identity
     from llava.train.data.records import Record
     from llava.train.llava_trainer import LLaVATrainer
     from llava.train.setup.model_and_data import Prepared
+    from llava.train.setup.run import Run
     from llava.train.setup.training_arguments import TrainingArguments
 
 REQUIRED = ("model_name_or_path", "data_path", "output_dir")
@@ -117,109 +116,51 @@ def train(
         LlavaError: arguments, data or weights cannot be used; the message says what to do.
     """
     from llava.train.parallel.deepspeed import check_checkpoint
+    from llava.train.setup.run import read_run
 
     started = time.monotonic()
     with reported_once():
         run = read_run(model_args, data_args, training_args)
         start = _start(run, training_args)
         if start.finished_at_step is not None:
-            _say(training_args, describe_finished(start, str(training_args.output_dir)))
+            training_args.say(describe_finished(start, str(training_args.output_dir)))
             return
         for note in start.notes:
-            _say(training_args, note)
+            training_args.say(note)
         if start.checkpoint is not None:
             check_checkpoint(start.checkpoint, training_args.zero, training_args.world_size)
         if training_args.process_index == 0:
             _clear(Path(str(training_args.output_dir)), start)
         trainer = make_trainer(model_args, data_args, training_args, run=run, attn_implementation=attn_implementation)
         if start.checkpoint is not None:
-            _say(training_args, f"resuming from {start.checkpoint}")
+            training_args.say(f"resuming from {start.checkpoint}")
             training_args.eval_on_start = False  # it was done when the run started
         try:
             trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
         finally:
             trainer.progress.close()
-        _say(training_args, "saving the result ...")
+        training_args.say("saving the result ...")
         with trainer.speed.paused():
             trainer.save_state()
             trainer.save_model()
     _finish(run, trainer, str(model_args.model_name_or_path))
+    _report(trainer, time.monotonic() - started)
+
+
+def _report(trainer: LLaVATrainer, seconds: float) -> None:
+    """Says how a run went."""
     from llava.train.monitoring.progress import duration
 
-    took, rates = duration(time.monotonic() - started), trainer.speed.total()
-    if trainer.sample_counts.truncated:
-        _say(training_args, trainer.sample_counts.describe_truncated())
+    counts, rates, say = trainer.sample_counts, trainer.speed.total(), trainer.args.say
+    if counts.truncated:
+        say(counts.describe_truncated())
     if len(trainer.bad_samples):
-        _say(training_args, trainer.bad_samples.describe())
-    speed = f"{rates['samples_per_second']:,.1f} samples/s, {rates['supervised_tokens_per_second']:,.0f} supervised"
-    counts = trainer.sample_counts.describe()
+        say(trainer.bad_samples.describe())
     first = trainer.progress.first_step
     since = f" since step {first}" if first else ""
-    _say(training_args, f"done in {took}: {counts}{since} ({speed} tokens/s). Saved in {training_args.output_dir}")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What is known of a run before its model is loaded."""
-
-    records: list[Record]
-    identity: Identity
-    held_out: list[Record] | None = None
-    """Records of `--eval_data_path`."""
-
-
-def read_run(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Run:
-    """Reads and checks the data of a run.
-
-    Raises:
-        DataError: the training file cannot be used.
-    """
-    from llava.train.checkpoints.identity import run_identity
-    from llava.train.monitoring.bad_samples import check_policy
-    from llava.train.setup.evaluation import describe_evaluation, fit_evaluation
-    from llava.train.setup.flag_check import check_flags
-    from llava.train.setup.model_and_data import eval_image_folder, image_folder
-
-    for note in training_args.notes:
-        _say(training_args, note)
-    check_flags(model_args, training_args)
-    check_policy(data_args.on_bad_sample, data_args.max_bad_samples)
-    fit_evaluation(data_args, training_args)
-    records = _checked_records(str(data_args.data_path), image_folder(data_args), model_args, data_args, training_args)
-    if model_args.tune_mm_mlp_adapter and not any(record.images for record in records):
-        raise InvalidRequest(
-            f"{data_args.data_path}: no record has an image, so --tune_mm_mlp_adapter would train nothing. Give each "
-            "record its 'image', or fine-tune without the flag."
-        )
-    held_out = None
-    if data_args.eval_data_path is not None:
-        folder = eval_image_folder(data_args)
-        held_out = _checked_records(data_args.eval_data_path, folder, model_args, data_args, training_args)
-        _say(training_args, describe_evaluation(training_args, len(held_out)))
-    return Run(records, run_identity(model_args, data_args, training_args, len(records)), held_out)
-
-
-def _checked_records(
-    file: str, folder: Path, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
-) -> list[Record]:
-    """Reads a file, checks its records against the template, and looks for all of their images."""
-    from llava.train.data.layouts import training_template
-    from llava.train.data.record_checks import check_records, judge_missing, missing_images
-    from llava.train.data.records import load_records
-
-    first = training_args.process_index == 0
-    _say(training_args, f"reading {file} ...")
-    records = load_records(file, allow_outside=data_args.allow_outside_images)
-    template = training_template(model_args.version)
-    for line in check_records(records, template, file=file, version=model_args.version):
-        _say(training_args, line)
-    if first:  # it looks for all
-        maximum = data_args.max_bad_samples if file == data_args.data_path else None
-        policy = data_args.on_bad_sample
-        missing = missing_images(records, folder, say=lambda line: _say(training_args, line))
-        for line in judge_missing(missing, file=file, folder=folder, policy=policy, maximum=maximum):
-            _say(training_args, line)
-    return records
+    speed = f"{rates['samples_per_second']:,.1f} samples/s, {rates['supervised_tokens_per_second']:,.0f} supervised"
+    done = f"done in {duration(seconds)}: {counts.describe()}{since} ({speed} tokens/s)"
+    say(f"{done}. Saved in {trainer.args.output_dir}")
 
 
 def make_trainer(
@@ -244,11 +185,12 @@ def make_trainer(
     from llava.train.parallel.first_process import decided_by_first
     from llava.train.setup.lora import add_lora, start_from_adapter
     from llava.train.setup.model_and_data import eval_image_folder, image_folder, prepare_data, prepare_model
+    from llava.train.setup.run import read_run
     from llava.train.setup.trainable import Stage, describe_trainable, select_trainable
 
     run = run or read_run(model_args, data_args, training_args)
     set_seed(training_args.seed)
-    _say(training_args, f"loading {model_args.model_name_or_path} ...")
+    training_args.say(f"loading {model_args.model_name_or_path} ...")
     lora = training_args.lora
     stage = Stage(
         adapter_only=model_args.tune_mm_mlp_adapter,
@@ -272,8 +214,8 @@ def make_trainer(
         if lora is not None:
             also = start_from_adapter(prepared.model, rows, lora.start_from)
             writer = LoraWriter(prepared.model, rows, base_num_tokens=prepared.base_num_tokens, also=also)
-    _say(training_args, describe_trainable(prepared.model))
-    _say(training_args, _describe_data(run.records, prepared))
+    training_args.say(describe_trainable(prepared.model))
+    training_args.say(_describe_data(run.records, prepared))
     folder = image_folder(data_args)
     held_out = None
     if run.held_out is not None:
@@ -360,12 +302,6 @@ def _copy_tokenizer_model(base: str, output_dir: Path) -> None:
     source = resolve_folder(base) / "tokenizer.model"
     if source.is_file():
         shutil.copyfile(source, output_dir / "tokenizer.model")
-
-
-def _say(training_args: TrainingArguments, line: str) -> None:
-    """Prints a line in the first process only."""
-    if training_args.process_index == 0:
-        print(f"[llava.train] {line}", flush=True)
 
 
 def _is_flag_alone(words: list[str], flag: str) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 
 class EpochSampler(Sampler[int]):
@@ -94,3 +96,14 @@ class ModalityLengthSampler(EpochSampler):
                 shuffled[start : start + stretch], key=lambda index: abs(self.lengths[index]), reverse=True
             )
         return [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
+
+
+class EpochSelection(TrainerCallback):
+    """Tells the sampler which epoch begins; accelerate's wrappers do not always pass it on to a resumed run."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Selects the epoch that the run has come to."""
+        self._sampler.set_epoch(int(state.epoch or 0))

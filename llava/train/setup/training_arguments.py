@@ -87,6 +87,11 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
         """Whether each process holds a part of every parameter."""
         return self.sharding is not None or (self.zero is not None and self.zero.stage == 3)
 
+    def say(self, line: str) -> None:
+        """Prints a line in the first process only."""
+        if self.process_index == 0:
+            print(f"[llava.train] {line}", flush=True)
+
     def _note(self, text: str) -> None:
         self.notes.append(text)
 
