@@ -72,10 +72,10 @@ def load_pretrained_model(
 
 
 def _carry_out(plan: LoadPlan) -> tuple[PreTrainedTokenizerFast, LlavaLlamaForCausalLM, Any, int]:
-    from llava.model.loading.language_model import add_image_tokens, load_language_model, progress_bars
+    from llava.model.loading.language_model import add_image_tokens, load_language_model
     from llava.model.loading.quantization import quantize_decoder
     from llava.model.loading.tokenizer import load_tokenizer
-    from llava.model.loading.tower import load_tower
+    from llava.model.loading.tower import attach_tower
     from llava.model.weights.adapter import apply_adapter
 
     model = load_language_model(plan)
@@ -85,10 +85,5 @@ def _carry_out(plan: LoadPlan) -> tuple[PreTrainedTokenizerFast, LlavaLlamaForCa
         apply_adapter(model, plan.adapter)
     if plan.quantization == "int8 on a CPU":
         quantize_decoder(model)
-    image_processor = None
-    if plan.folder.has_vision:
-        with progress_bars(False):
-            tower, model.config.mm_vision_tower = load_tower(plan)
-        model.attach_vision_tower(tower)
-        image_processor = tower.image_processor
+    image_processor = attach_tower(model, plan)
     return tokenizer, model.eval(), image_processor, plan.folder.context_length

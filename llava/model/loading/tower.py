@@ -7,13 +7,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError
+from llava.model.loading.language_model import progress_bars
 from llava.model.multimodal_encoder import builder
 from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import OWN_TOWER, Checkpoint
 
 if TYPE_CHECKING:
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
     from llava.model.loading.plan import LoadPlan
     from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+
+def attach_tower(model: LlavaLlamaForCausalLM, plan: LoadPlan) -> Any:
+    """Loads the vision tower of a plan, if it has one, and attaches it to the model.
+
+    Returns:
+        The tower's image processor; None without a tower.
+
+    Raises:
+        CheckpointError: as `load_tower`, or the projector expects features of another width.
+    """
+    if not plan.folder.has_vision:
+        return None
+    with progress_bars(False):
+        tower, model.config.mm_vision_tower = load_tower(plan)
+    model.attach_vision_tower(tower)
+    return tower.image_processor
 
 
 def load_tower(plan: LoadPlan) -> tuple[VisionTower, str | None]:

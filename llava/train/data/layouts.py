@@ -13,7 +13,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from llava.errors import DataError, InvalidRequest
 from llava.text_generation.literal_text import guarded
-from llava.train.data.records import ASSISTANT, HUMAN, Record, RecordTurn
+from llava.train.data.records import ASSISTANT, HUMAN, Record, RecordTurn, has_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _headed_layout(template: Conversation, record: Record) -> list[Segment]:
             segments.append(Segment(f" {template.roles[0]}: {turn.text}{line_end}", supervised=False))
         else:
             segments.append(Segment(f"{signal} {template.roles[1]}:", supervised=True))
-            segments.append(Segment(f" {turn.text}{line_end}", supervised=True, answer=_has_words(turn)))
+            segments.append(Segment(f" {turn.text}{line_end}", supervised=True, answer=has_words(turn.text)))
     segments.append(Segment(f"{signal} ", supervised=True))
     return segments
 
@@ -165,7 +165,7 @@ def _two_layout(template: Conversation, record: Record) -> list[Segment]:
         segments.append(Segment(f"{role}:", supervised=False))
         if turn.text:
             segments.append(
-                Segment(f" {turn.text}{separator}", supervised=is_answer, answer=is_answer and _has_words(turn))
+                Segment(f" {turn.text}{separator}", supervised=is_answer, answer=is_answer and has_words(turn.text))
             )
     return segments
 
@@ -175,7 +175,9 @@ def _llama_2_layout(template: Conversation, record: Record) -> list[Segment]:
     segments = []
     for number, turn in enumerate(_alternating(template, record)):
         if turn.role == ASSISTANT:
-            segments.append(Segment(f" {turn.text} {template.sep2 or ''}", supervised=True, answer=_has_words(turn)))
+            segments.append(
+                Segment(f" {turn.text} {template.sep2 or ''}", supervised=True, answer=has_words(turn.text))
+            )
             continue
         text = turn.text
         if number == 0 and template.system:
@@ -192,8 +194,8 @@ def _mpt_layout(template: Conversation, record: Record) -> list[Segment]:
         is_answer = turn.role == ASSISTANT
         segments.append(Segment(template.roles[1] if is_answer else template.roles[0], supervised=False))
         if turn.text:
-            has_words = is_answer and _has_words(turn)
-            segments.append(Segment(turn.text + template.sep, supervised=is_answer, answer=has_words))
+            teaches = is_answer and has_words(turn.text)
+            segments.append(Segment(turn.text + template.sep, supervised=is_answer, answer=teaches))
     return segments
 
 
@@ -202,7 +204,7 @@ def _plain_layout(template: Conversation, record: Record) -> list[Segment]:
     _check_turns(record, template)
     question, answer = record.turns
     images = DEFAULT_IMAGE_TOKEN * question.text.count(DEFAULT_IMAGE_TOKEN)
-    caption = Segment(answer.text + template.sep, supervised=True, answer=_has_words(answer))
+    caption = Segment(answer.text + template.sep, supervised=True, answer=has_words(answer.text))
     return [Segment(images, supervised=False), caption]
 
 
@@ -210,10 +212,6 @@ def _alternating(template: Conversation, record: Record) -> Sequence[RecordTurn]
     _check_turns(record, template)
     # An answer without a question is dropped; later releases do so too.
     return record.turns[int(record.turns[0].role != HUMAN) :]
-
-
-def _has_words(turn: RecordTurn) -> bool:
-    return bool(turn.text.strip())
 
 
 _LAYOUTS: dict[SeparatorStyle, Layout] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import DataError
 from llava.train.data.layouts import turn_problem
-from llava.train.data.records import ASSISTANT, HUMAN, Record
+from llava.train.data.records import ASSISTANT, HUMAN, Record, has_words
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 """Control characters, and what Unicode never assigns."""
@@ -51,9 +51,9 @@ def findings_of(record: Record, template: Conversation) -> Iterator[RecordFindin
     if problem is not None:
         yield RecordFinding("turns that the template cannot hold", record.name, problem, is_error=True)
     answers = [turn.text for turn in record.turns if turn.role == ASSISTANT]
-    if not any(text.strip() for text in answers):
+    if not any(map(has_words, answers)):
         yield RecordFinding("no answer to learn", record.name, "every answer is blank")
-    elif not all(text.strip() for text in answers):
+    elif not all(map(has_words, answers)):
         yield RecordFinding("blank answers", record.name, "an answer is blank")
     if problem is None:
         yield from _order_findings(record)
@@ -63,7 +63,7 @@ def findings_of(record: Record, template: Conversation) -> Iterator[RecordFindin
     for number, turn in enumerate(record.turns):
         yield from _text_findings(record, turn.text, number)
         if turn.role == HUMAN:
-            if not turn.text.strip():
+            if not has_words(turn.text):
                 yield RecordFinding("blank questions", record.name, f"{record.place_of(number)} is blank")
         elif signal is not None and (found := signal.search(turn.text)):
             yield RecordFinding(

@@ -58,6 +58,11 @@ class RecordError(DataError):
         self.name, self.reason = name, reason
 
 
+def has_words(text: str) -> bool:
+    """Tells whether a text has anything to read; white space and invisible characters are nothing."""
+    return any(character.isprintable() and not character.isspace() for character in text)
+
+
 @dataclass(frozen=True, slots=True)
 class RecordTurn:
     """One turn of a conversation."""

@@ -40,8 +40,8 @@ def load_for_training(
     from transformers import AutoModelForCausalLM
 
     from llava.model.language_model import llava_llama  # registers the model class  # noqa: F401
-    from llava.model.loading.language_model import add_image_tokens, progress_bars, set_generation_config
-    from llava.model.loading.tower import load_tower
+    from llava.model.loading.language_model import add_image_tokens, set_generation_config
+    from llava.model.loading.tower import attach_tower
 
     options = {} if plan.attn_implementation is None else {"attn_implementation": plan.attn_implementation}
     with _parameters_on_meta():
@@ -59,10 +59,7 @@ def load_for_training(
         model.get_submodule(path.rpartition(".")[0])._buffers[path.rpartition(".")[2]] = buffer.to(device)
     set_generation_config(model, plan.weights_folder)
     add_image_tokens(model, tokenizer, plan.folder.path)
-    if plan.folder.has_vision:
-        with progress_bars(False):
-            tower, model.config.mm_vision_tower = load_tower(plan)
-        model.attach_vision_tower(tower)
+    attach_tower(model, plan)
     return model
 
 

@@ -96,16 +96,13 @@ def load_quantized(
     """
     import torch
 
-    from llava.model.loading.language_model import add_image_tokens, load_language_model, progress_bars
-    from llava.model.loading.tower import load_tower
+    from llava.model.loading.language_model import add_image_tokens, load_language_model
+    from llava.model.loading.tower import attach_tower
 
     model = load_language_model(plan, quantization_config=base.config(dtype), dtype=dtype)
     for name, parameter in model.named_parameters():
         if stage.trains(name) and name in plan.tensors:
             parameter.data = plan.checkpoint.tensor(plan.tensors[name]).to(parameter.device, torch.float32)
     add_image_tokens(model, tokenizer, plan.folder.path)
-    if plan.folder.has_vision:
-        with progress_bars(False):
-            tower, model.config.mm_vision_tower = load_tower(plan)
-        model.attach_vision_tower(tower)
+    attach_tower(model, plan)
     return model

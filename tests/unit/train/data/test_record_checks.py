@@ -28,6 +28,8 @@ TWICE = [("human", "a"), ("human", "b"), ("gpt", "c")]
         (PLAIN, "v0", []),
         (PLAIN, "v1", []),
         ([("human", "a"), ("gpt", " \n")], "v1", ["no answer to learn"]),
+        ([("human", "a"), ("gpt", "\u200b\u2060 ")], "v1", ["no answer to learn"]),
+        ([("human", "a"), ("gpt", "😀")], "v1", []),
         ([*PLAIN, ("human", "b"), ("gpt", "")], "v1", ["blank answers"]),
         (TWICE, "v0", ["two turns in a row from the same role"]),
         (TWICE, "v1", ["turns that the template cannot hold"]),
