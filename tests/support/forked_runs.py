@@ -6,9 +6,11 @@ tenth of a second then, not ten. A group is what a launcher would start: when on
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -74,11 +76,11 @@ def perform(work: Path, jobs: Sequence[Job], *, timeout: float = 500) -> dict[st
 
 def _perform_all(file: Path) -> None:
     import torch
-    import transformers.trainer  # noqa: F401  # imported once for all
 
     from llava.train import train
 
     torch.set_num_threads(1)
+    _warm_up()
     codes = {}
     for job in json.loads(file.read_text()):
         port = _free_port()
@@ -87,6 +89,22 @@ def _perform_all(file: Path) -> None:
         codes[job["name"]] = _wait_for(children)
         log.close()
     (file.parent / "codes.json").write_text(json.dumps(codes))
+
+
+def _warm_up() -> None:
+    """Does once what each process would do at its start."""
+    import llava.model
+    import llava.train
+
+    for package in (llava.model, llava.train):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    for name in ("transformers.trainer", "peft", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"):
+        importlib.import_module(name)
+    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("clip_vision_model")
+    # A collection in a process then passes over what was made before it.
+    gc.collect()
+    gc.freeze()
 
 
 def _start(train: Any, job: dict[str, Any], rank: int, port: int, log: int) -> int:
