@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
@@ -84,7 +85,8 @@ def process_images(
 
     `square` (the default, also called `crop`) resizes the shortest edge to the tower's input and crops the centre.
     `pad` first pads the image to a square of the mean colour. `keep` preserves the aspect ratio, with sides of at most
-    448 and 224 pixels. `resize` distorts the image to a square. `anyres` makes one reduced image and a grid of tiles.
+    448 and 224 pixels. `resize` distorts the image to a square. `anyres` makes one reduced image and a grid of tiles;
+    `anyres_max_N` is the same here, and the model shrinks what it makes of more than N tiles.
 
     Args:
         images: Pillow images of any mode.
@@ -120,15 +122,17 @@ def _process_image(image: Image.Image, processor: Any, mode: str, model_cfg: Any
     if mode == "resize":
         edge = _edge(processor)
         return _preprocess(image.resize((edge, edge)), processor)
-    if mode == "anyres":
+    if mode == "anyres" or mode.startswith("anyres_max_"):
         pinpoints = _read(model_cfg, "image_grid_pinpoints")
         if not pinpoints:
             raise InvalidRequest(
-                "image_aspect_ratio is 'anyres', but the config has no image_grid_pinpoints. Add them to config.json: "
+                f"image_aspect_ratio is {mode!r}, but the config has no image_grid_pinpoints. Add them to config.json: "
                 "[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]."
             )
         return process_anyres_image(image, processor, pinpoints)
-    raise InvalidRequest(f"image_aspect_ratio {mode!r} is unknown. Use square, pad, keep, resize or anyres.")
+    raise InvalidRequest(
+        f"image_aspect_ratio {mode!r} is unknown. Use square, pad, keep, resize, anyres or anyres_max_N."
+    )
 
 
 def _preprocess(image: Image.Image, processor: Any, **options: Any) -> torch.Tensor:
@@ -244,10 +248,10 @@ def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Any, patch_siz
 
     Args:
         image_size: (width, height) of the image in pixels.
-        grid_pinpoints: list of (width, height) in pixels, or its text.
+        grid_pinpoints: list of (width, height) in pixels, its text, or a range of tiles such as `(1x1),...,(6x6)`.
         patch_size: side of a tile in pixels, which is the tower's input.
     """
-    width, height = select_best_resolution(image_size, _pinpoints(grid_pinpoints))
+    width, height = select_best_resolution(image_size, _pinpoints(grid_pinpoints, patch_size))
     return width // patch_size, height // patch_size
 
 
@@ -259,14 +263,22 @@ def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Any
     """
     import torch
 
-    best = select_best_resolution(image.size, _pinpoints(grid_pinpoints))
+    best = select_best_resolution(image.size, _pinpoints(grid_pinpoints, _edge(processor)))
     tiles = divide_to_patches(resize_and_pad_image(image, best), _edge(processor))
     edge = _shortest_edge(processor)
     whole = to_rgb(image).resize((edge, edge))
     return torch.stack([_preprocess(tile, processor) for tile in [whole, *tiles]])
 
 
-def _pinpoints(grid_pinpoints: Any) -> list[Size]:
+def _pinpoints(grid_pinpoints: Any, tile: int) -> list[Size]:
+    ranges = re.findall(r"\((\d+)x(\d+)\)", grid_pinpoints) if isinstance(grid_pinpoints, str) else []
+    if ranges:
+        (columns, rows), (last_columns, last_rows) = ([int(number) for number in ranges[end]] for end in (0, -1))
+        return [
+            (tile * column, tile * row)
+            for column in range(columns, last_columns + 1)
+            for row in range(rows, last_rows + 1)
+        ]
     try:
         listed = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
         pinpoints = [(int(width), int(height)) for width, height in listed]

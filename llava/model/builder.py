@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+    from llava.model.language_model.causal_lm import LlavaCausalLM
 
 
 def load_pretrained_model(
@@ -34,7 +34,7 @@ def load_pretrained_model(
     mm_projector: str | Path | None = None,
     attn_implementation: str | None = None,
     max_memory: dict[int | str, str] | None = None,
-) -> tuple[PreTrainedTokenizerFast, LlavaLlamaForCausalLM, Any, int]:
+) -> tuple[PreTrainedTokenizerFast, LlavaCausalLM, Any, int]:
     """Loads a model for inference.
 
     Args:
@@ -71,7 +71,7 @@ def load_pretrained_model(
     return _carry_out(plan)
 
 
-def _carry_out(plan: LoadPlan) -> tuple[PreTrainedTokenizerFast, LlavaLlamaForCausalLM, Any, int]:
+def _carry_out(plan: LoadPlan) -> tuple[PreTrainedTokenizerFast, LlavaCausalLM, Any, int]:
     from llava.model.loading.language_model import add_image_tokens, load_language_model
     from llava.model.loading.quantization import quantize_decoder
     from llava.model.loading.tokenizer import load_tokenizer

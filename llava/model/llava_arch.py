@@ -8,6 +8,8 @@ projected, the tiles of large ones are merged, and the features are spliced into
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from llava.constants import (
     DEFAULT_IMAGE_PATCH_TOKEN,
 )
 from llava.errors import CheckpointError, ImageError, ImageTokenMismatch
+from llava.model.language_model.input_scale import input_scale
 from llava.model.language_model.splice import Spliced, has_markers, splice
 from llava.model.multimodal_projector.builder import build_vision_projector
 
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+_SHRINKS_ABOVE = 1.1
+"""LLaVA-OneVision resamples a grid only if its side exceeds the limit by more than this factor."""
 
 Images = Tensor | Sequence[Tensor]
 """[images, 3, H, W], or one entry for each image: [3, H, W], or [tiles, 3, H, W] for an image cut into tiles."""
@@ -42,7 +48,10 @@ class LlavaMetaModel:
         if not self.config.has_vision:
             return
         self.mm_projector = build_vision_projector(
-            self.config.mm_projector_type or "linear", self.config.mm_hidden_size, self.config.hidden_size
+            self.config.mm_projector_type or "linear",
+            self.config.mm_hidden_size,
+            self.config.hidden_size,
+            bias=self.config.mm_projector_bias is not False,
         )
         if "unpad" in (self.config.mm_patch_merge_type or ""):
             self.image_newline = nn.Parameter(torch.empty(self.config.hidden_size).normal_(std=0.02))
@@ -110,12 +119,15 @@ class LlavaMetaForCausalLM:
         entries = list(images)
         batches = [entry if entry.dim() == 4 else entry[None] for entry in entries]
         encoded = self._encode_batches(batches)
-        return [
+        merged = [
             self._merge_tiles(tiles, image_sizes[i] if image_sizes is not None else None)
             if entry.dim() == 4
             else tiles[0]
             for i, (entry, tiles) in enumerate(zip(entries, encoded, strict=True))
         ]
+        # A decoder that multiplies its inputs by a factor sees the features as they were projected.
+        scale = input_scale(self.config)
+        return merged if scale == 1 else [features / scale for features in merged]
 
     def count_features(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[int]:
         """Counts the features that `encode_images` makes of each image, without computing them.
@@ -157,7 +169,8 @@ class LlavaMetaForCausalLM:
 
         `flat` puts one tile after the other. `spatial` puts the whole image first, then the tiles' patches in raster
         order over the whole grid. `spatial_unpad` also drops rows and columns of padding, and ends each row with
-        `image_newline` (LLaVA-NeXT, Liu et al. 2024).
+        `image_newline` (LLaVA-NeXT, Liu et al. 2024). `anyres_max_N` shrinks a grid of more than N tiles' patches to N
+        tiles' (LLaVA-OneVision, Li et al. 2024).
         """
         merge = self.config.mm_patch_merge_type or "flat"
         if merge == "flat":
@@ -169,7 +182,7 @@ class LlavaMetaForCausalLM:
         grid = self._raster(tiles[1:], image_size)
         if newline is not None:
             assert image_size is not None
-            grid = unpad_image(grid, image_size)
+            grid = self._shrink(unpad_image(grid, image_size))
             grid = torch.cat([grid, newline[:, None, None].expand(-1, grid.shape[1], 1)], dim=-1)
         return torch.cat([tiles[0], grid.flatten(1).T])
 
@@ -193,6 +206,21 @@ class LlavaMetaForCausalLM:
             )
         grid = tiles.view(rows, columns, side, side, -1).permute(4, 0, 2, 1, 3)
         return grid.flatten(1, 2).flatten(2, 3)
+
+    def _shrink(self, grid: Tensor) -> Tensor:
+        """Resamples a grid [hidden, rows, columns] to at most N tiles' worth of patches if `image_aspect_ratio` is
+        `anyres_max_N`."""
+        limit = tile_limit(self.config.image_aspect_ratio)
+        if limit is None:
+            return grid
+        rows, columns = grid.shape[1:]
+        ratio = math.sqrt(rows * columns / (limit * self.get_vision_tower().num_patches_per_side ** 2))
+        if ratio <= _SHRINKS_ABOVE:
+            return grid
+        size = [int(rows // ratio), int(columns // ratio)]
+        if grid.device.type == "meta":
+            return grid.new_empty(grid.shape[0], *size)
+        return nn.functional.interpolate(grid[None], size, mode="bilinear")[0]
 
     @property
     def patch_token_id(self) -> int | None:
@@ -311,6 +339,12 @@ class LlavaMetaForCausalLM:
                 load_image_token_rows(self, pretrain_mm_mlp_adapter, num_new)
         self.config.mm_use_im_start_end = mm_use_im_start_end
         return num_new
+
+
+def tile_limit(image_aspect_ratio: str | None) -> int | None:
+    """Returns N of `anyres_max_N`; None for any other mode."""
+    match = re.fullmatch(r"anyres_max_(\d+)", image_aspect_ratio or "")
+    return int(match[1]) if match else None
 
 
 def _unless(value: str, default: str) -> str | None:

@@ -12,6 +12,7 @@ from transformers import (
     LlamaConfig,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
+    PreTrainedConfig,
 )
 from transformers import LlavaConfig as NestedConfig
 from transformers import LlavaNextConfig as NestedNextConfig
@@ -68,10 +69,12 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale + (parameter.dim() == 1) * 1.0)
 
 
-def write_nested(folder: Path, *, strategy: str = "default", tiles: bool = False) -> torch.nn.Module:
+def write_nested(
+    folder: Path, *, strategy: str = "default", tiles: bool = False, text: PreTrainedConfig | None = None
+) -> torch.nn.Module:
     """A transformers-format LLaVA (or LLaVA-NeXT, `tiles`) in `folder`; returns transformers' own model."""
     common = {
-        "text_config": text_config(),
+        "text_config": text or text_config(),
         "vision_config": vision_config(),
         "image_token_index": VOCABULARY - 1,
         "vision_feature_layer": -2,

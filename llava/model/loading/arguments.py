@@ -16,7 +16,7 @@ from llava.model.loading.device import DTYPES, placement
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+    from llava.model.language_model.causal_lm import LlavaCausalLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class ModelSettings:
 
     def load(
         self, folder: Path, *, device: str | None = None
-    ) -> tuple[PreTrainedTokenizerFast, LlavaLlamaForCausalLM, Any, int]:
+    ) -> tuple[PreTrainedTokenizerFast, LlavaCausalLM, Any, int]:
         """Loads the model, which takes minutes if it is large.
 
         Args:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedTokenizerFast
 
-    from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+    from llava.model.language_model.causal_lm import LlavaCausalLM
+    from llava.model.language_model.config_keys import LlavaConfigKeys
     from llava.model.loading.plan import LoadPlan
 
 _WORTH_A_PROGRESS_BAR = 1_000_000_000
@@ -26,7 +27,7 @@ _WORTH_A_PROGRESS_BAR = 1_000_000_000
 
 def load_language_model(
     plan: LoadPlan, *, quantization_config: BitsAndBytesConfig | None = None, dtype: torch.dtype | None = None
-) -> LlavaLlamaForCausalLM:
+) -> LlavaCausalLM:
     """Loads language model and projector, without the vision tower.
 
     Args:
@@ -36,7 +37,7 @@ def load_language_model(
     Raises:
         InvalidRequest: an option needs a library that is not installed.
     """
-    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+    from llava.model.language_model.decoders import llava_class
 
     options: dict[str, Any] = {
         "max_memory": plan.max_memory,
@@ -45,7 +46,7 @@ def load_language_model(
     }
     try:
         with progress_bars(plan.num_parameters >= _WORTH_A_PROGRESS_BAR):
-            model = LlavaLlamaForCausalLM.from_pretrained(
+            model: LlavaCausalLM = llava_class(plan.folder.decoder).from_pretrained(
                 None,
                 config=plan.folder.config(),
                 state_dict={ours: plan.checkpoint[theirs] for ours, theirs in plan.tensors.items()},
@@ -57,8 +58,32 @@ def load_language_model(
         raise InvalidRequest(str(error).strip().splitlines()[0]) from error
     # Training leaves use_cache off in released configs, which makes generation quadratic.
     model.config.use_cache = True
+    check_takes_embeddings(model, plan.folder.decoder)
     set_generation_config(model, plan.weights_folder)
     return model
+
+
+def check_takes_embeddings(model: LlavaCausalLM, decoder: str) -> None:
+    """Checks that a decoder that was never tested gives the same for token embeddings as for token ids.
+
+    Raises:
+        CheckpointError: it does not, so features of images would not mean the same to it as in training.
+    """
+    import torch
+
+    from llava.model.language_model.decoders import TESTED
+
+    if decoder in TESTED:
+        return
+    ids = torch.arange(4, device=model.device)[None]
+    with torch.no_grad():
+        by_ids = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        embeds = model.get_input_embeddings()(ids)
+        by_embeddings = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    if not torch.equal(by_ids, by_embeddings):
+        raise CheckpointError(
+            f"the decoder {decoder!r} treats token embeddings differently from token ids, so it cannot be given images."
+        )
 
 
 @contextmanager
@@ -83,7 +108,7 @@ def _switch_progress_bars(shown: bool) -> None:
         transformers_logging.disable_progress_bar()
 
 
-def set_generation_config(model: LlavaLlamaForCausalLM, folder: Path) -> None:
+def set_generation_config(model: LlavaCausalLM, folder: Path) -> None:
     """Reads the folder's `generation_config.json`, if it has one, without its sampling settings."""
     if (folder / "generation_config.json").is_file():
         from transformers import GenerationConfig
@@ -95,10 +120,11 @@ def set_generation_config(model: LlavaLlamaForCausalLM, folder: Path) -> None:
     for name in ("temperature", "top_p", "top_k"):
         setattr(model.generation_config, name, None)
     if model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = model.config.eos_token_id
+        ends = model.generation_config.eos_token_id or model.config.eos_token_id
+        model.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends
 
 
-def add_image_tokens(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def add_image_tokens(model: LlavaCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Gives the tokenizer the image tokens that the config asks for, and the model a row for each token.
 
     Raises:
@@ -126,7 +152,7 @@ def add_image_tokens(model: LlavaLlamaForCausalLM, tokenizer: PreTrainedTokenize
         config.im_patch_token = tokenizer.convert_tokens_to_ids(DEFAULT_IMAGE_PATCH_TOKEN)
 
 
-def _needed_tokens(config: LlavaConfig) -> list[str]:
+def _needed_tokens(config: LlavaConfigKeys) -> list[str]:
     needed = []
     if config.uses_patch_runs or config.mm_use_im_patch_token:
         needed.append(DEFAULT_IMAGE_PATCH_TOKEN)

@@ -3,17 +3,18 @@
 `AutoConfig` would read an original checkpoint as a 4096-wide model of transformers' own LLaVA without any error, and
 the original decided by the folder's name. Here the content of the folder decides:
 
-* `flat`: the original's own format, v0 to v1.6, with LLaMA's keys and LLaVA's (`mm_*`) side by side.
-* `nested`: transformers' `LlavaForConditionalGeneration` and `LlavaNextForConditionalGeneration`.
+* `flat`: the original's own format, v0 to v1.6 and later, with the decoder's keys and LLaVA's (`mm_*`) side by side.
+* `nested`: transformers' LLaVA, LLaVA-NeXT, LLaVA-OneVision and ViP-LLaVA (`llava.model.transformers_format.read`).
 * `projector`: only a projector and a config; needs the language model (`model_base`).
 * `lora`: a PEFT adapter and the projector; needs the language model (`model_base`).
-* `text`: a plain LLaMA.
+* `text`: a plain language model.
 
-Nothing here imports PyTorch or transformers.
+Nothing here imports PyTorch, and transformers is imported only for decoders other than LLaMA.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llava.conversation import Release
 from llava.errors import CheckpointError
-from llava.model.transformers_format.layout import LINEAR_FORM_KEY, SOURCE_KEY, one_layer
+from llava.model.language_model.decoders import TESTED, decoder_config_class, decoder_type, llava_class
+from llava.model.language_model.input_scale import INPUT_SCALE_KEYS, input_scale
+from llava.model.transformers_format.layout import one_layer, with_scaled_projector
+from llava.model.transformers_format.nested import nested_settings
 from llava.model.weights.adapter import PROJECTOR_FILES
 from llava.model.weights.names import own_name
 from llava.model.weights.reader import (
     BIN_INDEX,
     BIN_SINGLE,
     LEFTOVER,
-    OWN_TOWER,
     SAFE_INDEX,
     SAFE_SINGLE,
     Checkpoint,
@@ -39,11 +42,9 @@ from llava.model.weights.reader import (
 from llava.template_choice import default_template_for, release_of
 
 if TYPE_CHECKING:
-    from llava.model.language_model.llava_llama import LlavaConfig
+    from llava.model.language_model.config_keys import LlavaConfigKeys
 
 Kind = Literal["flat", "nested", "projector", "lora", "text"]
-
-FLAT_TYPES = ("llama", "llava", "llava_llama")
 
 LLAMA_DEFAULTS = {
     "vocab_size": 32000,
@@ -54,36 +55,10 @@ LLAMA_DEFAULTS = {
     "max_position_embeddings": 2048,
 }
 """The sizes that transformers' `LlamaConfig` assumes for keys that a config does not have."""
-_NESTED_TOWER = {
-    "model_type": "clip_vision_model",
-    "intermediate_size": 4096,
-    "hidden_size": 1024,
-    "patch_size": 14,
-    "image_size": 336,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "vocab_size": 32000,
-    "projection_dim": 768,
-}
-"""The tower that transformers assumes for a nested config without `vision_config`."""
-_TOWER_DEFAULTS = {"model_type": "clip_vision_model", "hidden_size": 768, "image_size": 224}
-"""The values that transformers' `CLIPVisionConfig` assumes for absent keys."""
-_GRID = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-"""transformers' default for `image_grid_pinpoints` of LLaVA-NeXT: (height, width) in pixels."""
-
-_KEYS_OF_EXPORT = (
-    "conv_mode",
-    "im_patch_token",
-    "image_aspect_ratio",
-    "image_grid_pinpoints",
-    "mm_patch_merge_type",
-    "mm_projector_type",
-    "mm_use_im_patch_token",
-    "mm_use_im_start_end",
-    "mm_vision_select_feature",
-    "mm_vision_select_layer",
-)
-"""Keys for which the original config, kept inside an export, is right and the derived value is not."""
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+"""Keys that every decoder's config has, read before transformers is imported."""
+_LLAMA_TYPES = ("llama", "llava", "llava_llama")
+"""Values of `model_type` in the configs of LLaVA on LLaMA; `llava` also stands in those of other decoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +70,7 @@ class ModelFolder:
     config_json: Mapping[str, Any]
     """The content of `config.json`, unchanged."""
     settings: Mapping[str, Any]
-    """The same in the keys of `LlavaConfig`, with the sizes of `LLAMA_DEFAULTS` filled in."""
+    """The same in the keys of the model's config class, with `model_type` and the sizes of the decoder filled in."""
     vision_settings: Mapping[str, Any] | None = None
     """transformers' config of a vision tower that `config.json` itself describes (nested folders only)."""
 
@@ -135,26 +110,35 @@ class ModelFolder:
     def has_tokenizer(self) -> bool:
         return any((self.path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
 
-    def config(self) -> LlavaConfig:
+    @property
+    def decoder(self) -> str:
+        """transformers' model type of the language model, such as `llama` or `qwen3`."""
+        return decoder_type(self.settings["model_type"])
+
+    def config(self) -> LlavaConfigKeys:
         """Builds the model's config, which imports transformers.
 
         Raises:
-            CheckpointError: a value that LLaMA cannot have.
+            CheckpointError: a decoder that cannot become a LLaVA, or a value that its config cannot have.
         """
-        from llava.model.language_model.llava_llama import LlavaConfig
-
+        config_class = llava_class(self.decoder).config_class
+        settings = {key: value for key, value in self.settings.items() if key != "model_type"}
         try:
-            return LlavaConfig(**self.settings)
+            return config_class(**settings)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{self.path / 'config.json'}: {str(error).splitlines()[0]}") from error
 
     def open_weights(self) -> Checkpoint:
-        """Opens the weights; a linear projector that was exported as two layers is one layer again.
+        """Opens the weights; a linear projector that was exported as two layers is one layer again, and one whose
+        decoder multiplies its inputs has the factor in its last layer.
 
         Raises:
             CheckpointError: no weights, or broken ones.
         """
-        return one_layer(open_checkpoint(self.path), self.config_json)
+        checkpoint = one_layer(open_checkpoint(self.path), self.config_json)
+        if self.kind != "nested" or self.decoder not in INPUT_SCALE_KEYS:
+            return checkpoint
+        return with_scaled_projector(checkpoint, input_scale(self.config()))
 
     def tensor_names(self, checkpoint: Checkpoint) -> dict[str, str]:
         """Maps our name of each tensor to its name in `checkpoint`, leaving out the buffers of old releases."""
@@ -185,22 +169,18 @@ def read_model_folder(path: Path, *, base: str | Path | None = None) -> ModelFol
             has that model's settings.
 
     Raises:
-        CheckpointError: no or a broken `config.json`, or a model that is not LLaVA on LLaMA.
+        CheckpointError: no or a broken `config.json`, or a model that is no LLaVA and no language model.
     """
     if is_bare_adapter(path):
         return _of_bare_adapter(path, base)
     config_json = read_model_json(path / "config.json")
     if "text_config" in config_json or "vision_config" in config_json:
-        folder = _nested(path, config_json)
+        settings, vision = nested_settings(path, config_json)
+        folder = ModelFolder(path, "nested", config_json, _checked(settings, path), vision)
         is_adapter = (path / "adapter_config.json").is_file() and not _has_full_weights(path)
         return replace(folder, kind="lora") if is_adapter else folder
-    kind = config_json.get("model_type", "llama")
-    if kind not in FLAT_TYPES:
-        raise CheckpointError(
-            f"{path}: is a model of type {kind!r}. This release reads LLaVA on LLaMA and Vicuna "
-            f"(model_type {', '.join(FLAT_TYPES)}) and transformers' llava and llava_next."
-        )
-    folder = ModelFolder(path, "text", config_json, _checked(config_json, path))
+    settings = {**config_json, "model_type": _flat_decoder(config_json)}
+    folder = ModelFolder(path, "text", config_json, _checked(settings, path))
     if (path / "adapter_config.json").is_file():
         return replace(folder, kind="lora")
     if not _has_full_weights(path) and any((path / name).is_file() for name in PROJECTOR_FILES):
@@ -243,16 +223,33 @@ def _has_full_weights(path: Path) -> bool:
     return any((path / name).is_file() for name in (SAFE_SINGLE, SAFE_INDEX, BIN_SINGLE, BIN_INDEX))
 
 
+def _flat_decoder(config_json: Mapping[str, Any]) -> str:
+    """Returns the type of the decoder that a config in the original's format describes.
+
+    LLaVA's releases on other decoders than LLaMA name them in `model_type` (`llava_mistral`), in the name of the class
+    (`LlavaQwenForCausalLM` with `model_type` `llava`), or in both.
+    """
+    kind = str(config_json.get("model_type", "llama"))
+    if kind not in _LLAMA_TYPES:
+        return decoder_type(kind)
+    named = re.fullmatch(r"Llava(\w+)ForCausalLM", str((config_json.get("architectures") or [""])[0]))
+    return decoder_type(named[1].lower()) if named else "llama"
+
+
 def _checked(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Returns the settings of a LLaVA with defaults filled in.
 
     Raises:
-        CheckpointError: a size that is not a positive integer, or an absent key that has no default.
+        CheckpointError: a size that is not a positive integer, a decoder that is not known, or an absent key that has
+            no default.
     """
     # Whether the weights are quantised is decided when they are loaded, not by the folder.
-    left_out = ("model_type", "transformers_version", "quantization_config")
-    checked = LLAMA_DEFAULTS | {key: value for key, value in settings.items() if key not in left_out}
-    for name in LLAMA_DEFAULTS:
+    left_out = ("transformers_version", "quantization_config")
+    checked = {key: value for key, value in settings.items() if key not in left_out}
+    decoder = decoder_type(str(settings["model_type"]))
+    checked["model_type"] = f"llava_{decoder}"
+    checked = _defaults_of(decoder, checked, path) | checked
+    for name in LLAMA_DEFAULTS if decoder == "llama" else _SIZES:
         if not isinstance(checked[name], int) or checked[name] < 1:
             raise CheckpointError(
                 f"{path / 'config.json'}: {name} is {checked[name]!r}; it must be a positive integer."
@@ -268,55 +265,15 @@ def _checked(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return checked
 
 
-def _nested(path: Path, config_json: dict[str, Any]) -> ModelFolder:
-    model_type = config_json.get("model_type")
-    if model_type not in ("llava", "llava_next"):
-        raise CheckpointError(
-            f"{path}: is a transformers model of type {model_type!r}. Of these, only llava and llava_next can be read."
-        )
-    vision = _TOWER_DEFAULTS | dict(config_json.get("vision_config") or _NESTED_TOWER)
-    source = config_json.get(SOURCE_KEY) or {}
-    _check_nested(path, config_json, source)
-    ours = dict(config_json.get("text_config") or {})
-    ours.update(
-        mm_vision_tower=OWN_TOWER,
-        use_mm_proj=True,
-        mm_hidden_size=vision["hidden_size"],
-        mm_projector_type="mlp2x_gelu",
-        mm_vision_select_layer=config_json.get("vision_feature_layer", -2),
-        mm_vision_select_feature=_select_feature(config_json),
-        mm_patch_merge_type="flat",
-        mm_use_im_start_end=False,
-        mm_use_im_patch_token=False,
-        # The tower is part of the folder, so it is part of what is saved.
-        unfreeze_mm_vision_tower=True,
-        architectures=["LlavaLlamaForCausalLM"],
-    )
-    if model_type == "llava_next":
-        grid = config_json.get("image_grid_pinpoints") or _GRID
-        ours.update(
-            mm_patch_merge_type="spatial_unpad",
-            image_aspect_ratio="anyres",
-            # transformers writes (height, width), LLaVA (width, height).
-            image_grid_pinpoints=[[width, height] for height, width in grid],
-        )
-    # An export of ours carries what transformers' config has no place for: the template, the release, the projector.
-    kept = source.get("config", {})
-    ours.update({key: value for key, value in kept.items() if key not in ours or key in _KEYS_OF_EXPORT})
-    return ModelFolder(path, "nested", config_json, _checked(ours, path), vision)
-
-
-def _check_nested(path: Path, config_json: Mapping[str, Any], source: Mapping[str, Any]) -> None:
-    text_type = (config_json.get("text_config") or {}).get("model_type", "llama")
-    if text_type != "llama":
-        raise CheckpointError(f"{path}: its language model is of type {text_type!r}; this release reads LLaMA.")
-    activation = config_json.get("projector_hidden_act", "gelu")
-    if activation != "gelu" and source.get(LINEAR_FORM_KEY) != "identity":
-        raise CheckpointError(f"{path}: projector_hidden_act is {activation!r}; only gelu can be read.")
-    if not isinstance(config_json.get("vision_feature_layer", -2), int):
-        raise CheckpointError(f"{path}: vision_feature_layer is a list; only a single layer can be read.")
-
-
-def _select_feature(config_json: Mapping[str, Any]) -> str:
-    strategy = config_json.get("vision_feature_select_strategy", "default")
-    return "patch" if strategy == "default" else "cls_patch"
+def _defaults_of(decoder: str, settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the sizes that transformers assumes for a decoder, as far as a config may lack them."""
+    if decoder == "llama":
+        return dict(LLAMA_DEFAULTS)
+    if decoder in TESTED and all(name in settings for name in _SIZES):
+        return {}
+    try:
+        llava_class(decoder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: is a model of type {decoder!r}. {error}") from None
+    defaults = decoder_config_class(decoder)()
+    return {name: getattr(defaults, name, None) for name in _SIZES}

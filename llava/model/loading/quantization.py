@@ -16,7 +16,7 @@ from llava.errors import InvalidRequest
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
-    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+    from llava.model.language_model.causal_lm import LlavaCausalLM
 
 Quantization = Literal["none", "int8 on a CPU", "8 bits", "4 bits"]
 
@@ -61,7 +61,7 @@ def bitsandbytes_config(quantization: Quantization) -> BitsAndBytesConfig | None
     )
 
 
-def quantize_decoder(model: LlavaLlamaForCausalLM) -> None:
+def quantize_decoder(model: LlavaCausalLM) -> None:
     """Replaces each linear layer of the decoder, in place. The model must be in float32 and on the CPU."""
     import torch
 

@@ -17,14 +17,19 @@ log = logging.getLogger(__name__)
 
 
 def expected_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Returns the name and shape of every tensor of the model that `settings` describes, without the vision tower.
+    """Returns the name and shape of every tensor in the files of the model that `settings` describes, without the
+    vision tower.
 
     Args:
         settings: `ModelFolder.settings`.
 
     Raises:
-        CheckpointError: an unknown kind of projector.
+        CheckpointError: an unknown kind of projector, or a decoder that cannot become a LLaVA.
     """
+    if settings.get("model_type", "llava_llama") != "llava_llama":
+        from llava.model.language_model.file_names import shapes_in_files
+
+        return shapes_in_files(settings)
     hidden, vocabulary = settings["hidden_size"], settings["vocab_size"]
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (vocabulary, hidden)}
     layer = _layer_shapes(settings)
@@ -33,7 +38,8 @@ def expected_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes["model.norm.weight"] = (hidden,)
     if settings.get("mm_vision_tower") is not None or settings.get("use_mm_proj"):
         kind = settings.get("mm_projector_type") or "linear"
-        for name, shape in projector_shapes(kind, settings["mm_hidden_size"], hidden).items():
+        bias = settings.get("mm_projector_bias") is not False
+        for name, shape in projector_shapes(kind, settings["mm_hidden_size"], hidden, bias=bias).items():
             shapes[f"model.mm_projector.{name}"] = shape
         if "unpad" in (settings.get("mm_patch_merge_type") or ""):
             shapes["model.image_newline"] = (hidden,)

@@ -13,12 +13,12 @@ from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import OWN_TOWER, Checkpoint
 
 if TYPE_CHECKING:
-    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+    from llava.model.language_model.causal_lm import LlavaCausalLM
     from llava.model.loading.plan import LoadPlan
     from llava.model.multimodal_encoder.vision_tower import VisionTower
 
 
-def attach_tower(model: LlavaLlamaForCausalLM, plan: LoadPlan) -> Any:
+def attach_tower(model: LlavaCausalLM, plan: LoadPlan) -> Any:
     """Loads the vision tower of a plan, if it has one, and attaches it to the model.
 
     Returns:

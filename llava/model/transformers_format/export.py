@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from llava.model.language_model.llava_llama import LlavaConfig
+    from llava.model.language_model.config_keys import LlavaConfigKeys
     from llava.model.loading.model_folder import ModelFolder
     from llava.model.weights.folder import WriteSettings
     from llava.model.weights.writer import CheckpointWriter
@@ -117,7 +117,7 @@ def _exported_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _image_tokens(config: LlavaConfig, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
+def _image_tokens(config: LlavaConfigKeys, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
     """Returns the token that becomes an image's features, and the text of one image in a prompt."""
     from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 
@@ -132,7 +132,7 @@ def _image_tokens(config: LlavaConfig, tokenizer: PreTrainedTokenizerFast) -> tu
 
 
 def _exported_config(
-    config: LlavaConfig,
+    config: LlavaConfigKeys,
     tower: TowerWeights,
     rows: int,
     tokenizer: PreTrainedTokenizerFast,
@@ -183,7 +183,7 @@ def _exported_config(
     return settings
 
 
-def _grid(config: LlavaConfig) -> list[list[int]]:
+def _grid(config: LlavaConfigKeys) -> list[list[int]]:
     """Returns the grids of tiles as transformers writes them, (height, width); LLaVA writes (width, height)."""
     pinpoints = config.image_grid_pinpoints or []
     if isinstance(pinpoints, str):
@@ -194,7 +194,9 @@ def _grid(config: LlavaConfig) -> list[list[int]]:
 _KEPT = ("vocab_size", "architectures", "model_type", "tie_word_embeddings")
 
 
-def _chat_template(folder: Path, config: LlavaConfig, tokenizer: PreTrainedTokenizerFast, conv_mode: str | None) -> str:
+def _chat_template(
+    folder: Path, config: LlavaConfigKeys, tokenizer: PreTrainedTokenizerFast, conv_mode: str | None
+) -> str:
     from llava.conversation import template
     from llava.model.transformers_format.chat_template import chat_template
     from llava.template_choice import default_template_for, release_of
@@ -205,7 +207,7 @@ def _chat_template(folder: Path, config: LlavaConfig, tokenizer: PreTrainedToken
 
 
 def _processor_settings(
-    config: LlavaConfig, tower: TowerWeights, tokenizer: PreTrainedTokenizerFast, image_processor: dict[str, Any]
+    config: LlavaConfigKeys, tower: TowerWeights, tokenizer: PreTrainedTokenizerFast, image_processor: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "processor_class": image_processor["processor_class"],
@@ -240,7 +242,7 @@ def _portable(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _image_processor_settings(config: LlavaConfig, tower: TowerWeights) -> dict[str, Any]:
+def _image_processor_settings(config: LlavaConfigKeys, tower: TowerWeights) -> dict[str, Any]:
     from llava.model.multimodal_encoder.builder import load_image_processor
 
     settings = {
@@ -266,7 +268,7 @@ def _image_processor_settings(config: LlavaConfig, tower: TowerWeights) -> dict[
 
 
 def _notes(
-    form: str | None, settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, config: LlavaConfig
+    form: str | None, settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, config: LlavaConfigKeys
 ) -> list[str]:
     lines = [f"{settings['architectures'][0]}, image token {_image_tokens(config, tokenizer)[0]}"]
     if form == "pair":

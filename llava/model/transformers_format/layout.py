@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from llava.model.weights.reader import Checkpoint, DerivedTensor
@@ -102,3 +103,24 @@ def one_layer(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint
         ),
     }
     return checkpoint.with_replaced(own, without=set(found.values()), file=checkpoint.file_of(weight))
+
+
+def with_scaled_projector(checkpoint: Checkpoint, factor: float) -> Checkpoint:
+    """Multiplies what a projector in transformers' format gives by a factor.
+
+    transformers' classes give a decoder that multiplies its inputs the projected features as they are, so that it
+    multiplies them too. Here it sees them as they are projected.
+    """
+    names = [name for name in checkpoint if name.endswith((f"{PROJECTOR}linear_2.weight", f"{PROJECTOR}linear_2.bias"))]
+    names += [name for name in checkpoint if name.endswith("image_newline")]
+    scaled = {
+        name: DerivedTensor(
+            checkpoint.shape(name), checkpoint.dtype_name(name), partial(_scaled, checkpoint, name, factor)
+        )
+        for name in names
+    }
+    return checkpoint.with_replaced(scaled, file=checkpoint.file_of(names[0])) if names else checkpoint
+
+
+def _scaled(checkpoint: Checkpoint, name: str, factor: float) -> Tensor:
+    return checkpoint.tensor(name) * factor

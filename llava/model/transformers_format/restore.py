@@ -10,7 +10,7 @@ from llava.model.transformers_format.plan import EMBEDDINGS, TOKENIZER_KEY, Conv
 if TYPE_CHECKING:
     import torch
 
-    from llava.model.language_model.llava_llama import LlavaConfig
+    from llava.model.language_model.config_keys import LlavaConfigKeys
     from llava.model.loading.model_folder import ModelFolder
     from llava.model.weights.folder import WriteSettings
     from llava.model.weights.writer import CheckpointWriter
@@ -59,7 +59,7 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
 
 
 def _original_config(
-    config: LlavaConfig, source: dict[str, Any], dtype: torch.dtype, *, trained: bool
+    config: LlavaConfigKeys, source: dict[str, Any], dtype: torch.dtype, *, trained: bool
 ) -> dict[str, Any]:
     from llava.model.weights.folder import upgraded_config
     from llava.model.weights.reader import OWN_TOWER

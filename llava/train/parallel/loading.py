@@ -16,7 +16,7 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+    from llava.model.language_model.causal_lm import LlavaCausalLM
     from llava.model.loading.plan import LoadPlan
 
 
@@ -27,7 +27,7 @@ def load_for_training(
     *,
     device: torch.device | str = "cpu",
     empty: bool = False,
-) -> LlavaLlamaForCausalLM:
+) -> LlavaCausalLM:
     """Builds the model of a plan, with its vision tower if the folder has one.
 
     Args:
@@ -37,22 +37,22 @@ def load_for_training(
         device: device of the parameters. Tensors go there one by one, so host memory never holds the model.
         empty: whether to leave the values of the parameters undefined, because another process sends them.
     """
-    from transformers import AutoModelForCausalLM
-
-    from llava.model.language_model import llava_llama  # registers the model class  # noqa: F401
+    from llava.model.language_model.decoders import llava_class
+    from llava.model.language_model.file_names import values_by_parameter
     from llava.model.loading.language_model import add_image_tokens, set_generation_config
     from llava.model.loading.tower import attach_tower
 
     options = {} if plan.attn_implementation is None else {"attn_implementation": plan.attn_implementation}
     with _parameters_on_meta():
-        model: Any = AutoModelForCausalLM.from_config(plan.folder.config(), **options)
+        model: Any = llava_class(plan.folder.decoder)._from_config(plan.folder.config(), **options)
+    values = values_by_parameter(model, plan.tensors, lambda name: plan.checkpoint.tensor(plan.tensors[name]))
     for name, parameter in list(model.named_parameters()):
         dtype = dtype_of(name)
         if empty:
             value = torch.empty(parameter.shape, dtype=dtype)
         else:
             # A copy, because the file may be mapped into memory, and training would write to the map.
-            value = plan.checkpoint.tensor(plan.tensors[name]).to(device=device, dtype=dtype, copy=True)
+            value = values[name]().to(device=device, dtype=dtype, copy=True)
         _set(model, name, value)
     model.tie_weights()
     for path, buffer in list(model.named_buffers()):

@@ -273,7 +273,7 @@ def test_folder_without_tokenizer(tmp_path):
         ("[]", "expected a JSON object"),
         ('{"model_type": "bert"}', "is a model of type 'bert'"),
         ('{"model_type": "llava", "mm_vision_tower": "x"}', "no mm_hidden_size"),
-        ('{"model_type": "qwen2_vl", "vision_config": {}}', "llava and llava_next can be read"),
+        ('{"model_type": "qwen2_vl", "vision_config": {}}', "llava, llava_next, llava_onevision, vipllava can be read"),
     ],
 )
 def test_bad_config(tmp_path, content, message):
