@@ -94,7 +94,7 @@ class Batcher:
             flash = True
         if not flash:
             # The manager accepts only known names when it is created, and reads the name again when it starts.
-            model.set_attn_implementation("sdpa")
+            model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
         on_gpu = model.device.type == "cuda"
         page = settings.page_tokens or (256 if flash else 32)
         self._manager = model.init_continuous_batching(

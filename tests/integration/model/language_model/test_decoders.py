@@ -10,17 +10,26 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForCausalLM
 
-from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.engine import Engine, Request, Sampling
 from llava.model.builder import load_pretrained_model
 from llava.model.language_model.decoders import TESTED
+from llava.prompting import encode_prompt
 from tests.support.checkpoints import write_nested
 from tests.support.decoders import tiny_decoder
 
 # float32, the same operations in the same order but for the splice.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 NUM_FEATURES = 16
+QUESTIONS = (
+    "What is this?",
+    "Why? And where and when did it happen, and to whom, and who has seen it? Please tell me all of it.",
+    "How many are there?",
+)
+"""The second is longer than the window of decoders that have one."""
 
 
 @pytest.fixture(scope="module", params=sorted(TESTED))
@@ -28,11 +37,18 @@ def pair(request, tmp_path_factory):
     """transformers' LLaVA on one decoder, and ours loaded from its folder."""
     folder = tmp_path_factory.mktemp(request.param)
     theirs = write_nested(folder, text=tiny_decoder(request.param))
-    tokenizer, ours, _, _ = load_pretrained_model(folder, device="cpu", dtype="float32")
+    tokenizer, ours, image_processor, context_length = load_pretrained_model(folder, device="cpu", dtype="float32")
     pixels = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(1))
     causal = AutoModelForCausalLM.from_config(theirs.config.text_config).eval()
     causal.model, causal.lm_head = theirs.model.language_model, theirs.lm_head
-    return SimpleNamespace(theirs=theirs, causal=causal, ours=ours, tokenizer=tokenizer, pixels=pixels)
+    return SimpleNamespace(
+        theirs=theirs,
+        causal=causal,
+        ours=ours,
+        tokenizer=tokenizer,
+        loaded=(ours, tokenizer, image_processor, context_length),
+        pixels=pixels,
+    )
 
 
 def answer_of_transformers(pair, *after: int, labels: list[int] | None = None):
@@ -96,3 +112,27 @@ def test_saved_in_the_originals_format_it_gives_the_same_logits(pair, tmp_path):
     assert type(again) is type(pair.ours)
     inputs = {"input_ids": prompt(60, 70, 80), "images": pair.pixels[:1]}
     assert torch.equal(again(**inputs).logits, pair.ours(**inputs).logits)
+
+
+def test_the_engine_gives_in_batches_what_generate_gives_alone(pair):
+    model, tokenizer, image_processor, _ = pair.loaded
+    images = [Image.radial_gradient("L").convert("RGB"), Image.linear_gradient("L").convert("RGB")]
+    requests = [
+        Request(
+            f"{DEFAULT_IMAGE_TOKEN}\n{question}", (images[number % 2],), Sampling(0, max_new_tokens=6 + number), stop=()
+        )
+        for number, question in enumerate(QUESTIONS)
+    ]
+    with Engine(*pair.loaded) as engine:
+        answers = engine.generate(requests)
+        assert engine.limit > 1, "requests are answered one by one"
+    for request, answer in zip(requests, answers, strict=True):
+        inputs = encode_prompt(request.prompt, request.images, model, tokenizer, image_processor)
+        ids = model.generate(
+            inputs.input_ids,
+            images=inputs.images,
+            image_sizes=inputs.image_sizes,
+            do_sample=False,
+            max_new_tokens=request.sampling.max_new_tokens,
+        )
+        assert answer.text == tokenizer.decode(ids[0], skip_special_tokens=True).strip()
