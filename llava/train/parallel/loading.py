@@ -47,6 +47,8 @@ def load_for_training(
         model: Any = llava_class(plan.folder.decoder)._from_config(plan.folder.config(), **options)
     values = values_by_parameter(model, plan.tensors, lambda name: plan.checkpoint.tensor(plan.tensors[name]))
     for name, parameter in list(model.named_parameters()):
+        if name in model.all_tied_weights_keys:
+            continue  # it becomes the tensor that it is tied to
         dtype = dtype_of(name)
         if empty:
             value = torch.empty(parameter.shape, dtype=dtype)
