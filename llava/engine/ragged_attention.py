@@ -109,7 +109,7 @@ def _soft_capped_attention(
 
 def eager_of(module: torch.nn.Module) -> Any:
     """Returns the plain attention of the model that a layer belongs to."""
-    return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    return sys.modules[type(module).__module__].eager_attention_forward
 
 
 AttentionInterface.register(RAGGED, ragged_attention)

@@ -214,6 +214,7 @@ def make_trainer(
         if lora is not None:
             also = start_from_adapter(prepared.model, rows, lora.start_from)
             writer = LoraWriter(prepared.model, rows, base_num_tokens=prepared.base_num_tokens, also=also)
+    training_args.shard_layers_of(prepared.model)
     training_args.say(describe_trainable(prepared.model))
     training_args.say(_describe_data(run.records, prepared))
     folder = image_folder(data_args)

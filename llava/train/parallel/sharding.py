@@ -16,8 +16,8 @@ from typing import Any
 
 from llava.errors import InvalidRequest
 
-DECODER_LAYERS = ("LlamaDecoderLayer",)
-"""Classes that can be sharded as units: the layers of the supported language models."""
+_LAYER_SUFFIX = "DecoderLayer"
+"""How the names of the classes end that are gathered as units: the layers of the language model."""
 
 _MEANINGLESS = frozenset({"auto_wrap", "full_shard"})
 """Words of `--fsdp` that name what FSDP2 always does."""
@@ -39,8 +39,8 @@ class Sharding:
     which is faster and needs more memory (`shard_grad_op`)."""
     cpu_offload: bool = False
     """Whether parameters, gradients and optimizer state stay in host memory between uses."""
-    layers: tuple[str, ...] = DECODER_LAYERS
-    """Class names of the modules that are gathered as units."""
+    layers: tuple[str, ...] = ()
+    """Class names of the modules that are gathered as units, as given; empty for the decoder's own layers."""
     recompute: bool = False
     """Whether activations are recomputed, as `--gradient_checkpointing` does."""
 
@@ -51,7 +51,6 @@ class Sharding:
             "reshard_after_forward": self.reshard_after_forward,
             "cpu_offload": self.cpu_offload,
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "transformer_layer_cls_to_wrap": list(self.layers),
             # The first process reads the weights and sends each other process its share.
             "cpu_ram_efficient_loading": True,
             # Each process writes its own share, so that a checkpoint needs no memory for the whole model.
@@ -183,14 +182,14 @@ class _Settings:
         named = self._values.pop("transformer_layer_cls_to_wrap", None)
         value = flag if flag is not None else named
         if value is None:
-            return DECODER_LAYERS
+            return ()
         names = value.split(",") if isinstance(value, str) else list(value)
         names = [str(name).strip() for name in names]
         for name in names:
-            if name not in DECODER_LAYERS:
+            if not name.endswith(_LAYER_SUFFIX):
                 raise InvalidRequest(
-                    f"--fsdp_transformer_layer_cls_to_wrap {name}: the language model has no such layers to shard. "
-                    f"Use {' or '.join(DECODER_LAYERS)}."
+                    f"--fsdp_transformer_layer_cls_to_wrap {name}: is no layer of a language model. Use the decoder's, "
+                    "such as LlamaDecoderLayer, or remove the flag."
                 )
         return tuple(dict.fromkeys(names))
 

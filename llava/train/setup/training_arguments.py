@@ -11,6 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -186,6 +187,24 @@ class TrainingArguments(TrainingOptions, transformers.TrainingArguments):
             self.ddp_backend = self.ddp_backend or "cuda:nccl,cpu:gloo"
         self.sharding = sharding
         self.fsdp, self.fsdp_config = True, sharding.fsdp_config()  # type: ignore[assignment]
+
+    def shard_layers_of(self, model: Any) -> None:
+        """Sets the layers of a model as the units that are gathered, if the run shards it.
+
+        Raises:
+            InvalidRequest: the flags name layers that the model does not have.
+        """
+        if self.sharding is None:
+            return
+        own = sorted(model._no_split_modules)
+        for name in self.sharding.layers:
+            if name not in own:
+                raise InvalidRequest(
+                    f"--fsdp_transformer_layer_cls_to_wrap {name}: this model has no such layers. "
+                    f"Use {' or '.join(own)}, or remove the flag."
+                )
+        assert self.fsdp_plugin_args is not None
+        self.fsdp_plugin_args["transformer_cls_names_to_wrap"] = ",".join(own)
 
     def _read_deepspeed(self) -> None:
         self.zero = read_deepspeed(self.deepspeed)

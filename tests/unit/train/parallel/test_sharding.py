@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
 from llava.errors import InvalidRequest
 from llava.train.parallel.sharding import Sharding, sharding_of, sharding_of_words, take_launcher_settings
 
+LLAMA = Sharding(layers=("LlamaDecoderLayer",))
+
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ('--fsdp "full_shard auto_wrap" --fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer', Sharding()),
+        ('--fsdp "full_shard auto_wrap" --fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer', LLAMA),
         ('--fsdp "shard_grad_op auto_wrap"', Sharding(reshard_after_forward=False)),
         ('--fsdp "full_shard auto_wrap offload"', Sharding(cpu_offload=True)),
         ("--fsdp=full_shard,offload", Sharding(cpu_offload=True)),
@@ -57,7 +60,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(words, named):
 def test_the_settings_may_stand_in_a_file(tmp_path):
     file = tmp_path / "fsdp.json"
     file.write_text(json.dumps({"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"], "cpu_offload": True}))
-    assert sharding_of("full_shard auto_wrap", str(file)) == Sharding(cpu_offload=True)
+    assert sharding_of("full_shard auto_wrap", str(file)) == replace(LLAMA, cpu_offload=True)
 
 
 def test_accelerate_launch_may_ask_for_sharding(monkeypatch):
@@ -65,5 +68,5 @@ def test_accelerate_launch_may_ask_for_sharding(monkeypatch):
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
     monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "SHARD_GRAD_OP")
     monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "LlamaDecoderLayer")
-    assert take_launcher_settings() == Sharding(reshard_after_forward=False, cpu_offload=True)
+    assert take_launcher_settings() == replace(LLAMA, reshard_after_forward=False, cpu_offload=True)
     assert take_launcher_settings() is None

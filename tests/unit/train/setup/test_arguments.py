@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -147,8 +149,18 @@ def test_sharding_flags_of_a_launched_process_are_those_of_fsdp2(monkeypatch):
     _, _, training = parse("--fsdp", "shard_grad_op auto_wrap offload", "--gradient_checkpointing", "True")
     assert training.fsdp_plugin_args["fsdp_version"] == 2
     assert training.fsdp_plugin_args["reshard_after_forward"] is False
-    assert training.fsdp_plugin_args["transformer_cls_names_to_wrap"] == "LlamaDecoderLayer"
+    training.shard_layers_of(SimpleNamespace(_no_split_modules={"Qwen3DecoderLayer"}))
+    assert training.fsdp_plugin_args["transformer_cls_names_to_wrap"] == "Qwen3DecoderLayer"
     assert any(note.startswith("--fsdp offload: ignored") for note in training.notes)
+
+
+@on_cpu
+def test_sharding_by_layers_of_another_decoder_names_those_of_this_one(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr("transformers.TrainingArguments.device", torch.device("cpu"))
+    _, _, training = parse("--fsdp", "full_shard", "--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer")
+    with pytest.raises(InvalidRequest, match="LlamaDecoderLayer: this model has no such layers. Use Qwen3DecoderLayer"):
+        training.shard_layers_of(SimpleNamespace(_no_split_modules={"Qwen3DecoderLayer"}))
 
 
 @pytest.mark.parametrize(
