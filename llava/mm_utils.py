@@ -37,6 +37,7 @@ __all__ = [
     "expand_image_tokens",
     "get_anyres_image_grid_shape",
     "get_model_name_from_path",
+    "grid_resolutions",
     "load_image",
     "load_image_from_base64",
     "process_anyres_image",
@@ -251,7 +252,7 @@ def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Any, patch_siz
         grid_pinpoints: list of (width, height) in pixels, its text, or a range of tiles such as `(1x1),...,(6x6)`.
         patch_size: side of a tile in pixels, which is the tower's input.
     """
-    width, height = select_best_resolution(image_size, _pinpoints(grid_pinpoints, patch_size))
+    width, height = select_best_resolution(image_size, grid_resolutions(grid_pinpoints, patch_size))
     return width // patch_size, height // patch_size
 
 
@@ -263,14 +264,23 @@ def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Any
     """
     import torch
 
-    best = select_best_resolution(image.size, _pinpoints(grid_pinpoints, _edge(processor)))
+    best = select_best_resolution(image.size, grid_resolutions(grid_pinpoints, _edge(processor)))
     tiles = divide_to_patches(resize_and_pad_image(image, best), _edge(processor))
     edge = _shortest_edge(processor)
     whole = to_rgb(image).resize((edge, edge))
     return torch.stack([_preprocess(tile, processor) for tile in [whole, *tiles]])
 
 
-def _pinpoints(grid_pinpoints: Any, tile: int) -> list[Size]:
+def grid_resolutions(grid_pinpoints: Any, tile: int) -> list[Size]:
+    """Returns the (width, height) in pixels of every grid of tiles that a model may use.
+
+    Args:
+        grid_pinpoints: list of (width, height) in pixels, its text, or a range of tiles such as `(1x1),...,(6x6)`.
+        tile: side of a tile in pixels.
+
+    Raises:
+        InvalidRequest: anything else.
+    """
     ranges = re.findall(r"\((\d+)x(\d+)\)", grid_pinpoints) if isinstance(grid_pinpoints, str) else []
     if ranges:
         (columns, rows), (last_columns, last_rows) = ([int(number) for number in ranges[end]] for end in (0, -1))

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Tokenization = Literal["sentencepiece", "tokenizers"]
 
 CONFIG_KEY = "llava_tokenization"
+BEGINS_WITH_KEY = "llava_begins_with"
+"""Key of an export's tokenizer_config.json: the token that prompts begin with. Its chat template writes the token, and
+its tokenizer does not add it."""
 IMAGE_TOKENS = (DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN)
 _FILES = ("tokenizer.model", "tokenizer.json")
 # Conversions of spring 2023 spell it "LLaMATokenizer".
@@ -66,7 +69,10 @@ def load_tokenizer(
         if settings.get("tokenizer_class", "LlamaTokenizer") not in _LLAMA_CLASSES:
             from transformers import AutoTokenizer
 
-            return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, **extra))
+            tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, **extra))
+            if BEGINS_WITH_KEY in settings:
+                with_first_token(tokenizer, settings[BEGINS_WITH_KEY])
+            return tokenizer
         from transformers.models.llama.tokenization_llama import LlamaTokenizer
 
         tokenizer = LlamaTokenizer.from_pretrained(
@@ -93,6 +99,23 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) ->
         [AddedToken(token, lstrip=strip, rstrip=strip, normalized=False, special=True) for token in tokens],
         special_tokens=True,
     )
+
+
+def with_first_token(tokenizer: PreTrainedTokenizerFast, token: str) -> None:
+    """Makes a tokenizer begin every text with a token."""
+    from tokenizers.processors import TemplateProcessing
+
+    special = [(token, tokenizer.convert_tokens_to_ids(token))]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=special
+    )
+
+
+def without_first_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Makes a tokenizer add no special token by itself."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
 
 
 def _mark_special(tokenizer: PreTrainedTokenizerFast, tokenization: Tokenization) -> None:

@@ -29,6 +29,7 @@ PROJECTOR = "multi_modal_projector."
 LinearForm = Literal["pair", "identity"]
 
 _NAMES = [
+    (re.compile(r"^model\.mm_projector\.norm\."), f"{PROJECTOR}projector_layernorm."),
     (re.compile(r"^model\.mm_projector\.0\."), f"{PROJECTOR}linear_1."),
     (re.compile(r"^model\.mm_projector\.2\."), f"{PROJECTOR}linear_2."),
     (re.compile(r"^model\.vision_tower\.vision_tower\.(?:vision_model\.)?"), "vision_tower.vision_model."),
@@ -111,8 +112,8 @@ def with_scaled_projector(checkpoint: Checkpoint, factor: float) -> Checkpoint:
     transformers' classes give a decoder that multiplies its inputs the projected features as they are, so that it
     multiplies them too. Here it sees them as they are projected.
     """
-    names = [name for name in checkpoint if name.endswith((f"{PROJECTOR}linear_2.weight", f"{PROJECTOR}linear_2.bias"))]
-    names += [name for name in checkpoint if name.endswith("image_newline")]
+    last = (f"{PROJECTOR}linear_2.", "mm_projector.weight", "mm_projector.bias", "image_newline")
+    names = [name for name in checkpoint if any(part in name for part in last)]
     scaled = {
         name: DerivedTensor(
             checkpoint.shape(name), checkpoint.dtype_name(name), partial(_scaled, checkpoint, name, factor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava.errors import InvalidRequest
+from llava.errors import CheckpointError, InvalidRequest
 from llava.model.weights.reader import EMBEDDING, OUTPUT, OWN_TOWER, open_checkpoint
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from llava.model.weights.reader import Checkpoint
     from llava.model.weights.writer import CheckpointWriter, TensorSpec
 
+PATCH_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1}
+"""Types of towers that can be converted -> the number of their features before the patches (the class token)."""
+TOWERS_WITH_PREFIX = ("clip_vision_model", "siglip_vision_model")
+"""Types of towers whose tensors carry the prefix `vision_model.` in files that all releases of transformers read."""
 EMBEDDINGS = (EMBEDDING, OUTPUT)
 """Names of the tensors with one row for each token."""
 TOKENIZER_KEY = "tokenizer"
@@ -36,6 +40,16 @@ class TowerWeights:
     names: Mapping[str, str]
     """Name of each tensor without any prefix -> its name in `weights`."""
 
+    @property
+    def prefix(self) -> str:
+        """What the names of its tensors begin with in files that all releases of transformers read."""
+        return "vision_model." if self.config.model_type in TOWERS_WITH_PREFIX else ""
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of its features before the patches."""
+        return PATCH_TOWERS[self.config.model_type]
+
 
 def open_parts(folder: ModelFolder, vision_tower: str | None) -> tuple[Checkpoint, dict[str, str], TowerWeights]:
     """Opens the weights of a LLaVA and of its tower.
@@ -45,7 +59,7 @@ def open_parts(folder: ModelFolder, vision_tower: str | None) -> tuple[Checkpoin
 
     Raises:
         CheckpointError: missing tensors, or no tower.
-        InvalidRequest: a tower that is not CLIP.
+        InvalidRequest: a tower that transformers' LLaVA cannot have.
     """
     from llava.model.loading.tensor_check import check_tensors
     from llava.model.weights.names import TOWER_PREFIX
@@ -60,11 +74,36 @@ def open_parts(folder: ModelFolder, vision_tower: str | None) -> tuple[Checkpoin
         tower = _tower_within(folder, named, checkpoint, own)
     else:
         tower = _tower_beside(folder, named)
-    if tower.config.model_type != "clip_vision_model":
+    if tower.config.model_type not in PATCH_TOWERS:
         raise InvalidRequest(
-            f"{tower.folder}: is a tower of type {tower.config.model_type!r}; only CLIP towers can be converted."
+            f"{tower.folder}: is a tower of type {tower.config.model_type!r}; only "
+            f"{', '.join(PATCH_TOWERS)} can be converted."
         )
+    _check_tower(tower)
     return checkpoint, names, tower
+
+
+def _check_tower(tower: TowerWeights) -> None:
+    """Checks that a tower has the tensors that its config asks for, and no others.
+
+    Raises:
+        CheckpointError: names the first one that is missing or unknown.
+    """
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        expected = AutoModel.from_config(tower.config).state_dict()
+    # What follows the encoder never runs, and some releases leave it out.
+    unneeded = ("post_layernorm.", "layernorm.", "head.", "embeddings.mask_token")
+    missing = [name for name in expected if name not in tower.names and not name.startswith(unneeded)]
+    unknown = [name for name in tower.names if name not in expected and not name.startswith(unneeded)]
+    for names, what in ((missing, "are missing"), (unknown, "do not belong to its config")):
+        if names:
+            raise CheckpointError(
+                f"{tower.weights.files[0].parent}: {len(names)} tensors of the vision tower "
+                f"({tower.config.model_type}) {what}, such as {names[0]}."
+            )
 
 
 def _tower_within(folder: ModelFolder, named: str, checkpoint: Checkpoint, own: Mapping[str, str]) -> TowerWeights:

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from llava.model.weights.writer import CheckpointWriter
 
 
+_TOWER_CLASSES = {
+    "clip_vision_model": "CLIPVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "dinov2": "Dinov2Model",
+}
+
+
 def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[str]:
     """Writes the transformers-format checkpoint in `folder` in the original's format.
 
@@ -24,7 +31,7 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
 
     Raises:
         CheckpointError: something is missing in the folder; nothing was written.
-        InvalidRequest: a tower that is not CLIP, or a target that exists.
+        InvalidRequest: a tower that cannot be converted, or a target that exists.
     """
     from llava.model.multimodal_encoder.builder import load_image_processor
     from llava.model.transformers_format.layout import SOURCE_KEY
@@ -42,9 +49,9 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
         plan.add(ours, source=theirs, rows=rows if ours in EMBEDDINGS else None)
     for name, theirs in tower.names.items():
         if trained:
-            plan.add(f"{TOWER_PREFIX}vision_tower.vision_model.{name}", source=theirs, checkpoint=tower.weights)
+            plan.add(f"{TOWER_PREFIX}vision_tower.{tower.prefix}{name}", source=theirs, checkpoint=tower.weights)
         else:
-            towers.add(name, source=theirs)
+            towers.add(f"{tower.prefix}{name}", source=theirs)
     settings = _original_config(folder.config(), source, plan.dominant_dtype, trained=trained)
     image_processor = load_image_processor(tower.folder)
     with open_target(target, plan.specs, options) as writer:
@@ -55,17 +62,20 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
         _restore_tokenizer(writer, folder.path, source.get(TOKENIZER_KEY), rows)
         _write_tower(writer.folder / OWN_TOWER, tower, towers, image_processor)
         writer.finish()
-    return [f"LlavaLlamaForCausalLM, projector {settings.get('mm_projector_type') or 'linear'}, tower in {OWN_TOWER}/"]
+    projector = settings.get("mm_projector_type") or "linear"
+    return [f"{settings['architectures'][0]}, projector {projector}, tower in {OWN_TOWER}/"]
 
 
 def _original_config(
     config: LlavaConfigKeys, source: dict[str, Any], dtype: torch.dtype, *, trained: bool
 ) -> dict[str, Any]:
+    from llava.model.language_model.decoders import llava_class
     from llava.model.weights.folder import upgraded_config
     from llava.model.weights.reader import OWN_TOWER
 
     settings = {**config.to_dict(), **source.get("config", {})}
-    settings.update(mm_vision_tower=OWN_TOWER, unfreeze_mm_vision_tower=trained, model_type="llava_llama")
+    settings.update(mm_vision_tower=OWN_TOWER, unfreeze_mm_vision_tower=trained, model_type=config.model_type)
+    settings["architectures"] = [llava_class(config.model_type).__name__]
     return upgraded_config(settings, dtype)
 
 
@@ -77,24 +87,28 @@ def _restore_tokenizer(
     Args:
         num_tokens: size of the original's vocabulary; the export's image token came after it.
     """
+    from llava.model.transformers_format.export_tokenizer import POST_PROCESSOR_KEY, restored_tokenizer_json
     from llava.model.weights.folder import TOKENIZER_FILES
     from llava.model.weights.reader import read_model_json
 
-    if saved and (folder / "tokenizer.model").is_file():
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    contents = {name: read_model_json(folder / name) for name in names if name.endswith(".json")}
+    if saved is None:
+        # No export of this package: the file says itself which class it is for.
+        settings = contents.get("tokenizer_config.json", {})
+        if settings.get("tokenizer_class") == "LlamaTokenizerFast" or "tokenizer_class" not in settings:
+            contents["tokenizer_config.json"] = settings | {"tokenizer_class": "LlamaTokenizer"}
+    else:
+        contents = {name: content for name, content in contents.items() if name == "tokenizer.json"}
+        if POST_PROCESSOR_KEY not in saved and "tokenizer.model" in names:
+            contents.pop("tokenizer.json", None)  # the checkpoint had only the model of its tokenizer
+        if "tokenizer.json" in contents:
+            contents["tokenizer.json"] = restored_tokenizer_json(contents["tokenizer.json"], saved, num_tokens)
+        contents |= {name: content for name, content in saved.items() if name in TOKENIZER_FILES}
+    if "tokenizer.model" in names:
         writer.copy(folder / "tokenizer.model")
-        for name, content in saved.items():
-            writer.write_json(name, content)
-        return
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            writer.copy(folder / name)
-    if num_tokens is not None and (folder / "tokenizer.json").is_file():
-        content = read_model_json(folder / "tokenizer.json")
-        content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < num_tokens]
-        writer.write_json("tokenizer.json", content)
-    if (folder / "tokenizer_config.json").is_file():
-        settings = read_model_json(folder / "tokenizer_config.json")
-        writer.write_json("tokenizer_config.json", settings | {"tokenizer_class": "LlamaTokenizer"})
+    for name, content in contents.items():
+        writer.write_json(name, content)
 
 
 def _write_tower(folder: Path, tower: TowerWeights, plan: ConversionPlan, image_processor: Any) -> None:
@@ -103,7 +117,11 @@ def _write_tower(folder: Path, tower: TowerWeights, plan: ConversionPlan, image_
 
     with CheckpointWriter(folder, plan.specs) as writer:
         plan.write(writer)
-        described = {**tower.config.to_dict(), "model_type": "clip_vision_model", "architectures": ["CLIPVisionModel"]}
+        described = {
+            **tower.config.to_dict(),
+            "model_type": tower.config.model_type,
+            "architectures": [_TOWER_CLASSES[tower.config.model_type]],
+        }
         writer.write_json("config.json", described)
         image_processor.save_pretrained(writer.folder)
         writer.finish()

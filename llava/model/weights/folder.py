@@ -284,9 +284,10 @@ def upgraded_config(settings: dict[str, Any], dtype: torch.dtype) -> dict[str, A
     settings = dict(settings, torch_dtype=str(dtype).removeprefix("torch."))
     settings.pop("dtype", None)
     if settings.get("mm_vision_tower") or settings.get("use_mm_proj"):
-        settings["architectures"] = ["LlavaLlamaForCausalLM"]
         if settings.get("model_type", "llama") == "llama":
             settings["model_type"] = "llava_llama"
+        if settings["model_type"] == "llava_llama":
+            settings["architectures"] = ["LlavaLlamaForCausalLM"]
     # Training switches the cache off, which would make every answer slow.
     settings["use_cache"] = True
     return settings

@@ -6,24 +6,29 @@ Cohere and Granite), so the decoder's own causal class, given the features of tr
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+from llava.command_line import run
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.engine import Engine, Request, Sampling
+from llava.model import convert
 from llava.model.builder import load_pretrained_model
 from llava.model.language_model.decoders import TESTED
 from llava.prompting import encode_prompt
-from tests.support.checkpoints import write_nested
+from tests.support.checkpoints import VOCABULARY, write_nested
 from tests.support.decoders import tiny_decoder
 
 # float32, the same operations in the same order but for the splice.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 NUM_FEATURES = 16
+AFTER_LAYERS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+"""What transformers' LLaVA leaves out of what a decoder does behind its layers."""
 QUESTIONS = (
     "What is this?",
     "Why? And where and when did it happen, and to whom, and who has seen it? Please tell me all of it.",
@@ -136,3 +141,27 @@ def test_the_engine_gives_in_batches_what_generate_gives_alone(pair):
             max_new_tokens=request.sampling.max_new_tokens,
         )
         assert answer.text == tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+
+
+@torch.no_grad()
+def test_an_export_is_the_same_model_to_transformers_and_comes_back(pair, tmp_path):
+    pair.ours.save_pretrained(tmp_path / "own")
+    pair.tokenizer.save_pretrained(tmp_path / "own")
+    converted(tmp_path / "own", tmp_path / "export", "--conv-mode", "vicuna_v1")
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "export", dtype=torch.float32).eval()
+    image = theirs.config.image_token_id
+    wide = torch.tensor([[1, 30, 40, 50, *[image] * NUM_FEATURES, 60, 70, 80]])
+    found = theirs(input_ids=wide, pixel_values=pair.pixels[:1]).logits[..., :VOCABULARY]
+    ours = pair.ours(input_ids=prompt(60, 70, 80), images=pair.pixels[:1]).logits[..., :VOCABULARY]
+    assert torch.equal(found.argmax(-1), ours.argmax(-1))
+    if not any(getattr(pair.ours.config, key, None) for key in AFTER_LAYERS):
+        torch.testing.assert_close(found, ours, **CLOSE)
+    converted(tmp_path / "export", tmp_path / "back")
+    _, back, _, _ = load_pretrained_model(tmp_path / "back", device="cpu", dtype="float32")
+    again = back(input_ids=prompt(60, 70, 80), images=pair.pixels[:1]).logits
+    torch.testing.assert_close(again, pair.ours(input_ids=prompt(60, 70, 80), images=pair.pixels[:1]).logits, **CLOSE)
+
+
+def converted(source: Path, target: Path, *more: str) -> None:
+    argv = ["--model-path", str(source), "--output", str(target), "--quiet", *more]
+    assert run(convert.add_arguments, convert.main, argv=argv) == 0
