@@ -175,7 +175,7 @@ class LlavaCausalLM(LlavaMetaForCausalLM, _AnyCausalClass):
         weight = next(self.model.mm_projector.parameters(), None)
         newline = getattr(self.model, "image_newline", None)
         if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
-            size = tower.config.image_size
+            size = tower.image_size
             features = self.encode_images(next(tower.parameters()).new_zeros(1, 3, size, size))[0]
         elif weight is not None and weight.requires_grad:
             features = self.model.mm_projector(weight.new_zeros(1, self.config.mm_hidden_size))

@@ -7,23 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, VisionTowerNotFound
+from llava.model.multimodal_encoder.families import FAMILIES, SelectLayer, family_of
+from llava.model.multimodal_encoder.image_processors import load_image_processor
 from llava.model.weights.reader import read_model_json, resolve_folder
 
 if TYPE_CHECKING:
     import torch
 
     from llava.model.multimodal_encoder.vision_tower import VisionTower
-
-# model_type of a tower's config -> (model class, image processor class) of transformers.
-# The processors are the ones on Pillow: their pixels equal those of 2023, and they do not need torchvision.
-_FAMILIES = {
-    "clip": ("CLIPVisionModel", "CLIPImageProcessorPil"),
-    "clip_vision_model": ("CLIPVisionModel", "CLIPImageProcessorPil"),
-    "siglip": ("SiglipVisionModel", "SiglipImageProcessorPil"),
-    "siglip_vision_model": ("SiglipVisionModel", "SiglipImageProcessorPil"),
-    "dinov2": ("Dinov2Model", "BitImageProcessorPil"),
-    "dinov2_with_registers": ("Dinov2WithRegistersModel", "BitImageProcessorPil"),
-}
 
 
 def find_vision_tower(name: str, *, model_folder: str | Path | None = None) -> Path:
@@ -48,11 +39,7 @@ def tower_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    kind = read_model_json(folder / "config.json").get("model_type")
-    if kind not in _FAMILIES:
-        raise CheckpointError(
-            f"{folder}: a model of type {kind!r} cannot be the vision tower. Known: {', '.join(sorted(_FAMILIES))}."
-        )
+    family_of(read_model_json(folder / "config.json").get("model_type"), folder)
     config = AutoConfig.from_pretrained(folder)
     return getattr(config, "vision_config", config)
 
@@ -66,8 +53,7 @@ def config_from_settings(settings: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     kind = settings["model_type"]
-    if kind not in _FAMILIES:
-        raise CheckpointError(f"vision_config: a model of type {kind!r} cannot be the vision tower.")
+    family_of(kind, "vision_config")
     config = AutoConfig.for_model(kind, **{key: value for key, value in settings.items() if key != "model_type"})
     return getattr(config, "vision_config", config)
 
@@ -76,7 +62,7 @@ def build_vision_tower(
     name: str,
     *,
     model_folder: str | Path | None = None,
-    select_layer: int = -2,
+    select_layer: SelectLayer | str = -2,
     select_feature: str = "patch",
     dtype: torch.dtype | None = None,
 ) -> VisionTower:
@@ -96,54 +82,32 @@ def build_vision_tower(
 
     folder = find_vision_tower(name, model_folder=model_folder)
     config = tower_config(folder)
-    model_class = getattr(transformers, _FAMILIES[config.model_type][0])
+    model_class = getattr(transformers, FAMILIES[config.model_type].model_class)
     try:
         model, report = model_class.from_pretrained(
             folder, config=config, dtype=dtype or "auto", weights_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder}: the vision tower cannot be loaded ({str(error).splitlines()[0]}).") from error
-    if report["missing_keys"]:
+    processor = load_image_processor(folder, config.model_type)
+    tower = VisionTower(model, processor, select_layer=select_layer, select_feature=select_feature)
+    missing = tower.needed(f"vision_tower.{name}" for name in report["missing_keys"])
+    if missing:
         raise CheckpointError(
-            f"{folder}: {len(report['missing_keys'])} tensors of the vision tower are missing, "
-            f"the first is {sorted(report['missing_keys'])[0]}. Fetch the folder again."
+            f"{folder}: {len(missing)} tensors of the vision tower are missing, "
+            f"the first is {missing[0]}. Fetch the folder again."
         )
-    tower = VisionTower(model, load_image_processor(folder), select_layer=select_layer, select_feature=select_feature)
     return tower.requires_grad_(False).eval()
 
 
-def empty_vision_tower(config: Any, image_processor: Any, *, select_layer: int, select_feature: str) -> VisionTower:
+def empty_vision_tower(
+    config: Any, image_processor: Any, *, select_layer: SelectLayer | str, select_feature: str
+) -> VisionTower:
     """Builds a tower from its transformers config, for weights that come from a checkpoint that trained it."""
     import transformers
 
     from llava.model.multimodal_encoder.vision_tower import VisionTower
 
-    model = getattr(transformers, _FAMILIES[config.model_type][0])(config)
+    model = getattr(transformers, FAMILIES[config.model_type].model_class)(config)
     tower = VisionTower(model, image_processor, select_layer=select_layer, select_feature=select_feature)
     return tower.requires_grad_(False).eval()
-
-
-def load_image_processor(folder: Path) -> Any:
-    """Loads the image processor of a tower's folder.
-
-    Raises:
-        CheckpointError: no `preprocessor_config.json`, or an unknown kind of processor.
-    """
-    import transformers
-
-    settings = folder / "preprocessor_config.json"
-    if not settings.is_file():
-        settings = folder / "processor_config.json"
-    if not settings.is_file():
-        raise CheckpointError(
-            f"{folder}: has no preprocessor_config.json, which says how images are prepared. "
-            "Copy the file of the vision tower into the folder."
-        )
-    content = read_model_json(settings)
-    name = content.get("image_processor", content).get("image_processor_type") or "CLIPImageProcessor"
-    # Saved names end in "", "Fast" or "Pil", depending on the backend that wrote them; the pixels must be Pillow's.
-    name = name.removesuffix("Fast").removesuffix("Pil") + "Pil"
-    processor = getattr(transformers, name, None)
-    if processor is None:
-        raise CheckpointError(f"{settings}: unknown image_processor_type {name.removesuffix('Pil')!r}.")
-    return processor.from_pretrained(folder)
