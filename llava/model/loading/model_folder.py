@@ -24,6 +24,7 @@ from llava.conversation import Release
 from llava.errors import CheckpointError
 from llava.model.language_model.decoders import TESTED, decoder_config_class, decoder_type, llava_class
 from llava.model.language_model.input_scale import INPUT_SCALE_KEYS, input_scale
+from llava.model.multimodal_encoder.families import read_select_layer
 from llava.model.transformers_format.layout import one_layer, with_scaled_projector
 from llava.model.transformers_format.nested import nested_settings
 from llava.model.weights.adapter import PROJECTOR_FILES
@@ -262,6 +263,10 @@ def _checked(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
         )
     if has_vision and checked.get("mm_vision_select_layer") is None:
         checked["mm_vision_select_layer"] = -1  # the original's meaning of an absent key
+    if has_vision:
+        checked["mm_vision_select_layer"] = read_select_layer(
+            checked["mm_vision_select_layer"], f"{path / 'config.json'}: mm_vision_select_layer"
+        )
     return checked
 
 

@@ -211,6 +211,7 @@ def test_a_folder_of_transformers_with_another_tower_is_not_taken_for_clip(tmp_p
     write_nested(tmp_path / "hf")
     settings = read_model_json(tmp_path / "hf" / "config.json")
     settings["vision_config"]["model_type"] = "siglip_vision_model"
+    settings["vision_feature_select_strategy"] = "full"
     (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match=r"siglip_vision_model\) are missing, such as"):
         convert.main(convert_arguments(tmp_path / "hf", tmp_path / "out"))
