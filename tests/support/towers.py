@@ -51,6 +51,18 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
 """`model_type` -> sizes of a tower that shows each part of its family."""
 
 
+def clip_names_of_release_4_37(num_layers: int) -> set[str]:
+    """The names that transformers 4.37 reads a CLIP vision tower by; it takes noise for what it does not find."""
+    layer = ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")
+    layer += tuple(f"self_attn.{part}_proj" for part in ("q", "k", "v", "out"))
+    modules = {"pre_layrnorm", "post_layernorm"}
+    modules |= {f"encoder.layers.{number}.{module}" for number in range(num_layers) for module in layer}
+    embeddings = ("class_embedding", "patch_embedding.weight", "position_embedding.weight")
+    return {f"vision_model.embeddings.{name}" for name in embeddings} | {
+        f"vision_model.{module}.{kind}" for module in modules for kind in ("weight", "bias")
+    }
+
+
 def image_size(kind: str) -> int:
     """Side of the square that the processor of a small tower makes, in pixels."""
     return 64 if FAMILIES[kind].features == "stages" else 56

@@ -186,10 +186,10 @@ class LlavaCausalLM(LlavaMetaForCausalLM, _AnyCausalClass):
         return 0.0 * (features if newline is None else features + newline.to(features)).sum()
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers' models, for the decoder alone: the tower has images in its rows, and may have no attention."""
+        """As transformers' models, for the decoder alone: the tower computes by itself, and may have no attention."""
         tower = self.model._modules.pop("vision_tower", None)
         try:
-            super().set_attn_implementation(*args, **kwargs)  # type: ignore[misc]
+            super().set_attn_implementation(*args, **kwargs)
         finally:
             if tower is not None:
                 self.model._modules["vision_tower"] = tower

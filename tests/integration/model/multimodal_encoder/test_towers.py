@@ -27,6 +27,7 @@ from tests.support.towers import image_size, write_tower
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 EXPORTABLE = [kind for kind in FAMILIES if FAMILIES[kind].exportable]
 ANSWERING = ["siglip_vision_model", "siglip2_vision_model", "dinov3_vit", "resnet", "swin"]
+"""The engine sees nothing of a tower but its features, so one of each layout is enough."""
 ODD = 70, 103
 """Height and width of pixels that no tower has a whole number of patches or strides for."""
 
@@ -128,9 +129,8 @@ def test_both_stages_train_and_what_was_trained_is_saved(case, tmp_path):
         torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits, **CLOSE)
 
 
+@pytest.mark.parametrize("case", ANSWERING, indirect=True)
 def test_the_engine_gives_in_batches_what_generate_gives_alone(case):
-    if case.kind not in ANSWERING:
-        pytest.skip("the engine sees features only; one tower of each layout is enough")
     loaded = load_pretrained_model(case.folder / "llava", device="cpu", dtype="float32")
     tokenizer, model, image_processor, context_length = loaded
     images = [Image.radial_gradient("L").convert("RGB"), Image.linear_gradient("L").resize((300, 90)).convert("RGB")]
