@@ -40,9 +40,7 @@ def test_a_tower_without_a_class_token_cannot_keep_it(tmp_path, kind):
 
 def test_a_stage_that_a_tower_does_not_have_is_an_error(tmp_path):
     write_tower(tmp_path, "resnet")
-    with pytest.raises(
-        CheckpointError, match=r"is 5, but the vision tower has 4 stages and a stem \(allowed: -5 to 4\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"is 5, but the .* has 4 stages and a stem \(allowed: -5 to 4\)"):
         build_vision_tower(str(tmp_path), select_layer=5)
 
 

@@ -18,7 +18,7 @@ from llava.model.multimodal_encoder.families import FAMILIES
 from llava.model.multimodal_encoder.image_processors import load_image_processor
 
 GRID = [[56, 112], [112, 56], [112, 112]]
-"""Tile grids as both sides read them, since they are symmetric."""
+"""Tile grids as transformers writes them, (height, width)."""
 SQUARE = {"height": 56, "width": 56}
 SIZES = [(120, 40), (41, 97), (100, 90), (56, 56), (300, 30)]
 
@@ -49,7 +49,7 @@ def test_tiles_are_those_of_transformers(tmp_path, name, settings, size):
     folder = written(tmp_path, name, image_grid_pinpoints=GRID, **settings)
     ours = load_image_processor(folder)
     theirs = getattr(transformers, name.removesuffix("Fast") + "Pil").from_pretrained(folder)
-    config = SimpleNamespace(image_aspect_ratio="anyres", image_grid_pinpoints=GRID)
+    config = SimpleNamespace(image_aspect_ratio="anyres", image_grid_pinpoints=[[w, h] for h, w in GRID])
     pixels = process_images([image_of(size)], ours, config)[0]
     torch.testing.assert_close(pixels, theirs(image_of(size), return_tensors="pt")["pixel_values"][0])
     assert processed_edge(ours) == 56
