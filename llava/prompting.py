@@ -122,7 +122,7 @@ def encode_prompt(
         )
     if images and image_processor is None:
         raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
-    pixels = list(process_images(images, image_processor, model.config)) if images else []
+    pixels = list(process_images(images, image_processor, model.config, num_images=len(images))) if images else []
     sizes = [image.size for image in images]
     counts = model.count_features(pixels, sizes) if pixels else []
     input_ids = prompt_ids(text, counts, model.config, tokenizer)

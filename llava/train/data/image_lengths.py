@@ -27,14 +27,15 @@ class ImageLengths:
         """
         self._loader = loader
         self._limits = ImageLimits()
-        self._known: dict[tuple[int, int], int] = {}
+        self._known: dict[tuple[tuple[int, int], bool], int] = {}
 
-    def __call__(self, name: str, path: str) -> int:
+    def __call__(self, name: str, path: str, num_images: int = 1) -> int:
         """Returns the number of positions of an image.
 
         Args:
             name: name of the record in error messages.
             path: path of the image, relative to the loader's folder.
+            num_images: number of images of the record.
 
         Raises:
             DataError: the file is missing, its header cannot be read, or the tower cannot take an image of its size;
@@ -42,18 +43,20 @@ class ImageLengths:
         """
         file = self._loader.folder / path
         try:
-            size = self._upright_size(file)
-            if size not in self._known:
-                self._known[size] = self._positions(size)
+            key = (size := self._upright_size(file)), num_images > 1
+            if key not in self._known:
+                self._known[key] = self._positions(size, num_images)
         except ImageError as error:
             raise DataError(f"{name}: cannot read image {file}: {error}") from error
-        return self._known[size]
+        return self._known[key]
 
-    def _positions(self, size: tuple[int, int]) -> int:
+    def _positions(self, size: tuple[int, int], num_images: int) -> int:
         from PIL import Image
 
         loader = self._loader
-        blank: Any = process_images([Image.new("RGB", size)], loader.image_processor, loader.model_config)[0]
+        blank: Any = process_images(
+            [Image.new("RGB", size)], loader.image_processor, loader.model_config, num_images=num_images
+        )[0]
         return loader.num_positions(blank)
 
     def _upright_size(self, file: Path) -> tuple[int, int]:

@@ -134,7 +134,7 @@ class LengthMeter:
     def _encode(self, index: int, limit: int) -> tuple[Encoded, int]:
         """Returns a record's ids and labels, and the number of its positions in the model."""
         record, count = self._dataset.records[index], self._image_lengths
-        images = [count(record.name, image) for image in record.images] if count else []
+        images = [count(record.name, image, len(record.images)) for image in record.images] if count else []
         self._dataset.max_length = limit
         encoded = self._dataset.encode(index, images)
         return encoded, _length(encoded, images)
