@@ -185,6 +185,18 @@ class BaseMismatch(CheckpointError):
     code = "base_mismatch"
 
 
+class WeightsNotFinite(CheckpointError):
+    """A tensor of a weight file contains NaN or infinite values."""
+
+    code = "weights_not_finite"
+
+    def __init__(self, name: str, file: object, count: int):
+        super().__init__(
+            f"{file}: {count} values of {name} are NaN or infinite. The file is damaged, or its training diverged; "
+            "fetch it again, or use an earlier checkpoint."
+        )
+
+
 class NotFinite(CheckpointError):
     """Weights that were about to be written contain NaN or infinite values."""
 
@@ -217,6 +229,12 @@ class EngineFailed(LlavaError):
     """The model failed on a request twice; other requests were not affected."""
 
     code, status = "engine_failed", 500
+
+
+class LogitsNotFinite(LlavaError):
+    """The model's logits for a request are NaN or infinite; other requests were not affected."""
+
+    code, status = "logits_not_finite", 500
 
 
 class OutOfMemory(LlavaError):
