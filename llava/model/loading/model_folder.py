@@ -28,6 +28,7 @@ from llava.model.transformers_format.layout import one_layer, with_scaled_projec
 from llava.model.transformers_format.nested import nested_settings
 from llava.model.weights.adapter import PROJECTOR_FILES
 from llava.model.weights.names import own_name
+from llava.model.weights.quantised import warn_of_quantised_config
 from llava.model.weights.reader import (
     BIN_INDEX,
     BIN_SINGLE,
@@ -136,6 +137,7 @@ class ModelFolder:
             CheckpointError: no weights, or broken ones.
         """
         checkpoint = one_layer(open_checkpoint(self.path), self.config_json)
+        warn_of_quantised_config(self.config_json, self.path)
         if self.kind != "nested" or self.decoder not in INPUT_SCALE_KEYS:
             return checkpoint
         return with_scaled_projector(checkpoint, input_scale(self.config()))
@@ -260,9 +262,25 @@ def _checked(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path / 'config.json'}: has mm_vision_tower but no mm_hidden_size (the width of the tower's features; "
             "1024 for CLIP ViT-L). Add the key."
         )
-    if has_vision and checked.get("mm_vision_select_layer") is None:
-        checked["mm_vision_select_layer"] = -1  # the original's meaning of an absent key
+    if has_vision:
+        # -1 is the original's meaning of an absent key.
+        layer = checked.get("mm_vision_select_layer")
+        checked["mm_vision_select_layer"] = -1 if layer is None else _layer(layer, path)
     return checked
+
+
+def _layer(value: Any, path: Path) -> int | list[int]:
+    """Returns the tower's layer, or layers, that a config selects; some write numbers as text.
+
+    Raises:
+        CheckpointError: neither a number nor a list of numbers.
+    """
+    try:
+        return [int(each) for each in value] if isinstance(value, list | tuple) else int(value)
+    except (TypeError, ValueError):
+        raise CheckpointError(
+            f"{path / 'config.json'}: mm_vision_select_layer is {value!r}; it must be a layer's number such as -2."
+        ) from None
 
 
 def _defaults_of(decoder: str, settings: Mapping[str, Any], path: Path) -> dict[str, Any]:

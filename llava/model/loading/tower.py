@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llava.errors import CheckpointError
 from llava.model.loading.language_model import progress_bars
 from llava.model.multimodal_encoder import builder
+from llava.model.weights.finite import check_finite
 from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import OWN_TOWER, Checkpoint
 
@@ -81,7 +82,10 @@ def _described(plan: LoadPlan, named: str, home: Path) -> tuple[Any, Path]:
 def _fill(tower: VisionTower, checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
     folder = checkpoint.files[0].parent
     tensors = {
-        tower.own_name(ours.removeprefix(TOWER_PREFIX)): checkpoint.tensor(theirs) for ours, theirs in names.items()
+        tower.own_name(ours.removeprefix(TOWER_PREFIX)): check_finite(
+            checkpoint.tensor(theirs), theirs, checkpoint.file_of(theirs)
+        )
+        for ours, theirs in names.items()
     }
     try:
         report = tower.load_state_dict(tensors, strict=False)

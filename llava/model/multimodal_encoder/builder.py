@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava.errors import CheckpointError, VisionTowerNotFound
+from llava.errors import CheckpointError, VisionTowerNotFound, WeightsNotFinite
+from llava.model.weights.finite import first_not_finite, num_not_finite
 from llava.model.weights.reader import read_model_json, resolve_folder
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ def build_vision_tower(
             f"{folder}: {len(report['missing_keys'])} tensors of the vision tower are missing, "
             f"the first is {sorted(report['missing_keys'])[0]}. Fetch the folder again."
         )
+    name_of_broken = first_not_finite(model)
+    if name_of_broken is not None:
+        raise WeightsNotFinite(name_of_broken, folder, num_not_finite(model.state_dict()[name_of_broken]))
     tower = VisionTower(model, load_image_processor(folder), select_layer=select_layer, select_feature=select_feature)
     return tower.requires_grad_(False).eval()
 

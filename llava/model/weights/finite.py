@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llava.errors import WeightsNotFinite
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from llava.model.weights.reader import Checkpoint
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -33,3 +37,33 @@ def first_not_finite(model: Any) -> str | None:
     Buffers that hold minus infinity on purpose, such as attention masks, are left out: only those that are saved count.
     """
     return next((name for name, tensor in model.state_dict().items() if not is_finite(tensor)), None)
+
+
+def check_finite(tensor: Tensor, name: str, file: object) -> Tensor:
+    """Returns a tensor that was read from a file.
+
+    Raises:
+        WeightsNotFinite: it holds NaN or infinite values; names it and the file.
+    """
+    if not is_finite(tensor):
+        raise WeightsNotFinite(name, file, num_not_finite(tensor))
+    return tensor
+
+
+class WatchedTensor:
+    """A tensor of a checkpoint that is looked at when it is read.
+
+    It is indexed like a slice of a safetensors file. transformers reads on threads of its own, which do not pass errors
+    on, so what is found is kept in a list.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, name: str, found: list[WeightsNotFinite]) -> None:
+        self._checkpoint, self._name, self._found = checkpoint, name, found
+
+    def __getitem__(self, index: Any) -> Tensor:
+        tensor: Tensor = self._checkpoint[self._name][index]
+        try:
+            return check_finite(tensor, self._name, self._checkpoint.file_of(self._name))
+        except WeightsNotFinite as error:
+            self._found.append(error)
+            return tensor
