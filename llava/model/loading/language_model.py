@@ -52,7 +52,7 @@ def load_language_model(
     }
     not_finite: list[WeightsNotFinite] = []
     try:
-        with progress_bars(plan.num_parameters >= _WORTH_A_PROGRESS_BAR):
+        with progress_bars(plan.num_parameters >= _WORTH_A_PROGRESS_BAR), _without_load_report():
             model: LlavaCausalLM = llava_class(plan.folder.decoder).from_pretrained(
                 None,
                 config=plan.folder.config(),
@@ -109,6 +109,20 @@ def progress_bars(shown: bool) -> Iterator[None]:
         yield
     finally:
         _switch_progress_bars(before)
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Hides transformers' table of tensors inside the block: the plan has compared them all, and a projector that comes
+    from another file is not `newly initialized`, as the table would say."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _switch_progress_bars(shown: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, VisionTowerNotFound, WeightsNotFinite
 from llava.model.weights.finite import first_not_finite, num_not_finite
-from llava.model.weights.reader import read_model_json, resolve_folder
+from llava.model.weights.reader import open_checkpoint, read_model_json, resolve_folder
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +98,7 @@ def build_vision_tower(
     folder = find_vision_tower(name, model_folder=model_folder)
     config = tower_config(folder)
     model_class = getattr(transformers, _FAMILIES[config.model_type][0])
+    open_checkpoint(folder)  # says what is wrong with the files, and refuses quantised ones
     try:
         model, report = model_class.from_pretrained(
             folder, config=config, dtype=dtype or "auto", weights_only=True, output_loading_info=True
