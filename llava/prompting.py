@@ -16,10 +16,10 @@ from llava.constants import (
     DEFAULT_IMAGE_TOKEN,
     IMAGE_PLACEHOLDER,
 )
-from llava.conversation import SeparatorStyle, template
+from llava.conversation import SeparatorStyle
 from llava.errors import ImageTokenMismatch
 from llava.mm_utils import expand_image_tokens, process_images, tokenizer_image_token
-from llava.template_choice import default_template_for, release_of
+from llava.template_choice import conversation_for, release_of
 
 if TYPE_CHECKING:
     import torch
@@ -65,10 +65,10 @@ def build_prompt(
 
     Raises:
         ImageTokenMismatch: the numbers of markers and images differ.
-        UnknownTemplate: there is no template called `conv_mode`.
+        UnknownTemplate: there is no template called `conv_mode`, or nothing says which one the checkpoint needs.
     """
     release = release_of(config)
-    conversation = template(conv_mode or default_template_for(config, name=name), release=release)
+    conversation = conversation_for(config, conv_mode, name=name)
     conversation.append_message(conversation.roles[0], place_images(question, num_images, first=release != "v0"))
     if release != "v0" or conversation.sep_style is SeparatorStyle.HEADED:
         conversation.append_message(conversation.roles[1], None)

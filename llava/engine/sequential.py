@@ -20,7 +20,7 @@ from llava.errors import ContextTooLong
 from llava.model.language_model.splice import num_text_tokens
 from llava.prompting import ModelInputs, encode_prompt
 from llava.text_generation.answer_events import Answer, Piece
-from llava.text_generation.answer_text import AnswerText
+from llava.text_generation.answer_text import AnswerText, control_ids
 from llava.text_generation.settings import Sampling
 
 
@@ -133,6 +133,7 @@ def answer(
     if room < 1:
         raise ContextTooLong(prompt_tokens, context_length)
     text = AnswerText(tokenizer, stop, prefixes, on_piece)
+    ends = (*end_ids(model), *control_ids(tokenizer, stop))
     step = _Step(text if sampling.num_beams == 1 else None, ends_after_step)
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
@@ -142,11 +143,12 @@ def answer(
         max_new_tokens=min(sampling.max_new_tokens, room),
         stopping_criteria=StoppingCriteriaList([step]),
         logits_processor=LogitsProcessorList([_FiniteLogits(model)]),
+        eos_token_id=list(ends) or None,
         **sampling.as_generate_options(),
     )[0].tolist()
     text.update(generated)
     text.finish()
-    ended = text.stopped or (bool(generated) and generated[-1] in end_ids(model))
+    ended = text.stopped or (bool(generated) and generated[-1] in ends)
     return Answer(text.text, "stop" if ended else "length", prompt_tokens, len(generated), num_image_tokens)
 
 

@@ -116,7 +116,7 @@ class Supervisor:
             state.manager_id,
             state.prompt + state.tokens,
             state.max_new_tokens - len(state.tokens),
-            self._end_ids,
+            (*self._end_ids, *state.end_ids),
             state.sampling,
         )
         if not accepted:
@@ -171,7 +171,7 @@ class Supervisor:
             self._doubtful.remove(state.number)
             if not self._last_logits_are_finite(state):
                 return logits_not_finite(self._model)
-        return state.finish(self._end_ids)
+        return state.finish((*self._end_ids, *state.end_ids))
 
     @torch.no_grad()
     def _last_logits_are_finite(self, state: RequestState) -> bool:

@@ -159,7 +159,7 @@ def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[Conver
     folder = resolve_folder(str(settings.model))
     model = read_model_folder(folder).settings
     tokenizer = load_tokenizer(folder, tokenization="sentencepiece")
-    template = training_template(settings.version)
+    template = training_template(settings.version, settings.model)
     as_patches = not template.image_first
     wanted = [DEFAULT_IMAGE_PATCH_TOKEN] if as_patches else []
     if settings.start_end:
