@@ -33,7 +33,7 @@ def render(text: str, messages: Sequence[dict[str, Any]], *, opens: bool) -> str
     from jinja2.exceptions import TemplateError as JinjaError
 
     try:
-        if _takes_parts(text):
+        if takes_parts(text):
             messages = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
         return _compiled(text).render(messages=messages, add_generation_prompt=opens, **_NO_TOKENS)
     except (JinjaError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
@@ -62,7 +62,7 @@ def writes_first_token(text: str) -> bool:
 
     messages = [_user("Hi.")]
     try:
-        if _takes_parts(text):
+        if takes_parts(text):
             messages = [{"role": ROLES[0], "content": [{"type": "text", "text": "Hi."}]}]
         return _compiled(text).render(messages=messages, bos_token=_PROBE, eos_token="").lstrip().startswith(_PROBE)
     except (JinjaError, TypeError, ValueError, KeyError, AttributeError):
@@ -70,7 +70,7 @@ def writes_first_token(text: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _takes_parts(text: str) -> bool:
+def takes_parts(text: str) -> bool:
     """Returns whether a template reads a content as a list of parts and would lose one that is a text."""
     from jinja2.exceptions import TemplateError as JinjaError
 

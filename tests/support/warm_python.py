@@ -201,9 +201,10 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> int:
             sys.argv, sys.path[0:1] = ["-m", *rest[1:]], [folder, *extra]
             sys.modules.pop(rest[0], None)
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-        elif kind == "-c":
-            sys.argv, sys.path[0:1] = ["-c", *rest[1:]], ["", *extra]
-            exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+        elif kind in ("-c", "-"):
+            source = rest[0] if kind == "-c" else sys.stdin.read()
+            sys.argv, sys.path[0:1] = [kind, *rest[kind == "-c" :]], ["", *extra]
+            exec(compile(source, "<string>", "exec"), {"__name__": "__main__"})
         else:
             sys.argv, sys.path[0:1] = [kind, *rest], [str(Path(kind).resolve().parent), *extra]
             runpy.run_path(kind, run_name="__main__")

@@ -10,6 +10,7 @@ import json
 
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import InvalidRequest
+from llava.templates.jinja_text import takes_parts
 
 # Joins a message's images and text; `image` is the text of one image.
 _CONTENT = """\
@@ -68,11 +69,11 @@ def chat_template(conversation: Conversation, *, image: str, bos: str) -> str:
     return "".join(parts)
 
 
-# Gives the text of a folder messages whose contents are texts, as it reads them in this package.
+# Gives the text of a folder messages whose images are text, as it gets them in this package.
 _FLATTENED = """\
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
-  {%- set flat.messages = flat.messages + [{'role': message['role'], 'content': content(message)}] -%}
+  {%- set flat.messages = flat.messages + [{'role': message['role'], 'content': CONTENT}] -%}
 {%- endfor -%}
 {%- set messages = flat.messages -%}
 """
@@ -82,7 +83,10 @@ def _of_folder(conversation: Conversation, *, image: str, bos: str) -> str:
     joined = "{{- ns.images + ns.text -}}"
     content = _CONTENT.replace("BEFORE", _text("")).replace("AFTER", _text("\n")).replace("JOINED", joined)
     first = f"{{%- set bos_token = '' -%}}{{{{- {_text(bos)} -}}}}\n"
-    return f"{{%- set image = {_text(image)} -%}}\n{content}{_FLATTENED}{first}{conversation.jinja}"
+    as_text = "content(message)"
+    as_part = f"[{{'type': 'text', 'text': {as_text}}}]" if takes_parts(conversation.jinja) else as_text
+    flattened = _FLATTENED.replace("CONTENT", as_part)
+    return f"{{%- set image = {_text(image)} -%}}\n{content}{flattened}{first}{conversation.jinja}"
 
 
 def _text(value: str | None) -> str:
