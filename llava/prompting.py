@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+_LEGACY_ENDING = "\n\n### Response:"
+"""What v0's evaluators append to a question in the template `simple_legacy`, whose example has it too."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A question in the text of a template."""
@@ -69,7 +73,10 @@ def build_prompt(
     """
     release = release_of(config)
     conversation = conversation_for(config, conv_mode, name=name)
-    conversation.append_message(conversation.roles[0], place_images(question, num_images, first=release != "v0"))
+    question = place_images(question, num_images, first=release != "v0")
+    if conversation.name == "simple_legacy":
+        question += _LEGACY_ENDING
+    conversation.append_message(conversation.roles[0], question)
     if release != "v0" or conversation.sep_style is SeparatorStyle.HEADED:
         conversation.append_message(conversation.roles[1], None)
     return Prompt(

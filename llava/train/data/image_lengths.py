@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.errors import DataError, ImageError
-from llava.images.formats import decoder_errors
+from llava.images.formats import IMAGE_FORMATS, decoder_errors
 from llava.images.loading import ImageLimits
 from llava.mm_utils import process_images
 from llava.train.data.dataset import ImageLoader
@@ -60,15 +60,13 @@ class ImageLengths:
         return loader.num_positions(blank)
 
     def _upright_size(self, file: Path) -> tuple[int, int]:
-        from PIL import Image
-
         try:
             # Opening a pipe or a device would wait for its other end.
             if not file.is_file():
                 raise ImageError("no such file, or not a regular one.")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(file) as image:
+                with _opened(file) as image:
                     width, height = image.size
                     orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         except decoder_errors() as error:
@@ -77,3 +75,14 @@ class ImageLengths:
             megapixels = self._limits.max_pixels / 1e6
             raise ImageError(f"{width} x {height} pixels, the limit is {megapixels:.1f} megapixels. Resize the image.")
         return (height, width) if orientation in _LYING else (width, height)
+
+
+def _opened(file: Path) -> Any:
+    """Opens an image to read its header. Pillow reads only that much of a file; formats that it has no plugin for are
+    read whole."""
+    from PIL import Image
+
+    with file.open("rb") as handle:
+        head = handle.read(64)
+    own = next((each for each in IMAGE_FORMATS if each.magic.match(head) and each.plugin.startswith(".")), None)
+    return Image.open(file) if own is None else own.open(file.read_bytes())
