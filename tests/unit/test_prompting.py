@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from llava.errors import ImageTokenMismatch, UnknownTemplate
