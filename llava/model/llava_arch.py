@@ -196,9 +196,7 @@ class LlavaMetaForCausalLM:
                 "this model cuts images into tiles and needs their original sizes: image_sizes=[(width, height), …]."
             )
         side = tower.num_patches_per_side
-        columns, rows = get_anyres_image_grid_shape(
-            image_size, self.config.image_grid_pinpoints, tower.config.image_size
-        )
+        columns, rows = get_anyres_image_grid_shape(image_size, self.config.image_grid_pinpoints, tower.image_size)
         if rows * columns != len(tiles):
             raise ImageError(
                 f"an image of {image_size[0]} x {image_size[1]} pixels is cut into {columns} x {rows} tiles by this "

@@ -169,13 +169,24 @@ class LlavaCausalLM(LlavaMetaForCausalLM, _AnyCausalClass):
         embeds = self.get_input_embeddings()(input_ids)
         return embeds if nothing is None else embeds + nothing.to(embeds)
 
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """Sets the attention function of the language model. The tower keeps its own: what serves the one in batches
+        means nothing to the other, and convolutional towers have none."""
+        modules = self.model._modules
+        tower = modules.pop("vision_tower", None)
+        try:
+            super().set_attn_implementation(*args, **kwargs)
+        finally:
+            if tower is not None:
+                modules["vision_tower"] = tower
+
     def _zero_of_images(self) -> Tensor | None:
         """Returns 0, computed with all parameters that images pass through; None if these are frozen."""
         tower = self.model._modules.get("vision_tower")
         weight = next(self.model.mm_projector.parameters(), None)
         newline = getattr(self.model, "image_newline", None)
         if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
-            size = tower.config.image_size
+            size = tower.image_size
             features = self.encode_images(next(tower.parameters()).new_zeros(1, 3, size, size))[0]
         elif weight is not None and weight.requires_grad:
             features = self.model.mm_projector(weight.new_zeros(1, self.config.mm_hidden_size))

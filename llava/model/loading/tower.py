@@ -59,7 +59,8 @@ def load_tower(plan: LoadPlan) -> tuple[VisionTower, str | None]:
             return tower, str((home / named).absolute())
         return tower, settings.get("mm_vision_tower")
     config, place = _described(plan, named, home)
-    tower = builder.empty_vision_tower(config, builder.load_image_processor(place), **select).to(plan.dtype)
+    image_processor = builder.load_image_processor(place, config.model_type)
+    tower = builder.empty_vision_tower(config, image_processor, **select).to(plan.dtype)
     _fill(tower, plan.checkpoint, plan.tower_tensors)
     return tower, settings.get("mm_vision_tower")
 

@@ -7,24 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, VisionTowerNotFound, WeightsNotFinite
+from llava.model.multimodal_encoder.families import FAMILIES, LLAVA_PROCESSORS, family_of
 from llava.model.weights.finite import first_not_finite, num_not_finite
 from llava.model.weights.reader import open_checkpoint, read_model_json, resolve_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from llava.model.multimodal_encoder.vision_tower import VisionTower
-
-# model_type of a tower's config -> (model class, image processor class) of transformers.
-# The processors are the ones on Pillow: their pixels equal those of 2023, and they do not need torchvision.
-_FAMILIES = {
-    "clip": ("CLIPVisionModel", "CLIPImageProcessorPil"),
-    "clip_vision_model": ("CLIPVisionModel", "CLIPImageProcessorPil"),
-    "siglip": ("SiglipVisionModel", "SiglipImageProcessorPil"),
-    "siglip_vision_model": ("SiglipVisionModel", "SiglipImageProcessorPil"),
-    "dinov2": ("Dinov2Model", "BitImageProcessorPil"),
-    "dinov2_with_registers": ("Dinov2WithRegistersModel", "BitImageProcessorPil"),
-}
+    from llava.model.multimodal_encoder.vision_tower import Layer, VisionTower
 
 
 def find_vision_tower(name: str, *, model_folder: str | Path | None = None) -> Path:
@@ -50,10 +40,7 @@ def tower_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     kind = read_model_json(folder / "config.json").get("model_type")
-    if kind not in _FAMILIES:
-        raise CheckpointError(
-            f"{folder}: a model of type {kind!r} cannot be the vision tower. Known: {', '.join(sorted(_FAMILIES))}."
-        )
+    family_of(kind, folder)
     config = AutoConfig.from_pretrained(folder)
     return getattr(config, "vision_config", config)
 
@@ -67,8 +54,7 @@ def config_from_settings(settings: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     kind = settings["model_type"]
-    if kind not in _FAMILIES:
-        raise CheckpointError(f"vision_config: a model of type {kind!r} cannot be the vision tower.")
+    family_of(kind, "vision_config")
     config = AutoConfig.for_model(kind, **{key: value for key, value in settings.items() if key != "model_type"})
     return getattr(config, "vision_config", config)
 
@@ -77,7 +63,7 @@ def build_vision_tower(
     name: str,
     *,
     model_folder: str | Path | None = None,
-    select_layer: int = -2,
+    select_layer: Layer = -2,
     select_feature: str = "patch",
     dtype: torch.dtype | None = None,
 ) -> VisionTower:
@@ -93,11 +79,9 @@ def build_vision_tower(
     """
     import transformers
 
-    from llava.model.multimodal_encoder.vision_tower import VisionTower
-
     folder = find_vision_tower(name, model_folder=model_folder)
     config = tower_config(folder)
-    model_class = getattr(transformers, _FAMILIES[config.model_type][0])
+    model_class = getattr(transformers, FAMILIES[config.model_type].model)
     open_checkpoint(folder)  # says what is wrong with the files, and refuses quantised ones
     try:
         model, report = model_class.from_pretrained(
@@ -113,23 +97,32 @@ def build_vision_tower(
     name_of_broken = first_not_finite(model)
     if name_of_broken is not None:
         raise WeightsNotFinite(name_of_broken, folder, num_not_finite(model.state_dict()[name_of_broken]))
-    tower = VisionTower(model, load_image_processor(folder), select_layer=select_layer, select_feature=select_feature)
+    processor = load_image_processor(folder, config.model_type)
+    tower = _tower_class(config)(model, processor, select_layer=select_layer, select_feature=select_feature)
     return tower.requires_grad_(False).eval()
 
 
-def empty_vision_tower(config: Any, image_processor: Any, *, select_layer: int, select_feature: str) -> VisionTower:
+def empty_vision_tower(config: Any, image_processor: Any, *, select_layer: Layer, select_feature: str) -> VisionTower:
     """Builds a tower from its transformers config, for weights that come from a checkpoint that trained it."""
     import transformers
 
-    from llava.model.multimodal_encoder.vision_tower import VisionTower
-
-    model = getattr(transformers, _FAMILIES[config.model_type][0])(config)
-    tower = VisionTower(model, image_processor, select_layer=select_layer, select_feature=select_feature)
+    model = getattr(transformers, FAMILIES[config.model_type].model)(config)
+    tower = _tower_class(config)(model, image_processor, select_layer=select_layer, select_feature=select_feature)
     return tower.requires_grad_(False).eval()
 
 
-def load_image_processor(folder: Path) -> Any:
+def _tower_class(config: Any) -> type[VisionTower]:
+    from llava.model.multimodal_encoder.grid_tower import GRID_TOWERS, GridTower
+    from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+    return GridTower if config.model_type in GRID_TOWERS else VisionTower
+
+
+def load_image_processor(folder: Path, tower_type: str = "clip_vision_model") -> Any:
     """Loads the image processor of a tower's folder.
+
+    Args:
+        tower_type: `model_type` of the tower, which decides the class for a folder of a whole LLaVA.
 
     Raises:
         CheckpointError: no `preprocessor_config.json`, or an unknown kind of processor.
@@ -147,7 +140,8 @@ def load_image_processor(folder: Path) -> Any:
     content = read_model_json(settings)
     name = content.get("image_processor", content).get("image_processor_type") or "CLIPImageProcessor"
     # Saved names end in "", "Fast" or "Pil", depending on the backend that wrote them; the pixels must be Pillow's.
-    name = name.removesuffix("Fast").removesuffix("Pil") + "Pil"
+    name = name.removesuffix("Fast").removesuffix("Pil")
+    name = FAMILIES[tower_type].processor if name in LLAVA_PROCESSORS else f"{name}Pil"
     processor = getattr(transformers, name, None)
     if processor is None:
         raise CheckpointError(f"{settings}: unknown image_processor_type {name.removesuffix('Pil')!r}.")

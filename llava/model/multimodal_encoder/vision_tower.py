@@ -8,7 +8,7 @@ run.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,20 @@ from llava.errors import CheckpointError, ImageError
 SELECT_FEATURES = ("patch", "cls_patch")
 
 
+Layer = Union[int, "list[int]"]
+"""The layer whose states are the features, or several, whose states are joined."""
+
+
 class VisionTower(nn.Module):
-    """Runs a CLIP, SigLIP or DINOv2 vision model up to the selected layer.
+    """Runs a vision transformer (CLIP, SigLIP, DINOv2) up to the selected layer.
+
+    `llava.model.multimodal_encoder.grid_tower` has the towers that are no stack of equal layers.
 
     Args:
         vision_tower: the transformers model; its config decides how it runs.
         image_processor: turns images into the pixels that this tower was trained on.
         select_layer: index into the tower's hidden states; negative counts from the end, -2 is the one before the last.
+            The states of several are joined along their width (ViP-LLaVA, Cai et al. 2024).
         select_feature: "patch" drops the class and register tokens, "cls_patch" keeps the class token.
 
     Raises:
@@ -32,7 +39,7 @@ class VisionTower(nn.Module):
     """
 
     def __init__(
-        self, vision_tower: nn.Module, image_processor: Any, *, select_layer: int = -2, select_feature: str = "patch"
+        self, vision_tower: nn.Module, image_processor: Any, *, select_layer: Layer = -2, select_feature: str = "patch"
     ):
         super().__init__()
         if select_feature not in SELECT_FEATURES:
@@ -44,12 +51,8 @@ class VisionTower(nn.Module):
         self.select_layer = select_layer
         self.select_feature = select_feature
         layers = _layers(vision_tower)
-        self.num_layers_run = select_layer if select_layer >= 0 else len(layers) + 1 + select_layer
-        if not 0 <= self.num_layers_run <= len(layers):
-            raise CheckpointError(
-                f"mm_vision_select_layer is {select_layer}, but the vision tower has {len(layers)} layers "
-                f"(allowed: {-len(layers) - 1} to {len(layers)})."
-            )
+        self.states = state_numbers(select_layer, len(layers) + 1, f"{len(layers)} layers")
+        self.num_layers_run = max(self.states)
         # They stay outside the encoder's loop, so that a tower that was trained can still be saved whole.
         self.unused_layers = layers[self.num_layers_run :]
         _set_layers(vision_tower, layers[: self.num_layers_run])
@@ -68,11 +71,22 @@ class VisionTower(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        return self.config.hidden_size
+        """Width of a feature."""
+        return self.config.hidden_size * len(self.states)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images that the tower was trained on, in pixels."""
+        return self.config.image_size
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the square of pixels that a feature stands for."""
+        return self.config.patch_size
 
     @property
     def num_patches_per_side(self) -> int:
-        return self.config.image_size // self.config.patch_size
+        return self.image_size // self.patch_size
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -84,7 +98,7 @@ class VisionTower(nn.Module):
     @property
     def num_patches(self) -> int:
         """Number of features of an image of the tower's own size."""
-        return self.num_features(self.config.image_size, self.config.image_size)
+        return self.num_features(self.image_size, self.image_size)
 
     def num_features(self, height: int, width: int) -> int:
         """Returns the number of features of an image of the given size in pixels."""
@@ -146,12 +160,28 @@ class VisionTower(nn.Module):
                 f"an image of {pixels.shape[3]} x {pixels.shape[2]} pixels is smaller than one patch "
                 f"({self.config.patch_size} pixels)."
             )
-        hidden = self._embed(pixels.to(device=self.device, dtype=self.dtype))
-        hidden = self.vision_tower.encoder(hidden).last_hidden_state
+        hidden = self._encode(self._embed(pixels.to(device=self.device, dtype=self.dtype)))
         if self.select_feature == "patch":
             return hidden[:, self.num_prefix_tokens :]
         # Registers carry no image position; only the class token is a feature.
         return torch.cat([hidden[:, : min(1, self.num_prefix_tokens)], hidden[:, self.num_prefix_tokens :]], dim=1)
+
+    def _encode(self, embedded: Tensor) -> Tensor:
+        """Runs the layers; returns the selected states, joined along their width."""
+        if self.states == [self.num_layers_run]:
+            return self.vision_tower.encoder(embedded).last_hidden_state
+        states = {0: embedded}
+        hooks = [
+            layer.register_forward_hook(_keeper(states, number))
+            for number, layer in enumerate(_layers(self.vision_tower), 1)
+            if number in self.states
+        ]
+        try:
+            self.vision_tower.encoder(embedded)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([states[number] for number in self.states], dim=-1)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         own_size = tuple(pixels.shape[2:]) == (self.config.image_size, self.config.image_size)
@@ -160,6 +190,33 @@ class VisionTower(nn.Module):
         hidden = self.vision_tower.embeddings(pixels, **options)
         norm = getattr(self.vision_tower, "pre_layrnorm", None)
         return hidden if norm is None else norm(hidden)
+
+
+def state_numbers(select_layer: Layer, num_states: int, what: str) -> list[int]:
+    """Returns the positions of the selected states, counted from the first.
+
+    Args:
+        num_states: number of states that the tower has.
+        what: what the tower has, in words, for the message.
+
+    Raises:
+        CheckpointError: a state that the tower does not have, or none.
+    """
+    layers = select_layer if isinstance(select_layer, list) else [select_layer]
+    numbers = [layer if layer >= 0 else num_states + layer for layer in layers]
+    if not numbers or not all(0 <= number < num_states for number in numbers):
+        raise CheckpointError(
+            f"mm_vision_select_layer is {select_layer}, but the vision tower has {what} "
+            f"(allowed: {-num_states} to {num_states - 1})."
+        )
+    return numbers
+
+
+def _keeper(states: dict[int, Tensor], number: int) -> Any:
+    def keep(layer: nn.Module, arguments: Any, output: Any) -> None:
+        states[number] = output[0] if isinstance(output, tuple) else output
+
+    return keep
 
 
 def _layers(vision_tower: Any) -> nn.ModuleList:

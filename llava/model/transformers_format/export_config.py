@@ -127,7 +127,7 @@ def image_processor_settings(config: LlavaConfigKeys, tower: TowerWeights) -> di
     """Returns the `preprocessor_config.json` of an export."""
     from llava.model.multimodal_encoder.builder import load_image_processor
 
-    own = load_image_processor(tower.folder)
+    own = load_image_processor(tower.folder, tower.config.model_type)
     settings = {
         key: value for key, value in own.to_dict().items() if value is not None and not key.endswith("_processor_type")
     }

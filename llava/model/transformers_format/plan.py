@@ -91,9 +91,14 @@ def _check_tower(tower: TowerWeights) -> None:
     """
     import torch
     from transformers import AutoModel
+    from transformers.core_model_loading import revert_weight_conversion
 
     with torch.device("meta"):
-        expected = AutoModel.from_config(tower.config).state_dict()
+        model = AutoModel.from_config(tower.config)
+    # Of some towers the tensors have other names in files than in the model; either are read.
+    in_files = revert_weight_conversion(model, dict(model.state_dict()))
+    forms = [{name.removeprefix("vision_model.") for name in form} for form in (model.state_dict(), in_files)]
+    expected = max(forms, key=lambda form: len(form & set(tower.names)))
     # What follows the encoder never runs, and some releases leave it out.
     unneeded = ("post_layernorm.", "layernorm.", "head.", "embeddings.mask_token")
     missing = [name for name in expected if name not in tower.names and not name.startswith(unneeded)]

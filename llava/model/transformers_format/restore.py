@@ -53,7 +53,7 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
         else:
             towers.add(f"{tower.prefix}{name}", source=theirs)
     settings = _original_config(folder.config(), source, plan.dominant_dtype, trained=trained)
-    image_processor = load_image_processor(tower.folder)
+    image_processor = load_image_processor(tower.folder, tower.config.model_type)
     with open_target(target, plan.specs, options) as writer:
         plan.write(writer)
         writer.write_json("config.json", settings)

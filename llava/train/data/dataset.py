@@ -92,8 +92,8 @@ class PositionCounter:
     """Counts the positions of a preprocessed image in the model; keeps the tower's sizes, not its weights."""
 
     def __init__(self, tower: Any) -> None:
-        self._patch = tower.config.patch_size
-        self._extra = tower.num_features(self._patch, self._patch) - 1
+        self._patch = tower.patch_size
+        self._extra = tower.num_patches - tower.num_patches_per_side**2
 
     def __call__(self, pixels: Tensor) -> int:
         """Returns the number of positions of pixels [3, height, width], or for tiles [n, 3, height, width] a bound."""

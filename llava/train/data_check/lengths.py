@@ -175,8 +175,9 @@ def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[Conver
             "select_layer": model.get("mm_vision_select_layer") or -2,
             "select_feature": model.get("mm_vision_select_feature") or "patch",
         }
-        processor = builder.load_image_processor(place)
-        tower = builder.empty_vision_tower(builder.tower_config(place), processor, **select)
+        tower_config = builder.tower_config(place)
+        processor = builder.load_image_processor(place, tower_config.model_type)
+        tower = builder.empty_vision_tower(tower_config, processor, **select)
         aspect = settings.aspect_ratio or model.get("image_aspect_ratio") or "square"
         config = SimpleNamespace(image_aspect_ratio=aspect, image_grid_pinpoints=model.get("image_grid_pinpoints"))
         loader = ImageLoader(settings.image_folder, processor, config, PositionCounter(tower))
