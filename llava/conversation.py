@@ -26,6 +26,7 @@ from typing import Any, Final, Literal
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import TemplateError, UnknownTemplate
+from llava.templates.jinja_text import answer_end, render
 
 Release = Literal["v0", "head"]
 """A release of LLaVA: v0, or any later one."""
@@ -46,6 +47,11 @@ class SeparatorStyle(Enum):
     """`[INST] … [/INST]` around user turns; the first one includes the system text."""
     HEADED = auto()
     """The training text of v0: `system` + two sep2, then `sep role: text` + sep2 for each turn."""
+    TURNS = auto()
+    """Control tokens around each turn: role + text + sep for the user and the system, role + text + sep2 for the
+    assistant; roles and separators include their line breaks."""
+    JINJA = auto()
+    """The Jinja text of a model folder, in `jinja`."""
 
 
 @dataclass
@@ -78,6 +84,10 @@ class Conversation:
     """True to put the image of a first turn before its question (v1.0 and later), false to leave it in place (v0)."""
     name: str = field(default="", compare=False)
     """Key of the template, for logs and messages."""
+    system_role: str = ""
+    """What stands before the system text in style TURNS; "" puts the system text into the first question."""
+    jinja: str = field(default="", repr=False)
+    """The text of style JINJA."""
 
     def append_message(self, role: str, message: Any) -> None:
         """Adds a turn; a `message` of None opens the assistant's turn for the model to complete."""
@@ -95,9 +105,22 @@ class Conversation:
     @property
     def stop_str(self) -> str:
         """The text that ends an answer in this template."""
+        if self.sep_style is SeparatorStyle.JINJA:
+            return answer_end(self.jinja).strip()
+        if self.sep_style is SeparatorStyle.TURNS:
+            return (self.sep2 or self.sep).strip()
         if self.sep_style in (SeparatorStyle.TWO, SeparatorStyle.LLAMA_2) and self.sep2:
             return self.sep2
         return self.sep
+
+    def with_system(self, text: str) -> Conversation:
+        """Returns a copy with another system text, in the place and the form that the style has for it."""
+        if self.sep_style is SeparatorStyle.MPT:
+            header, line_end, _ = self.system.partition("\n")  # `<|im_start|>system` stands before the text
+            text = f"{header}{line_end}{text}"
+        changed = self.copy()
+        changed.system = text
+        return changed
 
     def copy(self) -> Conversation:
         """Returns a copy to which turns can be added without changing this one; images are shared."""
@@ -221,6 +244,29 @@ def _render_headed(conversation: Conversation, turns: Turns) -> str:
     return prompt
 
 
+def _render_turns(conversation: Conversation, turns: Turns) -> str:
+    system, prompt = conversation.system, ""
+    if system and conversation.system_role:
+        prompt = f"{conversation.system_role}{system}{conversation.sep}"
+    for index, (role, text) in enumerate(turns):
+        if not text:
+            prompt += role
+            continue
+        if index == 0 and system and not conversation.system_role:
+            text = f"{system}\n\n{text}"
+        end = conversation.sep if role == conversation.roles[0] else conversation.sep2 or conversation.sep
+        prompt += f"{role}{text}{end}"
+    return prompt
+
+
+def _render_jinja(conversation: Conversation, turns: Turns) -> str:
+    opens = bool(turns) and turns[-1][0] == conversation.roles[1] and not turns[-1][1]
+    messages = [{"role": role, "content": text or ""} for role, text in (turns[:-1] if opens else turns)]
+    if conversation.system:
+        messages.insert(0, {"role": "system", "content": conversation.system})
+    return render(conversation.jinja, messages, opens=opens)
+
+
 _RENDERERS: Final[dict[SeparatorStyle, Callable[[Conversation, Turns], str]]] = {
     SeparatorStyle.SINGLE: _render_single,
     SeparatorStyle.TWO: _render_two,
@@ -228,6 +274,8 @@ _RENDERERS: Final[dict[SeparatorStyle, Callable[[Conversation, Turns], str]]] = 
     SeparatorStyle.PLAIN: _render_plain,
     SeparatorStyle.LLAMA_2: _render_llama_2,
     SeparatorStyle.HEADED: _render_headed,
+    SeparatorStyle.TURNS: _render_turns,
+    SeparatorStyle.JINJA: _render_jinja,
 }
 
 
@@ -319,6 +367,22 @@ def _inst(system: str, sep: str) -> Conversation:
     return Conversation(system, _USER, [], 0, SeparatorStyle.LLAMA_2, sep, "</s>", "llama_v2")
 
 
+def _turns(role: str, sep: str, sep2: str = "", *, system: str = "", assistant: str = "assistant") -> Conversation:
+    """A family with control tokens around turns; `role` has {} in place of the role's name."""
+    has_system = not role.startswith("<start_of_turn>")
+    return Conversation(
+        system,
+        (role.format("user"), role.format(assistant)),
+        [],
+        0,
+        SeparatorStyle.TURNS,
+        sep,
+        sep2 or sep,
+        "turns",
+        system_role=role.format("system") if has_system else "",
+    )
+
+
 def _plain() -> Conversation:
     return Conversation("", ("", ""), [], 0, SeparatorStyle.PLAIN, "\n")
 
@@ -384,6 +448,21 @@ conv_templates: Final[dict[str, Conversation]] = _named(
             "make jokes.",
             image_first=False,
         ),
+        # Families of language models that came later, in the words of their own chat templates. The first three names
+        # are those of LLaVA-NeXT and LLaVA-OneVision.
+        "qwen_1_5": _turns("<|im_start|>{}\n", "<|im_end|>\n", system="You are a helpful assistant."),
+        "qwen_2": _turns("<|im_start|>{}\n", "<|im_end|>\n", system="You are a helpful assistant."),
+        "llava_llama_3": _turns(
+            "<|start_header_id|>{}<|end_header_id|>\n\n",
+            "<|eot_id|>",
+            system=f"You are a helpful language and vision assistant. {_SEES}",
+        ),
+        "llama_3": _turns("<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"),
+        "chatml": _turns("<|im_start|>{}\n", "<|im_end|>\n"),
+        "gemma": _turns("<start_of_turn>{}\n", "<end_of_turn>\n", assistant="model"),
+        "phi_3": _turns("<|{}|>\n", "<|end|>\n"),
+        "olmo_2": _turns("<|{}|>\n", "\n", "<|endoftext|>\n"),
+        "zephyr": _turns("<|{}|>\n", "</s>\n"),
         # Keys that no release had: the v0 text of a key whose meaning changed, and the training text of v0.
         "v0_llava_v1": conv_templates_v0["llava_v1"],
         "v0_train": Conversation(

@@ -131,8 +131,11 @@ class WeightsNotFound(CheckpointError):
 
     code = "weights_not_found"
 
-    def __init__(self, folder: object, files: tuple[str, ...]):
-        super().__init__(f"{folder}: no weights found (looked for {', '.join(files)}). Check the path.")
+    def __init__(self, folder: object, files: tuple[str, ...], others: Sequence[str] = ()):
+        message = f"{folder}: no weights found (looked for {', '.join(files)}). "
+        if others:
+            message += f"The folder has {', '.join(others[:3])}, which is read under no such name or in no such format."
+        super().__init__(message + ("" if others else "Check the path."))
 
 
 class MissingShard(CheckpointError):
@@ -154,6 +157,24 @@ class BrokenShard(CheckpointError):
         super().__init__(f"{file}: cannot be read as weights ({reason}). The file may be truncated; download it again.")
 
 
+class QuantizedWeights(CheckpointError):
+    """A weight file holds quantised tensors, which would be read as plain numbers."""
+
+    code = "quantized_weights"
+
+    def __init__(self, file: object, name: str, method: str):
+        super().__init__(
+            f"{file}: {name} was quantised with {method}, which cannot be read. Use the checkpoint that is not "
+            "quantised; --load-8bit and --load-4bit quantise it while loading."
+        )
+
+
+class NotWeights(CheckpointError):
+    """A weight file is something else: a pointer to the real file, or a page that was saved in its place."""
+
+    code = "not_weights"
+
+
 class VisionTowerNotFound(CheckpointError):
     """The vision tower of a checkpoint is neither in its folder nor in the other places that are searched."""
 
@@ -173,16 +194,28 @@ class ShapeMismatch(CheckpointError):
     code = "shape_mismatch"
 
     def __init__(self, name: str, file: object, found: tuple[int, ...], expected: tuple[int, ...]):
-        super().__init__(
-            f"{file}: {name} has shape {list(found)}, the model expects {list(expected)}. "
-            "The file belongs to a model of a different size or kind."
-        )
+        why = "The file belongs to a model of a different size or kind."
+        if 0 in found and 0 not in expected:
+            why = "It is empty, as in files that DeepSpeed ZeRO-3 saves without gathering the weights. Save it again."
+        super().__init__(f"{file}: {name} has shape {list(found)}, the model expects {list(expected)}. {why}")
 
 
 class BaseMismatch(CheckpointError):
     """A base model and a delta (or a model and its base) do not belong together; the message says why."""
 
     code = "base_mismatch"
+
+
+class WeightsNotFinite(CheckpointError):
+    """A tensor of a weight file contains NaN or infinite values."""
+
+    code = "weights_not_finite"
+
+    def __init__(self, name: str, file: object, count: int):
+        super().__init__(
+            f"{file}: {count} values of {name} are NaN or infinite. The file is damaged, or its training diverged; "
+            "fetch it again, or use an earlier checkpoint."
+        )
 
 
 class NotFinite(CheckpointError):
@@ -217,6 +250,12 @@ class EngineFailed(LlavaError):
     """The model failed on a request twice; other requests were not affected."""
 
     code, status = "engine_failed", 500
+
+
+class LogitsNotFinite(LlavaError):
+    """The model's logits for a request are NaN or infinite; other requests were not affected."""
+
+    code, status = "logits_not_finite", 500
 
 
 class OutOfMemory(LlavaError):

@@ -84,20 +84,22 @@ _MAX_RESIZED_PIXELS: Final = 16_000_000
 
 
 def process_images(
-    images: Sequence[Image.Image], image_processor: Any, model_cfg: Any
+    images: Sequence[Image.Image], image_processor: Any, model_cfg: Any, *, num_images: int = 1
 ) -> torch.Tensor | list[torch.Tensor]:
     """Turns images into the model's `images` argument, in the mode that `image_aspect_ratio` selects.
 
     `square` (the default, also called `crop`) resizes the shortest edge to the tower's input and crops the centre.
     `pad` first pads the image to a square of the mean colour. `keep` preserves the aspect ratio, with sides of at most
     448 and 224 pixels. `resize` distorts the image to a square. `anyres` makes one reduced image and a grid of tiles;
-    `anyres_max_N` is the same here, and the model shrinks what it makes of more than N tiles.
+    `anyres_max_N` does so with the image of a conversation that has one, and the model shrinks what it makes of more
+    than N tiles; of several images each is padded to one tile (LLaVA-OneVision, Li et al. 2024).
 
     Args:
         images: Pillow images of any mode.
         image_processor: the tower's image processor, such as `CLIPImageProcessorPil`.
         model_cfg: the model's config, an object or a mapping with `image_aspect_ratio` and, for anyres,
             `image_grid_pinpoints`; None means `square`.
+        num_images: number of images in the conversation that these are part of.
 
     Returns:
         float32 [n, 3, H, W] (anyres: [n, tiles, 3, H, W]) if all shapes are equal, else a list of n tensors.
@@ -109,10 +111,18 @@ def process_images(
     import torch
 
     mode = _read(model_cfg, "image_aspect_ratio") or "square"
-    tensors = [_process_image(to_rgb(image), image_processor, mode, model_cfg) for image in images]
+    if num_images > 1 and tiles_only_one_image(model_cfg):
+        tensors = [_process_image(to_rgb(image), image_processor, "pad", model_cfg)[None] for image in images]
+    else:
+        tensors = [_process_image(to_rgb(image), image_processor, mode, model_cfg) for image in images]
     if tensors and all(tensor.shape == tensors[0].shape for tensor in tensors):
         return torch.stack(tensors)
     return tensors
+
+
+def tiles_only_one_image(model_cfg: Any) -> bool:
+    """Returns whether the model cuts an image into tiles only if a conversation has no other."""
+    return (_read(model_cfg, "image_aspect_ratio") or "").startswith("anyres_max_")
 
 
 def _process_image(image: Image.Image, processor: Any, mode: str, model_cfg: Any) -> torch.Tensor:

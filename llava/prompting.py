@@ -16,14 +16,18 @@ from llava.constants import (
     DEFAULT_IMAGE_TOKEN,
     IMAGE_PLACEHOLDER,
 )
-from llava.conversation import SeparatorStyle, template
+from llava.conversation import SeparatorStyle
 from llava.errors import ImageTokenMismatch
 from llava.mm_utils import expand_image_tokens, process_images, tokenizer_image_token
-from llava.template_choice import default_template_for, release_of
+from llava.template_choice import conversation_for, release_of
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+
+_LEGACY_ENDING = "\n\n### Response:"
+"""What v0's evaluators append to a question in the template `simple_legacy`, whose example has it too."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,14 @@ def build_prompt(
 
     Raises:
         ImageTokenMismatch: the numbers of markers and images differ.
-        UnknownTemplate: there is no template called `conv_mode`.
+        UnknownTemplate: there is no template called `conv_mode`, or nothing says which one the checkpoint needs.
     """
     release = release_of(config)
-    conversation = template(conv_mode or default_template_for(config, name=name), release=release)
-    conversation.append_message(conversation.roles[0], place_images(question, num_images, first=release != "v0"))
+    conversation = conversation_for(config, conv_mode, name=name)
+    question = place_images(question, num_images, first=release != "v0")
+    if conversation.name == "simple_legacy":
+        question += _LEGACY_ENDING
+    conversation.append_message(conversation.roles[0], question)
     if release != "v0" or conversation.sep_style is SeparatorStyle.HEADED:
         conversation.append_message(conversation.roles[1], None)
     return Prompt(
@@ -122,7 +129,7 @@ def encode_prompt(
         )
     if images and image_processor is None:
         raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
-    pixels = list(process_images(images, image_processor, model.config)) if images else []
+    pixels = list(process_images(images, image_processor, model.config, num_images=len(images))) if images else []
     sizes = [image.size for image in images]
     counts = model.count_features(pixels, sizes) if pixels else []
     input_ids = prompt_ids(text, counts, model.config, tokenizer)

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from llava.conversation import Release, conv_templates, template
+from llava.conversation import Conversation, Release, conv_templates, template
+from llava.errors import UnknownTemplate
+from llava.templates.of_folder import FOLDER_TEMPLATE, folder_template
 
 LATER_KEYS: Final[dict[str, str | None]] = {
     "mm_use_im_patch_token": None,
@@ -32,11 +34,29 @@ def release_of(config: Any) -> Release:
     return "v0" if all(_read(config, key) in (None, plain) for key, plain in LATER_KEYS.items()) else "head"
 
 
+def conversation_for(config: Any, conv_mode: str | None = None, *, name: str = "") -> Conversation:
+    """Returns a new conversation in the template that a checkpoint is to be asked with.
+
+    Args:
+        config: the model's config.
+        conv_mode: name of a template, which takes precedence; None takes the checkpoint's own.
+        name: name of the model, used if the config does not determine the template.
+
+    Raises:
+        UnknownTemplate: there is no such template, or nothing says which one the checkpoint was made for.
+    """
+    chosen = conv_mode or default_template_for(config, name=name)
+    if chosen == FOLDER_TEMPLATE and _read(config, "chat_template"):
+        return folder_template(str(_read(config, "chat_template")))
+    return template(chosen, release=release_of(config))
+
+
 def default_template_for(config: Any = None, *, name: str = "", release: Release | None = None) -> str:
     """Returns the key in `conv_templates` of the template that a checkpoint was trained for.
 
-    The config's `conv_mode` takes precedence, then the type of model in the config. The rest is taken from the name,
-    by the rules of the original's commands.
+    The config's `conv_mode` takes precedence, which `llava.templates.of_folder` fills in from a folder's chat template
+    and its kind of language model. Of LLaVAs on LLaMA without it, the type of model in the config decides, and then the
+    name, by the rules of the original's commands.
 
     Args:
         config: config.json as a mapping, a config object, or None. A string is taken as `name`.
@@ -44,7 +64,8 @@ def default_template_for(config: Any = None, *, name: str = "", release: Release
         release: release of the checkpoint; None determines it from `config`, or from `name` without a config.
 
     Raises:
-        UnknownTemplate: there is no template called the config's `conv_mode`.
+        UnknownTemplate: there is no template called the config's `conv_mode`, or nothing says which template a
+            language model of another family was made for.
     """
     if isinstance(config, str):
         config, name = None, config
@@ -52,6 +73,8 @@ def default_template_for(config: Any = None, *, name: str = "", release: Release
     if release is None:
         release = release_of(config) if config is not None else _release_of_name(name)
     chosen = _read(config, "conv_mode")
+    if chosen == FOLDER_TEMPLATE:
+        return FOLDER_TEMPLATE
     if chosen:
         asked = template(str(chosen), release=release)
         return asked.name if conv_templates.get(asked.name) == asked else _MAIN_KEY_OF_V0[asked.name]
@@ -74,6 +97,12 @@ def _later_template(config: Any, name: str) -> str:
         return "llava_llama_2"
     if "mistral" in (model_type.removeprefix("llava_"), text_type) or "mistral" in name:
         return "mistral_instruct"
+    decoder = text_type or model_type.removeprefix("llava_")
+    if decoder not in ("", "llama", "llava", "llava_llama"):
+        raise UnknownTemplate(
+            f"{name or 'the model'}: nothing says which template its language model ({decoder}) was trained with: it "
+            "has no chat template, and its config no conv_mode. Give one with --conv-mode."
+        )
     if "v1.6-34b" in name or _is_yi_34b(config):
         return "chatml_direct"
     if "v1" in name:

@@ -64,3 +64,22 @@ def run_python() -> RunCommand:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_warm() -> RunCommand:
+    """The same for tests to which it does not matter how long an interpreter takes to start, or what it imports."""
+    from tests.support.warm_python import warm_environment
+
+    def run(*arguments: str | Path, cwd: Path = REPOSITORY, timeout: float = 300, **environment: str):
+        return subprocess.run(
+            ["python", *map(str, arguments)],
+            cwd=cwd,
+            env={**warm_environment(), "COLUMNS": "120", **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

@@ -63,8 +63,8 @@ class _Router(OutputRouter):
 class _WatchedSampler(Sampler):
     """Reports which requests a step is about to compute. Only here does the manager list them all, prompts included."""
 
-    def __init__(self, device: torch.device, on_step: Callable[[list[str]], None]):
-        super().__init__(device)
+    def __init__(self, device: torch.device, end_id: int, on_step: Callable[[list[str]], None]):
+        super().__init__(device, end_id)
         self._on_step = on_step
 
     def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: torch.Tensor) -> torch.Tensor:
@@ -81,12 +81,15 @@ class Batcher:
         settings: BatchSettings,
         on_progress: Callable[[Batcher, list[Progress]], None],
         on_step: Callable[[list[str]], None],
+        *,
+        end_id: int = 0,
     ):
         """
         Args:
             model: a model on one device whose input embedding knows virtual ids (`llava.engine.image_table`).
             on_progress: called on the manager's thread after each step.
             on_step: called on the manager's thread before each step, with the ids of its requests.
+            end_id: the token that ends a request whose logits are NaN or infinite.
         """
         flash = "flash" in (model.config._attn_implementation or "")
         if not flash and model.device.type == "cuda" and is_flash_attn_2_available():
@@ -110,7 +113,8 @@ class Batcher:
         if not flash:
             model.set_attn_implementation(RAGGED)
         self._manager.output_router = _Router(self, on_progress)
-        self._manager.logit_processor = _WatchedSampler(model.device, on_step)
+        self._sampler = _WatchedSampler(model.device, end_id, on_step)
+        self._manager.logit_processor = self._sampler
         self._manager.start()
 
     @property
@@ -138,6 +142,11 @@ class Batcher:
     def cancel(self, request_id: str) -> None:
         """Ends a request after the current step, from any thread. No further progress is reported for it."""
         self._manager.cancel_request(request_id)
+
+    @property
+    def num_broken(self) -> int:
+        """Number of tokens so far whose logits were NaN or infinite; each ended its request."""
+        return self._sampler.num_broken
 
     @property
     def crash(self) -> Exception | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 
-from llava.errors import EngineFailed, LlavaError, OutOfMemory
+from llava.errors import EngineFailed, LlavaError, LogitsNotFinite, OutOfMemory
+from llava.model.weights.finite import first_not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -27,3 +29,18 @@ def as_error(error: BaseException) -> LlavaError:
         )
     logger.error("the model failed on a request", exc_info=error)
     return EngineFailed(f"the model failed on this request: {type(error).__name__}: {text}")
+
+
+def logits_not_finite(model: Any) -> LogitsNotFinite:
+    """Returns the error of a request whose logits are NaN or infinite, with the weight that is to blame."""
+    name = first_not_finite(model)
+    if name is not None:
+        return LogitsNotFinite(
+            f"the model cannot answer this request: its weights hold NaN or infinite values ({name} is the first). "
+            "Load another copy of the model."
+        )
+    precision = str(model.dtype).removeprefix("torch.")
+    return LogitsNotFinite(
+        f"the model's numbers became infinite on this request in {precision}, though its weights are finite. "
+        "Load it with --dtype bfloat16 or float32."
+    )

@@ -12,7 +12,7 @@ import torch
 
 from llava.engine.image_table import IdRun, ImageTable, TooManyFeatures, content_key
 from llava.errors import ContextTooLong, ImageTokenMismatch
-from llava.mm_utils import process_images
+from llava.mm_utils import process_images, tiles_only_one_image
 from llava.model.language_model.splice import num_text_tokens, splice_ids
 from llava.prompting import prompt_ids
 
@@ -61,10 +61,11 @@ class Preparation:
         if images and self._image_processor is None:
             raise ImageTokenMismatch("this model reads text only; it has neither vision tower nor projector.")
         start = time.monotonic()
-        keys = [content_key(image, self._preprocessing) for image in images]
+        differs = len(images) > 1 and tiles_only_one_image(self._model.config)
+        keys = [content_key(image, self._preprocessing + (b" untiled" if differs else b"")) for image in images]
         held: dict[bytes, IdRun] = {}
         try:
-            unseen = self._find(dict(zip(keys, images, strict=True)), held)
+            unseen = self._find(dict(zip(keys, images, strict=True)), held, len(images))
             counts = {key: run.length for key, run in held.items()} | {key: one.count for key, one in unseen.items()}
             ids = self._checked(state.request.prompt, keys, counts)
             self._encode(unseen, held)
@@ -78,7 +79,9 @@ class Preparation:
         state.num_image_tokens = len(prompt) - num_text_tokens(ids[None], self._model.patch_token_id)
         state.max_new_tokens = min(state.request.sampling.max_new_tokens, self._context_length - len(prompt))
 
-    def _find(self, images: dict[bytes, Image.Image], held: dict[bytes, IdRun]) -> dict[bytes, _Unseen]:
+    def _find(
+        self, images: dict[bytes, Image.Image], held: dict[bytes, IdRun], num_images: int
+    ) -> dict[bytes, _Unseen]:
         """Holds the images that are in the table; returns the others, ready for the vision tower."""
         unseen = {}
         for key, image in images.items():
@@ -87,7 +90,7 @@ class Preparation:
                 held[key] = run
                 continue
             with torch.inference_mode(False), torch.no_grad():
-                pixels = process_images([image], self._image_processor, self._model.config)[0]
+                pixels = process_images([image], self._image_processor, self._model.config, num_images=num_images)[0]
                 count = self._model.count_features([pixels], [image.size])[0]
             unseen[key] = _Unseen(pixels, image.size, count)
         return unseen

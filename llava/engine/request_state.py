@@ -12,7 +12,7 @@ from llava.engine.image_table import IdRun
 from llava.engine.request import Request
 from llava.errors import LlavaError
 from llava.text_generation.answer_events import Answer, AnswerEvent, Failure, FinishReason, Piece, Timings
-from llava.text_generation.answer_text import AnswerText
+from llava.text_generation.answer_text import AnswerText, control_ids
 from llava.text_generation.settings import MAX_SEED, Sampling
 
 EngineEvent = AnswerEvent | Failure
@@ -53,6 +53,8 @@ class RequestState:
     num_crashes: int = 0
     """Number of managers that crashed while this request was running."""
     text: AnswerText | None = None
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end the answer, beside those of the model: stop texts that are control tokens."""
     sampling: Sampling = field(default_factory=Sampling)
     """The requested sampling, with a seed drawn if the request has none."""
     started: float | None = None
@@ -84,6 +86,7 @@ class RequestState:
         asked = self.request.sampling
         self.sampling = replace(asked, seed=random.randrange(MAX_SEED) if asked.seed is None else asked.seed)
         self.text = AnswerText(tokenizer, self.request.stop, self.request.prefixes, self.emit)
+        self.end_ids = control_ids(tokenizer, self.request.stop)
 
     def take(self, tokens: Sequence[int]) -> bool:
         """Takes all tokens of the current submission; returns True once a stop text has ended the answer."""

@@ -9,18 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from llava.engine.capacity import end_ids
 from llava.engine.commands import EngineCommand, RequestFinished
-from llava.engine.failures import as_error
+from llava.engine.failures import as_error, logits_not_finite
 from llava.engine.request_state import RequestState
 from llava.engine.steps_after_cancel import StepsAfterCancel
 from llava.errors import ContextTooLong
 from llava.model.language_model.splice import num_text_tokens
 from llava.prompting import ModelInputs, encode_prompt
 from llava.text_generation.answer_events import Answer, Piece
-from llava.text_generation.answer_text import AnswerText
+from llava.text_generation.answer_text import AnswerText, control_ids
 from llava.text_generation.settings import Sampling
 
 
@@ -124,6 +124,7 @@ def answer(
 
     Raises:
         ContextTooLong: prompt and images leave no room for an answer. Nothing is computed in this case.
+        LogitsNotFinite: the model's logits are NaN or infinite.
     """
     spliced = model.splice_images(inputs.input_ids, None, None, inputs.images, inputs.image_sizes, padding_side="left")
     prompt_tokens = spliced.inputs_embeds.shape[1]
@@ -132,6 +133,7 @@ def answer(
     if room < 1:
         raise ContextTooLong(prompt_tokens, context_length)
     text = AnswerText(tokenizer, stop, prefixes, on_piece)
+    ends = (*end_ids(model), *control_ids(tokenizer, stop))
     step = _Step(text if sampling.num_beams == 1 else None, ends_after_step)
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
@@ -140,12 +142,26 @@ def answer(
         attention_mask=spliced.attention_mask,
         max_new_tokens=min(sampling.max_new_tokens, room),
         stopping_criteria=StoppingCriteriaList([step]),
+        logits_processor=LogitsProcessorList([_FiniteLogits(model)]),
+        eos_token_id=list(ends) or None,
         **sampling.as_generate_options(),
     )[0].tolist()
     text.update(generated)
     text.finish()
-    ended = text.stopped or (bool(generated) and generated[-1] in end_ids(model))
+    ended = text.stopped or (bool(generated) and generated[-1] in ends)
     return Answer(text.text, "stop" if ended else "length", prompt_tokens, len(generated), num_image_tokens)
+
+
+class _FiniteLogits:
+    """A logits processor that changes nothing, and raises where logits are NaN or infinite."""
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not bool(scores.amax(dim=-1).isfinite().all()):
+            raise logits_not_finite(self._model)
+        return scores
 
 
 class _Step:

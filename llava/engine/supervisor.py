@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from llava.engine.batcher import Batcher, Progress
 from llava.engine.commands import EngineCommand, StepReported
-from llava.engine.failures import as_error
+from llava.engine.failures import as_error, logits_not_finite
 from llava.engine.request_state import RequestState
 from llava.engine.settings import BatchSettings
 from llava.engine.steps_after_cancel import StepsAfterCancel
@@ -59,6 +61,8 @@ class Supervisor:
         self._model = model
         self._settings = settings
         self._end_ids = end_ids
+        self._num_broken = 0
+        self._doubtful: set[int] = set()
         self._post = post
         self._on_end = on_end
         self._running: dict[str, RequestState] = {}
@@ -112,7 +116,7 @@ class Supervisor:
             state.manager_id,
             state.prompt + state.tokens,
             state.max_new_tokens - len(state.tokens),
-            self._end_ids,
+            (*self._end_ids, *state.end_ids),
             state.sampling,
         )
         if not accepted:
@@ -155,7 +159,26 @@ class Supervisor:
                 self._acquit(state)  # it got past the place where the manager crashed
             if state.take(one.tokens) or one.finished:
                 self.drop(state)
-                self._on_end(state, state.finish(self._end_ids))
+                self._on_end(state, self._result(state))
+
+    def _result(self, state: RequestState) -> Answer | LlavaError:
+        """Returns the answer of a request, or the error of one whose logits were NaN or infinite."""
+        if self._batcher.num_broken > self._num_broken:
+            # The count does not say whose logits they were, so whoever ran at the time is looked at.
+            self._num_broken = self._batcher.num_broken
+            self._doubtful = {state.number, *(other.number for other in self._running.values())}
+        if state.number in self._doubtful:
+            self._doubtful.remove(state.number)
+            if not self._last_logits_are_finite(state):
+                return logits_not_finite(self._model)
+        return state.finish((*self._end_ids, *state.end_ids))
+
+    @torch.no_grad()
+    def _last_logits_are_finite(self, state: RequestState) -> bool:
+        """Computes the last token's logits again, alone."""
+        ids = torch.tensor([state.prompt + state.tokens[:-1]], device=self._model.device)
+        logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+        return bool(logits.amax().isfinite())
 
     def restart(self) -> None:
         """Replaces the manager by one with an empty cache. Allowed only when idle."""
@@ -169,7 +192,9 @@ class Supervisor:
 
     def _start(self) -> Batcher:
         """Creates a manager and waits until it has its cache."""
-        batcher = Batcher(self._model, self._settings, self._report, self._step_begins)
+        end_id = self._end_ids[0] if self._end_ids else 0
+        batcher = Batcher(self._model, self._settings, self._report, self._step_begins, end_id=end_id)
+        self._num_broken = 0
         while (cache_tokens := batcher.cache_tokens) is None:
             if batcher.crash is not None:
                 batcher.wait_for_end(5)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llava.text_generation.settings import Sampling
 
-_ROWS: Final = 5
-"""Rows of settings: temperature, top_p, top_k, and the two halves of the noise key (from seed and position)."""
+_ROWS: Final = 6
+"""Rows of settings: temperature, top_p, top_k, the two halves of the noise key (from seed and position), and whether
+the column belongs to a request rather than to padding."""
 
 _FEW: Final = 1024
 """Number of most likely tokens that usually contain all candidates of a request with top_p or top_k."""
@@ -28,20 +29,32 @@ class Sampler:
     tensors_required = _ROWS
     do_processing = True
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, end_id: int = 0):
+        """
+        Args:
+            end_id: the token that ends a request whose logits are NaN or infinite.
+        """
+        self._end_id = end_id
+        # A tensor, because a CUDA graph can add to it and cannot tell Python which row was at fault.
+        self._num_broken = torch.zeros((), dtype=torch.int64, device=device)
         # A CUDA graph replays what was captured, whatever the batch of this step contains, so all rows take one path.
         self._single_path = device.type == "cuda"
         self._any_sampled = False
+
+    @property
+    def num_broken(self) -> int:
+        """Number of logits rows so far that were NaN or infinite. May be read on any thread."""
+        return int(self._num_broken)
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
         """Does nothing: the settings were checked when the request was made."""
 
     def fill_defaults(self, rows: Tensor) -> None:
-        """Fills the settings of a padding row, [5, 1] int32, with those of greedy decoding."""
+        """Fills the settings of a padding row, [6, 1] int32, with those of greedy decoding."""
         rows.zero_()
 
     def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: Tensor) -> Tensor:
-        """Writes the settings of each request that gets a token in this step into a column of [5, requests]."""
+        """Writes the settings of each request that gets a token in this step into a column of [6, requests]."""
         states = [request.state for request in requests_in_batch if request.has_new_token]
         settings: list[Sampling] = [state.logit_processor_kwargs["sampling"] for state in states]
         self._any_sampled = any(one.temperature > 0 for one in settings)
@@ -52,6 +65,7 @@ class Sampler:
             [one.top_k or 0 for one in settings],
             [_signed(key & 0xFFFFFFFF) for key in keys],
             [_signed(key >> 32) for key in keys],
+            [1] * len(states),
         ]
         packed = torch.cat(
             [torch.tensor(floats, dtype=torch.float32).view(torch.int32), torch.tensor(integers, dtype=torch.int32)]
@@ -60,12 +74,18 @@ class Sampler:
         return arg_storage
 
     def __call__(self, input_ids: Tensor, scores: Tensor, arguments: Tensor) -> Tensor:
-        """Maps logits [requests, vocabulary] to scores whose maximum is the chosen token; leaves greedy rows as is."""
+        """Maps logits [requests, vocabulary] to scores whose maximum is the chosen token; leaves greedy rows as is.
+
+        A row of NaN or infinite logits is counted, and its request ended.
+        """
         arguments = arguments[:, : scores.shape[0]]
         temperature = arguments[0].view(torch.float32)
+        broken = ~scores.amax(dim=-1).isfinite() & (arguments[5] > 0)
         if self._single_path:
             sampled = sample(scores, arguments, among=scores.shape[1])
-            return torch.where((temperature > 0)[:, None], sampled, scores)
+            return self._ended(torch.where((temperature > 0)[:, None], sampled, scores), broken)
+        if bool(broken.any()):
+            scores = self._ended(scores, broken)
         if not self._any_sampled:
             return scores
         rows = (temperature > 0).nonzero().flatten()
@@ -74,13 +94,20 @@ class Sampler:
         scores[rows] = sample(scores[rows], chosen, among=_candidates(scores[rows], chosen))
         return scores
 
+    def _ended(self, scores: Tensor, broken: Tensor) -> Tensor:
+        """Makes the end the only choice of the rows marked in `broken` [requests], and counts them."""
+        self._num_broken += broken.sum()
+        ends = torch.full_like(scores[0], -torch.inf)
+        ends[self._end_id] = 0
+        return torch.where(broken[:, None], ends, scores)
+
 
 def sample(scores: Tensor, arguments: Tensor, *, among: int) -> Tensor:
     """Filters and perturbs logits so that their maximum is a sample.
 
     Args:
         scores: [requests, vocabulary], float32.
-        arguments: [5, requests], int32, as `Sampler` packs them.
+        arguments: [6, requests], int32, as `Sampler` packs them.
         among: number of most likely tokens to choose from; all others get minus infinity.
     """
     temperature, top_p = (row.view(torch.float32)[:, None] for row in arguments[:2])
@@ -92,7 +119,7 @@ def sample(scores: Tensor, arguments: Tensor, *, among: int) -> Tensor:
     # Nucleus sampling (Holtzman et al. 2020): a token is kept if the tokens before it have not reached top_p yet.
     before = probabilities.cumsum(dim=-1) - probabilities
     kept = ((before < top_p) | (top_p >= 1) | (rank == 0)) & ((rank < top_k) | (top_k == 0))
-    noisy = (values + _gumbel(tokens, arguments[3:])).masked_fill(~kept, -torch.inf)
+    noisy = (values + _gumbel(tokens, arguments[3:5])).masked_fill(~kept, -torch.inf)
     return torch.full_like(scores, -torch.inf).scatter(-1, tokens, noisy)
 
 

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 MEDIA_TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WebP": "image/webp", "GIF": "image/gif"}
-"""Media types of the formats that services accept, by label; command lines read a few more formats."""
+"""Media types of the formats that every service of OpenAI's API accepts, by label. Images of the other formats are
+encoded anew before they are sent on."""
+FILE_SUFFIXES: Final = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"),
+)
+"""Usual endings of the names of images, for choosing files; the content of a file decides its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class ImageFormat:
     magic: re.Pattern[bytes]
     """Pattern of the first bytes."""
     plugin: str
-    """Module and class of Pillow's decoder, separated by a colon."""
+    """Module and class of the decoder, separated by a colon; the module is one of Pillow's, or has a dot before it."""
     declared_bytes: Callable[[bytes], int | None] | None = None
     """Returns the length that the data declare in bytes, for formats that declare one."""
     header_size: Callable[[bytes], tuple[int, int] | None] | None = None
@@ -48,7 +53,8 @@ class ImageFormat:
         limit to large images instead of ours.
         """
         module, name = self.plugin.split(":")
-        image: ImageFile.ImageFile = getattr(importlib.import_module(f"PIL.{module}"), name)(io.BytesIO(data))
+        path = module.removeprefix(".") if module.startswith(".") else f"PIL.{module}"
+        image: ImageFile.ImageFile = getattr(importlib.import_module(path), name)(io.BytesIO(data))
         return image
 
 
@@ -158,6 +164,8 @@ IMAGE_FORMATS: Final = (
     ImageFormat("PNG", _magic(rb"\x89PNG\r\n\x1a\n"), "PngImagePlugin:PngImageFile", _png_bytes),
     ImageFormat("JPEG", _magic(rb"\xff\xd8\xff"), "JpegImagePlugin:JpegImageFile"),
     ImageFormat("WebP", _magic(rb"RIFF....WEBP"), "WebPImagePlugin:WebPImageFile", _riff_bytes, _webp_size),
+    ImageFormat("AVIF", _magic(rb"....ftyp(?:avif|avis|mif1.{0,40}avif)"), "AvifImagePlugin:AvifImageFile"),
+    ImageFormat("HEIC", _magic(rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"), ".pillow_heif:HeifImageFile"),
     ImageFormat("GIF", _magic(rb"GIF8[79]a"), "GifImagePlugin:GifImageFile"),
     ImageFormat("BMP", _magic(rb"BM.{12}[\x0c-\x7c]\x00\x00\x00"), "BmpImagePlugin:BmpImageFile", _bmp_bytes),
     ImageFormat(
@@ -168,8 +176,6 @@ IMAGE_FORMATS: Final = (
 _STRANGERS: Final = (
     (_magic(rb"%PDF"), "a PDF document"),
     (_magic(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript (EPS)"),
-    (_magic(rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)"), "HEIC, the format of phone cameras: save it as JPEG"),
-    (_magic(rb"....ftyp(avif|avis)"), "AVIF: save it as PNG or JPEG"),
     (_magic(rb"....ftyp|\x1aE\xdf\xa3"), "a video"),
     (_magic(rb"PK\x03\x04"), "a ZIP archive"),
     (_magic(rb"\x1f\x8b"), "gzip-compressed data"),

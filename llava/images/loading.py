@@ -25,6 +25,7 @@ from llava.errors import (
     InvalidRequest,
     UnsupportedImage,
 )
+from llava.images.colour import in_srgb
 from llava.images.formats import decoder_errors, describe_damage, readable_bytes, recognise
 
 if TYPE_CHECKING:
@@ -76,10 +77,11 @@ def load_image(
 ) -> Image.Image:
     """Loads an image upright, as 8-bit RGB.
 
-    Supports PNG, JPEG, WebP, GIF, BMP and TIFF, whatever the file name. The EXIF orientation is applied. Transparent
-    images are drawn on white, as viewers do, because a plain `convert("RGB")` would turn black text on a transparent
-    background into a black image. 16-bit and floating-point grey is scaled, not clipped. Animations give their first
-    frame. Opaque RGB and grey images keep their exact values.
+    Supports PNG, JPEG, WebP, AVIF, HEIC, GIF, BMP and TIFF, whatever the file name. The EXIF orientation is applied.
+    Colours are converted to sRGB if the image has another profile. Transparent images are drawn on white, as viewers
+    do, because a plain `convert("RGB")` would turn black text on a transparent background into a black image. 16-bit
+    and floating-point grey is scaled, not clipped. Animations give their first frame. Opaque RGB and grey images
+    without a profile, or with that of sRGB, keep their exact values.
 
     Args:
         source: path, bytes, open binary file, data URI, Pillow image or http(s) URL.
@@ -118,9 +120,9 @@ def load_image_from_base64(image: str | bytes, *, limits: ImageLimits | None = N
     limits = limits or ImageLimits()
     if isinstance(image, bytes):
         image = image.decode("ascii", errors="replace")
-    if image.startswith("data:"):
+    if image.lstrip()[:5].lower() == "data:":
         return load_image(image, allow_path=False, limits=limits)
-    return decode_image(_decode_base64(image, "base64 image", limits), name="base64 image", limits=limits)
+    return decode_image(read_base64(image, "base64 image", limits), name="base64 image", limits=limits)
 
 
 def decode_image(data: bytes, *, name: str = "image", limits: ImageLimits | None = None) -> Image.Image:
@@ -151,22 +153,45 @@ def decode_image(data: bytes, *, name: str = "image", limits: ImageLimits | None
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Returns any Pillow image as upright 8-bit RGB, with transparency on white; such an image is returned itself."""
+    profile = image.info.get("icc_profile")
+    profile = profile if isinstance(profile, bytes) and profile else None
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+        return in_srgb(image, profile)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _scaled_to_8_bits(image).convert("RGB")
+        grey = in_srgb(_scaled_to_8_bits(image), profile).convert("RGB")
+        return _white_where(grey, image, image.info["transparency"]) if "transparency" in image.info else grey
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return _on_white(image)
-    return image.convert("RGB")
+        return _on_white(image, profile)
+    if image.mode == "P":
+        image = image.convert("RGB")
+    return in_srgb(image, profile).convert("RGB")
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _white_where(rgb: Image.Image, image: Image.Image, level: Any) -> Image.Image:
+    """Makes white what is transparent in a 16-bit grey image, where one level is."""
+    import numpy as np
+    from PIL import Image
+
+    transparent = np.asarray(image) == level
+    rgb.paste((255, 255, 255), mask=Image.fromarray(transparent.astype(np.uint8) * 255))
+    return rgb
+
+
+def _on_white(image: Image.Image, profile: bytes | None) -> Image.Image:
     from PIL import Image
 
     if image.mode in ("La", "RGBa"):  # Pillow converts these to RGBA only in two steps.
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    colour = image.info.get("transparency")
+    if isinstance(colour, tuple) and max(colour) > 255:
+        # Of a PNG with 16 bits a channel Pillow keeps the upper 8, but not of its transparent colour.
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    if image.mode == "LA" and profile is not None:
+        image = in_srgb(image, profile)
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
+    layer = in_srgb(layer, profile)
     canvas = Image.new("RGB", layer.size, (255, 255, 255))
     canvas.paste(layer, mask=layer.getchannel("A"))
     return canvas
@@ -182,6 +207,7 @@ _TURNS: Final = {
     8: "ROTATE_90",
 }
 _ORIENTATION_TAG: Final = 0x0112
+_URL_ALPHABET: Final = str.maketrans("-_", "+/")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -239,7 +265,7 @@ def read_encoded(
     if isinstance(source, str):
         scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.\-]*):(?://)?", source.lstrip())
         if scheme and scheme[1].lower() == "data":
-            return _read_data_uri(source.strip(), limits), "data URI"
+            return read_data_uri(source, "data URI", limits), "data URI"
         if scheme and scheme[0].endswith("://"):
             return _read_url(source.strip(), scheme[1].lower(), allow_url, limits, url_policy), _shown(source)
     if isinstance(source, (str, os.PathLike)):
@@ -293,21 +319,33 @@ def _read_url(url: str, scheme: str, allow_url: bool, limits: ImageLimits, polic
     return fetch(url, policy=policy or UrlPolicy(), max_bytes=limits.max_bytes)
 
 
-def _read_data_uri(uri: str, limits: ImageLimits) -> bytes:
-    head, comma, body = uri.partition(",")
+def read_data_uri(uri: str, name: str, limits: ImageLimits) -> bytes:
+    """Returns the bytes of a data URI. What it declares about them is ignored: the bytes say what they are.
+
+    Raises:
+        ImageDamaged: no data URI, or not valid base64.
+        ImageTooLarge: more bytes than allowed.
+    """
+    head, comma, body = uri.strip().partition(",")
     if not comma:
-        raise ImageDamaged("data URI: there is no comma between header and data. Write data:image/png;base64,<data>.")
-    if not head.lower().endswith(";base64"):
-        _check_bytes(len(body) // 3, "data URI", limits)
+        raise ImageDamaged(f"{name}: there is no comma between header and data. Write data:image/png;base64,<data>.")
+    if not re.search(r";\s*base64\s*$", head, re.IGNORECASE):
+        _check_bytes(len(body) // 3, name, limits)
         return urllib.parse.unquote_to_bytes(body)
-    return _decode_base64(body, "data URI", limits)
+    return read_base64(body, name, limits)
 
 
-def _decode_base64(text: str, name: str, limits: ImageLimits) -> bytes:
+def read_base64(text: str, name: str, limits: ImageLimits) -> bytes:
+    """Returns the bytes of base64 text of either alphabet, with or without padding, blanks, line ends and `%2B`.
+
+    Raises:
+        ImageDamaged: not valid base64; the message has the character at fault.
+        ImageTooLarge: more bytes than allowed.
+    """
     _check_bytes(len(text) * 3 // 4 - 2, name, limits)
     if "%" in text:
         text = urllib.parse.unquote(text)
-    text = re.sub(r"\s+", "", text).rstrip("=")
+    text = re.sub(r"\s+", "", text).rstrip("=").translate(_URL_ALPHABET)
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:

@@ -7,6 +7,7 @@ says which tensor of which file is wrong.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from llava.model.language_model.causal_lm import LlavaCausalLM
+
+log = logging.getLogger(__name__)
 
 
 def load_pretrained_model(
@@ -79,10 +82,12 @@ def _carry_out(plan: LoadPlan) -> tuple[PreTrainedTokenizerFast, LlavaCausalLM, 
     from llava.model.weights.adapter import apply_adapter
 
     model = load_language_model(plan)
+    log.info("%s: %d tensors of the language model loaded", plan.weights_folder, len(plan.tensors))
     tokenizer = load_tokenizer(plan.tokenizer_folder)
     add_image_tokens(model, tokenizer, plan.folder.path)
     if plan.adapter is not None:
         apply_adapter(model, plan.adapter)
+        log.info("%s: projector loaded", plan.adapter)
     if plan.quantization == "int8 on a CPU":
         quantize_decoder(model)
     image_processor = attach_tower(model, plan)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava.command_line import run
-from llava.errors import LlavaError
+from llava.errors import LlavaError, UnknownTemplate
 
 if TYPE_CHECKING:
     from llava.model.loading.model_folder import ModelFolder
@@ -81,7 +81,10 @@ def inspect(path: Path) -> WeightsInfo:
     info = WeightsInfo(str(path), kind=_KINDS[folder.kind], context_tokens=folder.context_length)
     if folder.has_vision:
         info.era = "v0" if folder.release == "v0" else "v1 and later"
-        info.template = folder.template
+        try:
+            info.template = folder.template
+        except UnknownTemplate:
+            info.template = "unknown: give one with --conv-mode"
         _describe_tower(info, folder)
     if folder.needs_base:
         _describe_adapter(info, folder)

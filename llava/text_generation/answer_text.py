@@ -59,6 +59,14 @@ class Detokenizer:
         )
 
 
+def control_ids(tokenizer: Any, stop: Sequence[str]) -> tuple[int, ...]:
+    """Returns the ids of those stop texts that are control tokens, such as `<|im_end|>`; these never appear in the text
+    of an answer, because decoding leaves them out."""
+    known = tokenizer.get_added_vocab()
+    special = set(tokenizer.all_special_ids)
+    return tuple(known[text] for text in dict.fromkeys(stop) if known.get(text) in special)
+
+
 class AnswerText:
     """Builds the text of an answer while it is generated: decodes, cuts at stop texts, drops leading role names."""
 

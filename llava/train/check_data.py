@@ -102,6 +102,8 @@ def _version(text: str) -> str:
     from llava.errors import InvalidRequest
     from llava.train.data.layouts import training_template
 
+    if text == "auto":
+        return text
     try:
         training_template(text)
     except InvalidRequest as error:

@@ -21,13 +21,20 @@ FORGOTTEN = ("is_local", "local_files_only", "name_or_path")
 """Keys of tokenizer_config.json that record how it was loaded during training."""
 
 
-def to_half(source: Path, target: Path) -> None:
-    """Copies a safetensors file with its floating-point tensors in bfloat16."""
+def to_half(source: Path, target: Path, *, prefix: str = "") -> None:
+    """Copies a safetensors file with its floating-point tensors in bfloat16.
+
+    Args:
+        prefix: what every name shall begin with.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(source)
-    half = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in tensors.items()}
+    half = {
+        prefix + name.removeprefix(prefix): t.to(torch.bfloat16) if t.is_floating_point() else t
+        for name, t in tensors.items()
+    }
     save_file({name: tensor.contiguous() for name, tensor in half.items()}, target, metadata={"format": "pt"})
     target.chmod(0o644)
 
@@ -50,7 +57,8 @@ def assemble(model: Path, tower: Path, target: Path) -> int:
             raise CheckpointError(f"{part}: no such file. Train this part first with scripts/pocket/make.py.")
     (target / TOWER).mkdir(parents=True, exist_ok=True)
     to_half(model / "model.safetensors", target / "model.safetensors")
-    to_half(tower / "model.safetensors", target / TOWER / "model.safetensors")
+    # transformers 5 leaves the prefix out when it saves; 4 reads a file without it as noise, and both read one with it.
+    to_half(tower / "model.safetensors", target / TOWER / "model.safetensors", prefix="vision_model.")
     rewrite(model / "config.json", target / "config.json", mm_vision_tower=TOWER, dtype="bfloat16")
     rewrite(tower / "config.json", target / TOWER / "config.json", dtype="bfloat16")
     shutil.copyfile(tower / "preprocessor_config.json", target / TOWER / "preprocessor_config.json")

@@ -311,10 +311,8 @@ def _in_parts(tower: nn.Module, pictures: np.ndarray) -> Tensor:
 
 def export(model: nn.ModuleDict, folder: Path) -> None:
     """Writes the tower as a folder for `--vision_tower`."""
-    from llava.model.multimodal_encoder.file_names import save_tower
-
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tower(model["tower"], folder)
+    tower: Any = model["tower"]
+    tower.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 

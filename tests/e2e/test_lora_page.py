@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 from llava.serve.service.server import free_port
 from tests.support.serving import REPOSITORY, Service
+from tests.support.warm_python import warm_environment
 
 pytestmark = pytest.mark.slow
 
@@ -31,11 +30,10 @@ def blocks(tmp_path_factory) -> list[str]:
 
 
 def shell(command: str) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=REPOSITORY,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)},
+        env={**warm_environment(), "PYTHONPATH": str(REPOSITORY)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

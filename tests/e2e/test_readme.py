@@ -7,7 +7,6 @@ that the package declares, because tests reach no registry: `pip install` runs a
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -33,6 +32,7 @@ from tests.support.serving import Service
 from tests.support.terminal import Terminal
 from tests.support.vqa import IMAGES, write_questions
 from tests.support.vqa import records as records_of
+from tests.support.warm_python import warm_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests" / "data"
@@ -108,11 +108,10 @@ def shell(places):
             command = command.replace(place, places[place])
         assert "path/to" not in command, "a place that this test has nothing for"
         assert "https://" not in command, "an address that this test has nothing for"
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=cwd,
-            env={**os.environ, "PATH": path},
+            env=warm_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

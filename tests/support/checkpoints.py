@@ -19,6 +19,7 @@ from transformers import LlavaNextConfig as NestedNextConfig
 
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.multimodal_encoder.builder import build_vision_tower
+from llava.model.weights.reader import open_checkpoint
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TOWER = DATA / "clip-tiny"
@@ -131,4 +132,19 @@ def write_small_llava(folder: Path, tower: Path, **settings: object) -> Path:
     model.save_pretrained(folder)
     copy_tokenizer(folder, "llava-v0-tiny")
     shutil.copy(DATA / "llava-v0-tiny" / "added_tokens.json", folder / "added_tokens.json")
+    return folder
+
+
+def golden_tensors(name: str = "llava-v1.5-tiny") -> dict[str, torch.Tensor]:
+    """The weights of a golden checkpoint, apart from its files."""
+    checkpoint = open_checkpoint(DATA / name)
+    return {each: checkpoint.tensor(each).clone() for each in checkpoint}
+
+
+def copy_without_weights(folder: Path, name: str = "llava-v1.5-tiny") -> Path:
+    """A golden checkpoint in `folder` without its weights; returns `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (DATA / name).iterdir():
+        if file.suffix not in (".safetensors", ".bin") and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, folder / file.name)
     return folder

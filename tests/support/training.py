@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.warm_python import warm_environment
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests" / "data"
 IMAGES = ("land.png", "square.png", "port.png", "tiny.png")
@@ -91,8 +93,8 @@ def run_in_processes(
     file.write_text(json.dumps({name: list(words) for name, words in runs.items()}))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     result = subprocess.run(
-        [sys.executable, *launcher, str(Path(__file__)), str(file)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        ["python", *launcher, str(Path(__file__)), str(file)],
+        env={**warm_environment(), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -30,7 +30,7 @@ FOUNDATIONS = {"command_line", "errors", "prompting", "template_choice"}
 LAYERS = [
     {
         *("", "command_line", "constants", "conversation", "errors", "files", "images", "mm_utils", "pocket"),
-        *("prompting", "reports", "template_choice", "text_generation"),
+        *("prompting", "reports", "template_choice", "templates", "text_generation"),
     },
     {"model"},
     {"engine"},

@@ -154,6 +154,18 @@ def test_anyres_tiles_put_together_are_the_image_on_black(processor, name):
     torch.testing.assert_close(whole, normalised(canvas), rtol=0, atol=1e-6)
 
 
+def test_only_the_image_of_a_conversation_with_one_is_tiled_in_mode_anyres_max(processor):
+    """As LLaVA-OneVision was trained: several images are padded to one tile each."""
+    config = {"image_aspect_ratio": "anyres_max_9", "image_grid_pinpoints": [[448, 224], [224, 448]]}
+    images = [Image.new("RGB", (400, 200), "red"), Image.new("RGB", (200, 400), "blue")]
+    alone = process_images(images[:1], processor, config, num_images=1)
+    together = process_images(images, processor, config, num_images=2)
+    padded = process_images(images, processor, {"image_aspect_ratio": "pad"})
+    assert list(alone.shape[:2]) == [1, 3]
+    assert torch.equal(together[:, 0], padded)
+    assert together.shape[1] == 1
+
+
 def test_anyres_takes_its_grid_as_a_list_or_as_text(processor):
     image = open_image("land")
     as_list = process_anyres_image(image, processor, [[224, 448], [448, 224]])

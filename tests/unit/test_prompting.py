@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from llava.errors import ImageTokenMismatch, UnknownTemplate
@@ -33,3 +35,10 @@ def test_unknown_template_is_an_error_that_offers_the_nearest():
     config = read_model_folder(DATA / "llava-v0-tiny").config()
     with pytest.raises(UnknownTemplate, match="multimodal"):
         build_prompt(config, "Why?", 1, conv_mode="multimodel")
+
+
+def test_simple_legacy_ends_a_question_as_v0s_evaluators_do():
+    """Behind the image, which v0 puts behind the question."""
+    config = SimpleNamespace(mm_vision_tower="x", use_mm_proj=True)
+    text = build_prompt(config, "What is it?", 1, conv_mode="simple_legacy").text
+    assert text.endswith("###Human: What is it?\n<image>\n\n### Response:###")

@@ -169,6 +169,17 @@ class LlavaCausalLM(LlavaMetaForCausalLM, _AnyCausalClass):
         embeds = self.get_input_embeddings()(input_ids)
         return embeds if nothing is None else embeds + nothing.to(embeds)
 
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """Sets the attention function of the language model. The tower keeps its own: what serves the one in batches
+        means nothing to the other, and convolutional towers have none."""
+        modules = self.model._modules
+        tower = modules.pop("vision_tower", None)
+        try:
+            super().set_attn_implementation(*args, **kwargs)
+        finally:
+            if tower is not None:
+                modules["vision_tower"] = tower
+
     def _zero_of_images(self) -> Tensor | None:
         """Returns 0, computed with all parameters that images pass through; None if these are frozen."""
         tower = self.model._modules.get("vision_tower")
@@ -184,15 +195,6 @@ class LlavaCausalLM(LlavaMetaForCausalLM, _AnyCausalClass):
         else:
             return None
         return 0.0 * (features if newline is None else features + newline.to(features)).sum()
-
-    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers' models, for the decoder alone: the tower computes by itself, and may have no attention."""
-        tower = self.model._modules.pop("vision_tower", None)
-        try:
-            super().set_attn_implementation(*args, **kwargs)
-        finally:
-            if tower is not None:
-                self.model._modules["vision_tower"] = tower
 
     @torch.no_grad()
     def generate(  # type: ignore[override]

@@ -37,6 +37,7 @@ class LlavaConfigKeys(_AnyConfig):
     tokenizer_padding_side: str | None = None
     tokenizer_model_max_length: int | None = None
     conv_mode: str | None = None
+    chat_template: str | None = None
     im_patch_token: int | None = None
 
     @property

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
-from llava.errors import CheckpointError, InvalidRequest
+from llava.errors import CheckpointError, InvalidRequest, WeightsNotFinite
 from llava.model.loading.quantization import bitsandbytes_config
 from llava.model.loading.tokenizer import add_special_tokens
+from llava.model.weights.finite import WatchedTensor
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from llava.model.language_model.config_keys import LlavaConfigKeys
     from llava.model.loading.plan import LoadPlan
 
+_CHECKED_THOUGH_MAPPED_BYTES = 1 << 30
+"""Weights that stay in the map of their file are not read by loading them. Up to this size they are read nonetheless,
+to find what is not finite; beyond, the first request whose logits are not finite finds it."""
 _WORTH_A_PROGRESS_BAR = 1_000_000_000
 """Number of parameters; smaller models are loaded before anyone would see a bar."""
 
@@ -36,26 +40,34 @@ def load_language_model(
 
     Raises:
         InvalidRequest: an option needs a library that is not installed.
+        WeightsNotFinite: a tensor that was read holds NaN or infinite values.
     """
     from llava.model.language_model.decoders import llava_class
 
+    is_read = not plan.stays_mapped(dtype or plan.dtype) or plan.num_bytes <= _CHECKED_THOUGH_MAPPED_BYTES
     options: dict[str, Any] = {
         "max_memory": plan.max_memory,
         "quantization_config": quantization_config or bitsandbytes_config(plan.quantization),
         "attn_implementation": plan.attn_implementation,
     }
+    not_finite: list[WeightsNotFinite] = []
     try:
-        with progress_bars(plan.num_parameters >= _WORTH_A_PROGRESS_BAR):
+        with progress_bars(plan.num_parameters >= _WORTH_A_PROGRESS_BAR), _without_load_report():
             model: LlavaCausalLM = llava_class(plan.folder.decoder).from_pretrained(
                 None,
                 config=plan.folder.config(),
-                state_dict={ours: plan.checkpoint[theirs] for ours, theirs in plan.tensors.items()},
+                state_dict={
+                    ours: WatchedTensor(plan.checkpoint, theirs, not_finite) if is_read else plan.checkpoint[theirs]
+                    for ours, theirs in plan.tensors.items()
+                },
                 dtype=dtype or plan.dtype,
                 device_map=plan.device_map,
                 **{name: value for name, value in options.items() if value is not None},
             )
     except ImportError as error:
         raise InvalidRequest(str(error).strip().splitlines()[0]) from error
+    if not_finite:
+        raise not_finite[0]
     # Training leaves use_cache off in released configs, which makes generation quadratic.
     model.config.use_cache = True
     check_takes_embeddings(model, plan.folder.decoder)
@@ -97,6 +109,20 @@ def progress_bars(shown: bool) -> Iterator[None]:
         yield
     finally:
         _switch_progress_bars(before)
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Hides transformers' table of tensors inside the block: the plan has compared them all, and a projector that comes
+    from another file is not `newly initialized`, as the table would say."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _switch_progress_bars(shown: bool) -> None:

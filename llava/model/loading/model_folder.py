@@ -29,6 +29,7 @@ from llava.model.transformers_format.layout import one_layer, with_scaled_projec
 from llava.model.transformers_format.nested import nested_settings
 from llava.model.weights.adapter import PROJECTOR_FILES
 from llava.model.weights.names import own_name
+from llava.model.weights.quantised import warn_of_quantised_config
 from llava.model.weights.reader import (
     BIN_INDEX,
     BIN_SINGLE,
@@ -41,6 +42,7 @@ from llava.model.weights.reader import (
     resolve_folder,
 )
 from llava.template_choice import default_template_for, release_of
+from llava.templates.of_folder import template_of_folder
 
 if TYPE_CHECKING:
     from llava.model.language_model.config_keys import LlavaConfigKeys
@@ -92,7 +94,11 @@ class ModelFolder:
 
     @property
     def template(self) -> str:
-        """The key in `conv_templates` of the template that the model is meant to be asked with."""
+        """The key in `conv_templates` of the template that the model is meant to be asked with, or `chat_template`.
+
+        Raises:
+            UnknownTemplate: nothing says which.
+        """
         return default_template_for(self.settings, name=self.path.name)
 
     @property
@@ -137,6 +143,7 @@ class ModelFolder:
             CheckpointError: no weights, or broken ones.
         """
         checkpoint = one_layer(open_checkpoint(self.path), self.config_json)
+        warn_of_quantised_config(self.config_json, self.path)
         if self.kind != "nested" or self.decoder not in INPUT_SCALE_KEYS:
             return checkpoint
         return with_scaled_projector(checkpoint, input_scale(self.config()))
@@ -256,6 +263,8 @@ def _checked(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
                 f"{path / 'config.json'}: {name} is {checked[name]!r}; it must be a positive integer."
             )
     has_vision = checked.get("mm_vision_tower") is not None or bool(checked.get("use_mm_proj"))
+    if not checked.get("conv_mode") and release_of(checked) != "v0":
+        checked |= template_of_folder(path, decoder)
     if has_vision and checked.get("mm_hidden_size") is None:
         raise CheckpointError(
             f"{path / 'config.json'}: has mm_vision_tower but no mm_hidden_size (the width of the tower's features; "

@@ -59,6 +59,22 @@ class LoadPlan:
         return sum(prod(self.checkpoint.shape(name)) for name in names)
 
     @property
+    def num_bytes(self) -> int:
+        """Size of the language model and the projector in their files."""
+        return sum(
+            prod(self.checkpoint.shape(name)) * self.checkpoint.dtype(name).itemsize for name in self.tensors.values()
+        )
+
+    def stays_mapped(self, dtype: torch.dtype) -> bool:
+        """Whether loading in a number format leaves the weights in the map of their files, unread."""
+        return (
+            self.device == "cpu"
+            and self.quantization == "none"
+            and not self.is_lora
+            and all(self.checkpoint.dtype(name) == dtype for name in self.tensors.values())
+        )
+
+    @property
     def tokenizer_folder(self) -> Path:
         return self.folder.path if self.folder.has_tokenizer else self.weights_folder
 

@@ -113,6 +113,11 @@ def check_tensors(
 
 
 def _why_missing(missing: list[str]) -> str:
+    if missing == [OUTPUT]:
+        return (
+            "If the model's output layer is its token embedding, set tie_word_embeddings to true in config.json; "
+            "otherwise the download is incomplete."
+        )
     if all("mm_projector" in name for name in missing):
         return "The folder has no projector of the kind that config.json describes (mm_projector_type)."
     return "The download is incomplete, or config.json belongs to another model."

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN, DEFAULT_PAD_TOKEN
 from llava.errors import CheckpointError, TokenizerNotFound
 from llava.model.weights.reader import read_model_json
+from llava.templates.jinja_text import writes_first_token
+from llava.templates.of_folder import chat_template_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -72,6 +74,8 @@ def load_tokenizer(
             tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, **extra))
             if BEGINS_WITH_KEY in settings:
                 with_first_token(tokenizer, settings[BEGINS_WITH_KEY])
+            else:
+                _begin_as_the_chat_template(tokenizer, folder)
             return tokenizer
         from transformers.models.llama.tokenization_llama import LlamaTokenizer
 
@@ -109,6 +113,15 @@ def with_first_token(tokenizer: PreTrainedTokenizerFast, token: str) -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=special
     )
+
+
+def _begin_as_the_chat_template(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Makes a tokenizer begin with the token that the folder's chat template begins with, which this package leaves to
+    the tokenizer."""
+    text = chat_template_text(folder)
+    begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    if text is not None and tokenizer.bos_token is not None and not begins and writes_first_token(text):
+        with_first_token(tokenizer, str(tokenizer.bos_token))
 
 
 def without_first_token(tokenizer: PreTrainedTokenizerFast) -> None:

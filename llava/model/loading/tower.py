@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llava.errors import CheckpointError
 from llava.model.loading.language_model import progress_bars
 from llava.model.multimodal_encoder import builder
+from llava.model.weights.finite import check_finite
 from llava.model.weights.names import TOWER_PREFIX
 from llava.model.weights.reader import OWN_TOWER, Checkpoint
 
@@ -58,9 +59,8 @@ def load_tower(plan: LoadPlan) -> tuple[VisionTower, str | None]:
             return tower, str((home / named).absolute())
         return tower, settings.get("mm_vision_tower")
     config, place = _described(plan, named, home)
-    tower = builder.empty_vision_tower(config, builder.load_image_processor(place, config.model_type), **select).to(
-        plan.dtype
-    )
+    image_processor = builder.load_image_processor(place, config.model_type)
+    tower = builder.empty_vision_tower(config, image_processor, **select).to(plan.dtype)
     _fill(tower, plan.checkpoint, plan.tower_tensors)
     return tower, settings.get("mm_vision_tower")
 
@@ -83,7 +83,10 @@ def _described(plan: LoadPlan, named: str, home: Path) -> tuple[Any, Path]:
 def _fill(tower: VisionTower, checkpoint: Checkpoint, names: Mapping[str, str]) -> None:
     folder = checkpoint.files[0].parent
     tensors = {
-        tower.own_name(ours.removeprefix(TOWER_PREFIX)): checkpoint.tensor(theirs) for ours, theirs in names.items()
+        tower.own_name(ours.removeprefix(TOWER_PREFIX)): check_finite(
+            checkpoint.tensor(theirs), theirs, checkpoint.file_of(theirs)
+        )
+        for ours, theirs in names.items()
     }
     try:
         report = tower.load_state_dict(tensors, strict=False)

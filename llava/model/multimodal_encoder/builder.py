@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava.errors import CheckpointError, VisionTowerNotFound
+from llava.errors import CheckpointError, VisionTowerNotFound, WeightsNotFinite
 from llava.model.multimodal_encoder.families import FAMILIES, SelectLayer, family_of
 from llava.model.multimodal_encoder.image_processors import load_image_processor
-from llava.model.weights.reader import read_model_json, resolve_folder
+from llava.model.weights.finite import first_not_finite, num_not_finite
+from llava.model.weights.reader import open_checkpoint, read_model_json, resolve_folder
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +84,16 @@ def build_vision_tower(
     folder = find_vision_tower(name, model_folder=model_folder)
     config = tower_config(folder)
     model_class = getattr(transformers, FAMILIES[config.model_type].model_class)
+    open_checkpoint(folder)  # says what is wrong with the files, and refuses quantised ones
     try:
         model, report = model_class.from_pretrained(
             folder, config=config, dtype=dtype or "auto", weights_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder}: the vision tower cannot be loaded ({str(error).splitlines()[0]}).") from error
+    name_of_broken = first_not_finite(model)
+    if name_of_broken is not None:
+        raise WeightsNotFinite(name_of_broken, folder, num_not_finite(model.state_dict()[name_of_broken]))
     processor = load_image_processor(folder, config.model_type)
     tower = VisionTower(model, processor, select_layer=select_layer, select_feature=select_feature)
     missing = tower.needed(f"vision_tower.{name}" for name in report["missing_keys"])

@@ -6,10 +6,8 @@ names that all releases from 4.37 on read.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llava.model.multimodal_encoder.families import FAMILIES
@@ -43,18 +41,6 @@ def tower_names(config: Any) -> TowerNames:
     in_files = {name: prefix + written[name] for name in own}
     in_module = {spelling: name for name in own for spelling in (name, prefix + name, written[name], in_files[name])}
     return TowerNames(in_files, in_module)
-
-
-def save_tower(model: Any, folder: Path) -> None:
-    """Writes the config and the weights of transformers' model of a tower, by names that all releases read."""
-    from safetensors.torch import save_file
-
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    names = tower_names(model.config).in_files
-    tensors = {names[name]: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def empty_model(config: Any) -> Any:

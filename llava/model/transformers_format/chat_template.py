@@ -10,6 +10,7 @@ import json
 
 from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import InvalidRequest
+from llava.templates.jinja_text import takes_parts
 
 # Joins a message's images and text; `image` is the text of one image.
 _CONTENT = """\
@@ -48,6 +49,8 @@ def chat_template(conversation: Conversation, *, image: str, bos: str) -> str:
     Raises:
         InvalidRequest: a template without turns (`plain`), which cannot render a chat.
     """
+    if conversation.sep_style is SeparatorStyle.JINJA:
+        return _of_folder(conversation, image=image, bos=bos)
     if conversation.sep_style not in _TURNS:
         raise InvalidRequest(f"the template {conversation.name!r} has no turns; choose a chat template to export.")
     before, after, joined = (
@@ -64,6 +67,26 @@ def chat_template(conversation: Conversation, *, image: str, bos: str) -> str:
         _TURNS[conversation.sep_style](conversation),
     ]
     return "".join(parts)
+
+
+# Gives the text of a folder messages whose images are text, as it gets them in this package.
+_FLATTENED = """\
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+  {%- set flat.messages = flat.messages + [{'role': message['role'], 'content': CONTENT}] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+
+def _of_folder(conversation: Conversation, *, image: str, bos: str) -> str:
+    joined = "{{- ns.images + ns.text -}}"
+    content = _CONTENT.replace("BEFORE", _text("")).replace("AFTER", _text("\n")).replace("JOINED", joined)
+    first = f"{{%- set bos_token = '' -%}}{{{{- {_text(bos)} -}}}}\n"
+    as_text = "content(message)"
+    as_part = f"[{{'type': 'text', 'text': {as_text}}}]" if takes_parts(conversation.jinja) else as_text
+    flattened = _FLATTENED.replace("CONTENT", as_part)
+    return f"{{%- set image = {_text(image)} -%}}\n{content}{flattened}{first}{conversation.jinja}"
 
 
 def _text(value: str | None) -> str:
@@ -105,6 +128,18 @@ def _mpt(conversation: Conversation) -> str:
     return _with_turns(conversation, f"{{{{- system + {sep} -}}}}\n", turn, "")
 
 
+def _turns(conversation: Conversation) -> str:
+    sep, sep2 = _text(conversation.sep), _text(conversation.sep2)
+    end = f"({sep} if message['role'] == 'user' else {sep2})"
+    turn = "{{- " + _roles(conversation) + " + content(message) + " + end + " -}}"
+    if conversation.system_role:
+        start = f"{{%- if system -%}}{{{{- {_text(conversation.system_role)} + system + {sep} -}}}}{{%- endif -%}}\n"
+        return _with_turns(conversation, start, turn, "")
+    inside = "((system + '\n\n') if loop.first and system else '')"
+    turn = "{{- " + _roles(conversation) + f" + {inside} + content(message) + " + end + " -}}"
+    return _with_turns(conversation, "", turn, "")
+
+
 def _headed(conversation: Conversation) -> str:
     head, end = _text(conversation.sep + " "), _text(conversation.sep2)
     turn = "{{- " + head + " + " + _roles(conversation) + " + ': ' + content(message) + " + end + " -}}"
@@ -140,5 +175,6 @@ _TURNS = {
     SeparatorStyle.TWO: _two,
     SeparatorStyle.MPT: _mpt,
     SeparatorStyle.HEADED: _headed,
+    SeparatorStyle.TURNS: _turns,
     SeparatorStyle.LLAMA_2: _inst,
 }

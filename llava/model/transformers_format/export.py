@@ -110,12 +110,10 @@ def export(
 
 
 def _chat_template(folder: Path, config: LlavaConfigKeys, image: str, begins_with: str, conv_mode: str | None) -> str:
-    from llava.conversation import template
     from llava.model.transformers_format.chat_template import chat_template
-    from llava.template_choice import default_template_for, release_of
+    from llava.template_choice import conversation_for
 
-    conversation = template(conv_mode or default_template_for(config, name=folder.name), release=release_of(config))
-    return chat_template(conversation, image=image, bos=begins_with)
+    return chat_template(conversation_for(config, conv_mode, name=folder.name), image=image, bos=begins_with)
 
 
 def _notes(

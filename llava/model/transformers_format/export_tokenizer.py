@@ -103,6 +103,7 @@ def write_tokenizer(
     """
     from llava.model.weights.reader import read_model_json
 
+    tokenizer.chat_template = None  # the export has one with images, in the same file
     tokenizer.save_pretrained(writer.folder)
     settings = read_model_json(writer.folder / "tokenizer_config.json")
     left_out = ("backend", "is_local", "local_files_only", "extra_special_tokens", "add_bos_token", "add_eos_token")

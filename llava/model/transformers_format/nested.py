@@ -63,6 +63,7 @@ _ONEVISION_SIDES: Final = (384, 768, 1152, 1536, 1920, 2304)
 _NORM_EPS: Final = 1e-5
 
 _KEYS_OF_EXPORT: Final = (
+    "chat_template",
     "conv_mode",
     "im_patch_token",
     "image_aspect_ratio",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llava.errors import CheckpointError, ShapeMismatch
 from llava.files.json_files import whole_file
+from llava.model.weights.finite import check_finite
 from llava.model.weights.reader import EMBEDDING, Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def load_projector(model: Any, path: str | Path) -> None:
         ShapeMismatch: a tensor of another shape.
     """
     adapter = open_adapter(path)
-    tensors = {name.split(_PROJECTOR, 1)[1]: adapter.tensor(name) for name in adapter if _PROJECTOR in name}
+    tensors = {name.split(_PROJECTOR, 1)[1]: _read(adapter, name) for name in adapter if _PROJECTOR in name}
     projector = model.get_model().mm_projector
     expected = projector.state_dict()
     if not tensors and expected:
@@ -97,7 +98,7 @@ def load_projector(model: Any, path: str | Path) -> None:
         _copy(projector.get_parameter(name), value, f"mm_projector.{name}", path)
     newline = next((name for name in adapter if name.endswith("image_newline")), None)
     if newline is not None and getattr(model.get_model(), "image_newline", None) is not None:
-        _copy(model.get_model().image_newline, adapter.tensor(newline), "image_newline", path)
+        _copy(model.get_model().image_newline, _read(adapter, newline), "image_newline", path)
 
 
 def load_image_token_rows(model: Any, path: str | Path, num_new: int) -> None:
@@ -114,10 +115,14 @@ def load_image_token_rows(model: Any, path: str | Path, num_new: int) -> None:
     if name is None:
         log.warning("%s has no rows for the image start and end tokens; they stay at the mean of the vocabulary.", path)
         return
-    rows, embedding = adapter.tensor(name), model.get_input_embeddings().weight
+    rows, embedding = _read(adapter, name), model.get_input_embeddings().weight
     if rows.shape[1] != embedding.shape[1] or rows.shape[0] not in (num_new, embedding.shape[0]):
         raise ShapeMismatch(name, path, tuple(rows.shape), (num_new, embedding.shape[1]))
     embedding.data[-num_new:] = rows[-num_new:].to(embedding)
+
+
+def _read(adapter: Checkpoint, name: str) -> Tensor:
+    return check_finite(adapter.tensor(name), name, adapter.file_of(name))
 
 
 def _copy(target: Tensor, value: Tensor, name: str, path: str | Path) -> None:

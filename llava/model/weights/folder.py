@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, InvalidRequest, TokenizerNotFound
+from llava.model.weights.finite import check_finite
+from llava.model.weights.quantised import warn_of_quantised_config
 from llava.model.weights.reader import (
     EMBEDDING,
     LEFTOVER,
@@ -176,7 +178,10 @@ def open_source(path: str | Path, what: str) -> SourceFolder:
         CheckpointError: (or one of its kinds) no such folder, or no or broken weight files.
     """
     folder = resolve_folder(path, what=what)
-    return SourceFolder(what, folder, read_model_json(folder / "config.json"), open_checkpoint(folder))
+    config_json = read_model_json(folder / "config.json")
+    weights = open_checkpoint(folder)
+    warn_of_quantised_config(config_json, folder)
+    return SourceFolder(what, folder, config_json, weights)
 
 
 def check_distinct(paths: dict[str, str | Path]) -> None:
@@ -274,15 +279,20 @@ def converted_specs(source: SourceFolder, dtype: torch.dtype | None) -> list[Ten
 
 
 def converted(source: SourceFolder, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yields blocks of one tensor in `dtype`."""
+    """Yields blocks of one tensor in `dtype`.
+
+    Raises:
+        WeightsNotFinite: it holds NaN or infinite values.
+    """
     for first, last in source.weights.row_ranges(name):
-        yield source.weights.rows(name, first, last).to(dtype)
+        yield check_finite(source.weights.rows(name, first, last), name, source.weights.file_of(name)).to(dtype)
 
 
 def upgraded_config(settings: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """Returns the `config.json` for the written weights; deltas of spring 2023 claim to be plain LLaMA."""
     settings = dict(settings, torch_dtype=str(dtype).removeprefix("torch."))
     settings.pop("dtype", None)
+    settings.pop("quantization_config", None)  # quantised weights are not read
     if settings.get("mm_vision_tower") or settings.get("use_mm_proj"):
         if settings.get("model_type", "llama") == "llama":
             settings["model_type"] = "llava_llama"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, ShapeMismatch, WeightsNotFound
+from llava.model.weights.finite import check_finite
 from llava.model.weights.names import adapter_own_name, module_in_adapter
 from llava.model.weights.reader import BLOCK_BYTES, EMBEDDING, LEFTOVER, OUTPUT, Checkpoint, read_model_json
 
@@ -153,7 +154,7 @@ def read_adapter(folder: Path) -> LoraAdapter:
             ours = adapter_own_name(f"{match['module']}.weight")
             if match["part"] in parts.setdefault(ours, {}):
                 raise CheckpointError(f"{folder}: has two tensors for {match['part']} of {ours}. Keep one adapter.")
-            parts[ours][match["part"]] = weights.tensor(name)
+            parts[ours][match["part"]] = check_finite(weights.tensor(name), name, weights.file_of(name))
             modules[ours] = module_in_adapter(match["module"])
     if not parts:
         raise CheckpointError(f"{folder}: the adapter has no LoRA tensors. Is the download complete?")

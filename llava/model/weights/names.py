@@ -23,6 +23,10 @@ _NESTED_NAMES = [
     (re.compile(r"^(?:model\.)*image_newline$"), "model.image_newline"),
 ]
 _WRAPPERS = re.compile(r"^(?:base_model\.model\.)+")
+_TRAINERS = re.compile(
+    r"^module\.|(?:^|(?<=\.))(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module|_forward_module)\."
+)
+"""What DataParallel and DeepSpeed, FSDP, torch.compile, recomputation and Lightning put before or into names."""
 _COPY = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
 
 
@@ -32,13 +36,13 @@ def own_name(name: str, *, nested: bool) -> str:
     Args:
         nested: whether the file is in transformers' format rather than the original's.
     """
-    return _replaced(name, _NESTED_NAMES if nested else _FLAT_NAMES)
+    return _replaced(_TRAINERS.sub("", name), _NESTED_NAMES if nested else _FLAT_NAMES)
 
 
 def adapter_own_name(name: str) -> str:
     """Returns our name of the tensor that one of an adapter's tensors replaces, whatever model the adapter was trained
     on: the original's class in any release, transformers' LLaVA, or a plain language model."""
-    name = _COPY.sub("", _WRAPPERS.sub("", name))
+    name = _COPY.sub("", _WRAPPERS.sub("", _TRAINERS.sub("", name)))
     renamed = _replaced(name, [*_FLAT_NAMES, *_NESTED_NAMES])
     if renamed != name:
         return renamed
@@ -49,7 +53,7 @@ def adapter_own_name(name: str) -> str:
 
 def module_in_adapter(name: str) -> str:
     """Returns the path that a tensor's module had in the model that an adapter was trained on."""
-    return _WRAPPERS.sub("", name)
+    return _WRAPPERS.sub("", _TRAINERS.sub("", name))
 
 
 def saved_name(name: str, tower_type: str) -> str:

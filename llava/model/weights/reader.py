@@ -7,6 +7,7 @@ megabytes. Every error names the file at fault.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +18,15 @@ from typing import TYPE_CHECKING, Any
 from llava import pocket
 from llava.errors import BrokenShard, CheckpointError, MissingShard, WeightsNotFound
 from llava.files.json_files import read_json_object
+from llava.model.weights.file_formats import check_is_weights, open_pickle, open_safetensors
 from llava.model.weights.headers import TensorHeader, read_headers, read_vector
+from llava.model.weights.quantised import refuse_quantised
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 SAFE_SINGLE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -119,7 +124,9 @@ class Checkpoint(Mapping[str, Any]):
     def __init__(self, files: list[Path]):
         """
         Raises:
-            BrokenShard: a truncated or damaged file, or a pickle that holds anything but tensors.
+            BrokenShard: a damaged file, a pickle that holds anything but tensors, or a tensor in two files.
+            NotWeights: a file that was never weights, such as a pointer of Git LFS.
+            QuantizedWeights: quantised tensors.
         """
         self.files = files
         self._headers: dict[str, TensorHeader] = {}
@@ -128,9 +135,14 @@ class Checkpoint(Mapping[str, Any]):
         self._where: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         for file in files:
+            check_is_weights(file)
             headers = read_headers(file)
             if headers is None:
                 headers = {name: _header_of(tensor) for name, tensor in self._handle(file).items()}
+            refuse_quantised(headers, file)
+            for name in headers:
+                if name in self._where:
+                    raise BrokenShard(file, f"{name} is also in {self._where[name].name}")
             self._headers.update(headers)
             self._where.update(dict.fromkeys(headers, file))
 
@@ -251,19 +263,52 @@ def open_checkpoint(folder: str | Path, *, names: tuple[str, ...] = ()) -> Check
 
     Raises:
         WeightsNotFound: no weight file in the folder.
-        MissingShard: an index names a file that does not exist.
-        BrokenShard: a truncated or damaged file, or a pickle that holds anything but tensors.
+        MissingShard: a file of several is not there.
+        BrokenShard, NotWeights, QuantizedWeights: as `Checkpoint`.
     """
     folder = Path(folder)
     for single, index in ((SAFE_SINGLE, SAFE_INDEX), (BIN_SINGLE, BIN_INDEX)):
+        if (folder / single).is_file():
+            if (folder / index).is_file():
+                log.warning("%s: %s is read; %s is not used.", folder, single, index)
+            return Checkpoint([folder / single])
         if (folder / index).is_file():
             return _open_sharded(folder, folder / index)
-        if (folder / single).is_file():
-            return Checkpoint([folder / single])
+    shards = _shards_without_index(folder)
+    if shards:
+        return Checkpoint(shards)
     for name in names:
         if (folder / name).is_file():
             return Checkpoint([folder / name])
-    raise WeightsNotFound(folder, (SAFE_SINGLE, SAFE_INDEX, BIN_SINGLE, BIN_INDEX, *names))
+    raise WeightsNotFound(folder, (SAFE_SINGLE, SAFE_INDEX, BIN_SINGLE, BIN_INDEX, *names), _other_weights(folder))
+
+
+def _shards_without_index(folder: Path) -> list[Path]:
+    """Returns the files of a checkpoint that lost its index: their names say how many there are.
+
+    Raises:
+        MissingShard: one of them is not there.
+    """
+    for stem, suffix in ((SAFE_SINGLE, ".safetensors"), (BIN_SINGLE, ".bin")):
+        pattern = re.compile(rf"{stem.removesuffix(suffix)}-(\d+)-of-(\d+){re.escape(suffix)}")
+        found = [match for path in sorted(folder.glob(f"*{suffix}")) if (match := pattern.fullmatch(path.name))]
+        if not found:
+            continue
+        digits, total = len(found[0][1]), int(found[0][2])
+        wanted = [
+            f"{stem.removesuffix(suffix)}-{number:0{digits}}-of-{found[0][2]}{suffix}" for number in range(1, total + 1)
+        ]
+        absent = [name for name in wanted if not (folder / name).is_file()]
+        if absent:
+            raise MissingShard(folder, absent, total)
+        return [folder / name for name in wanted]
+    return []
+
+
+def _other_weights(folder: Path) -> list[str]:
+    """Returns the names of files in formats that are not read."""
+    suffixes = (".gguf", ".ggml", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".npz", ".safetensors", ".bin")
+    return sorted(path.name for path in folder.glob("*") if path.suffix in suffixes)
 
 
 def _open_sharded(folder: Path, index: Path) -> Checkpoint:
@@ -279,49 +324,3 @@ def _open_sharded(folder: Path, index: Path) -> Checkpoint:
     if lost:
         raise BrokenShard(folder / weight_map[lost[0]], f"the index lists {lost[0]}, which is not in the file")
     return checkpoint
-
-
-def open_safetensors(file: Path) -> Any:
-    """Maps one safetensors file; the returned handle has `keys`, `get_slice` and `get_tensor`."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        # The handle keeps the file mapped for as long as the checkpoint lives.
-        return safe_open(str(file), framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise BrokenShard(file, str(error)) from error
-
-
-def open_pickle(file: Path) -> dict[str, Tensor]:
-    """Maps one `.bin` file of tensors, and refuses to unpickle anything else.
-
-    Raises:
-        BrokenShard: truncated, or a pickle that holds anything but tensors.
-    """
-    from pickle import UnpicklingError
-
-    import torch
-
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError) as error:
-        # Files written before PyTorch 1.6 are not zip archives and cannot be mapped.
-        if "mmap can only be used" not in str(error):
-            raise BrokenShard(file, str(error).splitlines()[0]) from error
-        content = _load_unmapped(file)
-    except (UnpicklingError, EOFError, OSError) as error:
-        raise BrokenShard(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise BrokenShard(file, "it is not a flat table of tensors by name")
-    return content
-
-
-def _load_unmapped(file: Path) -> dict[str, Tensor]:
-    from pickle import UnpicklingError
-
-    import torch
-
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, UnpicklingError, EOFError, OSError) as error:
-        raise BrokenShard(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llava.errors import CheckpointError, InvalidRequest, NotFinite
+from llava.model.weights.finite import is_finite, num_not_finite
 from llava.model.weights.headers import SAFE_DTYPES
 from llava.model.weights.reader import SAFE_INDEX, SAFE_SINGLE
 
@@ -290,14 +291,8 @@ def gigabytes(num_bytes: int) -> str:
 
 
 def _check_finite(block: Tensor, name: str) -> None:
-    import torch
-
-    # A sum propagates every NaN and infinity, at a fraction of the cost of testing each value.
-    if not block.is_floating_point() or torch.isfinite(block.sum(dtype=torch.float32)):
-        return
-    wrong = int((~torch.isfinite(block)).sum())
-    if wrong:
-        raise NotFinite(name, wrong, str(block.dtype).removeprefix("torch."))
+    if not is_finite(block):
+        raise NotFinite(name, num_not_finite(block), str(block.dtype).removeprefix("torch."))
 
 
 def _bytes_of(block: Tensor) -> memoryview:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import gradio as gr
 
+from llava.images.formats import FILE_SUFFIXES
 from llava.serve.client.answer_settings import SETTINGS, AnswerSettings
 from llava.serve.client.images import SHAPES
 
@@ -75,7 +76,8 @@ def message_box(name: str, *, render: bool = True) -> gr.MultimodalTextbox:
         label="Message",
         show_label=False,
         placeholder="Ask about an image",
-        file_types=["image"],
+        # Browsers do not count all of these as images.
+        file_types=["image", *FILE_SUFFIXES],
         file_count="multiple",
         sources=["upload"],
         max_lines=8,

@@ -9,10 +9,11 @@ from typing import Final
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
+from llava.images.formats import FILE_SUFFIXES
 from llava.serve.client.answer_settings import SETTINGS
 from llava.serve.terminal.commands import COMMANDS
 
-_IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_IMAGES: Final = frozenset(FILE_SUFFIXES)
 
 
 def _is_image(path: str) -> bool:

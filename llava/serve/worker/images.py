@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
+import io
 import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from llava.errors import ImageDamaged, ImageShapeError, ImageTooLarge, ImageUrlRefused, UnsupportedImage
+from llava.errors import ImageDamaged, ImageShapeError, ImageTooLarge, ImageUrlRefused
 from llava.images.formats import MEDIA_TYPES, decoder_errors, recognise
-from llava.images.loading import ImageLimits, decode_image
+from llava.images.loading import ImageLimits, decode_image, read_base64, read_data_uri
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,9 +29,9 @@ MAX_ASPECT: Final = 200
 _REQUEST_PIXELS: Final = 2
 """Limit of all images of a request together, as a multiple of the limit of one image."""
 
-_DATA_URI: Final = re.compile(r"data:(?P<media>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*:")
-_ALIASES: Final = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
+_QUALITY: Final = 95
+"""JPEG quality of an image that is encoded anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,14 @@ class ImageReader:
         """
         return await self._run(self._decode, [(image,) for image in images])
 
+    async def portable(self, images: Sequence[EncodedImage]) -> list[EncodedImage]:
+        """Returns the images in formats that every service accepts; only those in others are encoded anew.
+
+        Raises:
+            ImageError: names the first damaged image.
+        """
+        return await self._run(self._portable, [(image,) for image in images])
+
     def close(self) -> None:
         """Ends the threads; images that are waiting are not read any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -113,24 +121,22 @@ class ImageReader:
 
     def _read(self, source: str, name: str) -> EncodedImage:
         source = source.strip()
-        header = _DATA_URI.match(source)
-        declared = None
-        if header:
-            data = self._base64(source[header.end() :], name)
-            declared = header["media"]
-        elif source[:5].lower() == "data:":
-            raise ImageDamaged(f"{name}: not a valid data URI of an image. Write data:image/png;base64,<data>.")
+        if source[:5].lower() == "data:":
+            data = read_data_uri(source, name, self.limits)
         elif _ADDRESS.match(source):
             data = self._fetch(source, name)
         else:
-            data = self._base64(source, name)
+            data = read_base64(source, name, self.limits)
         label = recognise(data, name).label
-        if label not in MEDIA_TYPES:
-            raise UnsupportedImage(f"{name}: {label} images are not accepted here. Send {', '.join(MEDIA_TYPES)}.")
-        media_type = MEDIA_TYPES[label]
-        if declared is not None and _ALIASES.get(declared.lower(), declared.lower()) != media_type:
-            raise ImageDamaged(f"{name}: the data URI declares {declared[:40]}, but its data is {media_type}.")
+        media_type = MEDIA_TYPES.get(label, f"image/{label.lower()}")
         return EncodedImage(data, media_type, name, self._num_pixels(data, name))
+
+    def _portable(self, image: EncodedImage) -> EncodedImage:
+        if image.media_type in MEDIA_TYPES.values():
+            return image
+        file = io.BytesIO()
+        self._decode(image).save(file, "JPEG", quality=_QUALITY)
+        return replace(image, data=file.getvalue(), media_type=MEDIA_TYPES["JPEG"])
 
     def _decode(self, encoded: EncodedImage) -> Image.Image:
         began_s = time.monotonic()
@@ -156,18 +162,6 @@ class ImageReader:
                 f"{self.limits.max_pixels / 1e6:.0f}. Resize it."
             )
         return width * height
-
-    def _base64(self, text: str, name: str) -> bytes:
-        if len(text) * 3 // 4 - 2 > self.limits.max_bytes:
-            raise ImageTooLarge(
-                f"{name}: the image is larger than {self.limits.max_bytes / 2**20:.0f} MiB. Compress or resize it."
-            )
-        try:
-            return base64.b64decode(re.sub(r"[\r\n]", "", text), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ImageDamaged(
-                f"{name}: not valid base64. Send a data URI such as data:image/png;base64,<data>."
-            ) from error
 
     def _fetch(self, address: str, name: str) -> bytes:
         if not self.allowed_hosts or not address.lower().startswith(("http://", "https://")):

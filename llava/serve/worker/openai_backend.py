@@ -116,6 +116,7 @@ class OpenAiBackend:
 
     async def _prepared(self, dialogue: Dialogue, settings: dict[str, Any], seed: int | None) -> StartChoice:
         encoded = await self.images.read([(image.source, image.name) for image in dialogue.images])
+        encoded = await self.images.portable(encoded)
         stop = [*self.stop, *settings.pop("stop")]
         if stop and not self.stops_here:
             settings["stop"] = stop

@@ -8,12 +8,12 @@ from itertools import pairwise
 from typing import Any, Final, Literal
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
-from llava.conversation import Conversation, SeparatorStyle, template
+from llava.conversation import Conversation, SeparatorStyle
 from llava.errors import ImageTokenMismatch, InvalidRequest, TemplateError
 from llava.prompting import Prompt, place_images
 from llava.serve.protocol.constants import MAX_IMAGES
 from llava.serve.protocol.openai_requests import ChatMessage, ImagePart, RefusalPart, TextPart
-from llava.template_choice import default_template_for, release_of
+from llava.template_choice import conversation_for, release_of
 
 _CHATML_SYSTEM: Final = "<|im_start|>system\n"
 
@@ -133,11 +133,11 @@ def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mod
         TemplateError: the template cannot express the dialogue.
     """
     release = release_of(config)
-    conversation = template(conv_mode or default_template_for(config, name=name), release=release).copy()
+    conversation = conversation_for(config, conv_mode, name=name)
     if conversation.sep_style is SeparatorStyle.PLAIN:
         raise TemplateError(f"the model cannot chat: its template {conversation.name!r} is plain text without roles.")
     if dialogue.system is not None:
-        conversation.system = _system(conversation, dialogue.system)
+        conversation = conversation.with_system(dialogue.system)
     for turn in dialogue.turns:
         if turn.role == "assistant":
             conversation.append_message(conversation.roles[1], _literal("\n".join(map(str, turn.parts))))
@@ -149,10 +149,6 @@ def dialogue_prompt(dialogue: Dialogue, config: Any, *, name: str = "", conv_mod
         stop=conversation.stop_str,
         roles=("###", *(f"{role}:" for role in (conversation.roles[1], "Assistant", "Response"))),
     )
-
-
-def _system(conversation: Conversation, text: str) -> str:
-    return _CHATML_SYSTEM + text if conversation.system.startswith(_CHATML_SYSTEM) else text
 
 
 def _user_message(conversation: Conversation, turn: ChatTurn, *, first: bool) -> Any:

@@ -60,7 +60,7 @@ def _forms() -> tuple[Conversation, ...]:
 
 def _parse(prompt: str, form: Conversation) -> Conversation | None:
     """Returns the conversation that renders to `prompt` in this form and ends in an open turn of the assistant."""
-    read = _read_instructions if form.sep_style is SeparatorStyle.LLAMA_2 else _read_roles
+    read = _READERS.get(form.sep_style, _read_roles)
     conversation = read(prompt, form)
     if conversation is None or len(conversation.messages) < 2 or conversation.messages[-1] != [form.roles[1], None]:
         return None
@@ -115,6 +115,31 @@ def _read_instructions(prompt: str, form: Conversation) -> Conversation | None:
     if system:
         messages[0][1] = str(messages[0][1])[system.end() :]
     return replace(form, system=system[1] if system else "", messages=messages)
+
+
+def _read_turns(prompt: str, form: Conversation) -> Conversation | None:
+    """Splits where a turn's end and the next role stand together."""
+    ends = {form.roles[0]: form.sep + form.roles[1], form.roles[1]: (form.sep2 or form.sep) + form.roles[0]}
+    system, rest = "", prompt
+    if form.system_role and prompt.startswith(form.system_role):
+        system, _, rest = prompt.removeprefix(form.system_role).partition(form.sep + form.roles[0])
+        rest = form.roles[0] + rest
+    messages: list[list[str | None]] = []
+    role = form.roles[0]
+    if not rest.startswith(role):
+        return None
+    rest = rest.removeprefix(role)
+    while rest:
+        text, found, rest = rest.partition(ends[role])
+        if not found:
+            return None
+        messages.append([role, text])
+        role = form.roles[1] if role == form.roles[0] else form.roles[0]
+    return replace(form, system=system, messages=[*messages, [role, None]])
+
+
+_READERS: Final = {SeparatorStyle.LLAMA_2: _read_instructions, SeparatorStyle.TURNS: _read_turns}
+"""How prompts are read back, by style; in all other styles roles follow separators."""
 
 
 def _dialogue(conversation: Conversation, images: list[ImageSource]) -> Dialogue | None:

@@ -66,12 +66,13 @@ class ImageLoader:
     num_positions: Callable[[Tensor], int]
     """Returns how many positions a preprocessed image takes in the model."""
 
-    def load(self, name: str, path: str) -> tuple[Tensor, tuple[int, int]]:
+    def load(self, name: str, path: str, num_images: int = 1) -> tuple[Tensor, tuple[int, int]]:
         """Returns the pixels and the original (width, height) of an image.
 
         Args:
             name: name of the record in error messages.
             path: path of the image, relative to `folder`.
+            num_images: number of images of the record.
 
         Raises:
             DataError: the file is missing, not a readable image, or too thin for the vision tower; the message names
@@ -80,7 +81,8 @@ class ImageLoader:
         file = self.folder / path
         try:
             image = load_image(str(file))
-            return process_images([image], self.image_processor, self.model_config)[0], image.size
+            pixels = process_images([image], self.image_processor, self.model_config, num_images=num_images)[0]
+            return pixels, image.size
         except (ImageError, OSError) as error:
             reason = str(error).removeprefix(f"{file}: ")
             raise DataError(f"{name}: cannot read image {file}: {reason}") from error
@@ -173,7 +175,8 @@ class ConversationDataset(Dataset[Sample]):
 
     def _make(self, index: int) -> Sample:
         record = self.records[index]
-        loaded = [self.images.load(record.name, image) for image in record.images] if self.images else []
+        loader, count = self.images, len(record.images)
+        loaded = [loader.load(record.name, image, count) for image in record.images] if loader else []
         encoded = self.encode(index, [self.images.num_positions(pixels) for pixels, _ in loaded] if self.images else [])
         kept = loaded[: encoded.num_images]
         return Sample(encoded, tuple(pixels for pixels, _ in kept), tuple(size for _, size in kept), record.name)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from llava.errors import DataError, InvalidRequest
+from llava.template_choice import conversation_for
+from llava.templates.jinja_text import ROLES, render
 from llava.text_generation.literal_text import guarded
 from llava.train.data.records import ASSISTANT, HUMAN, Record, RecordTurn, has_words
 
@@ -32,23 +34,43 @@ Layout = Callable[[Conversation, Record], list[Segment]]
 """Lays out a record in a template."""
 
 
-def training_template(version: str) -> Conversation:
+def training_template(version: str, model: str | None = None) -> Conversation:
     """Returns the training template that `--version` selects.
 
     `v0` and `v0.5` select the first release's training text, `v1` and its variants (`v1_1`, `v1_3`, ...) the text of
-    Vicuna v1.1. Any other name must be a key of `conv_templates`.
+    Vicuna v1.1. `auto` is the template that the model is meant to be asked with. Any other name must be a key of
+    `conv_templates`.
+
+    Args:
+        model: folder or hub id of the model to train; needed for `auto`.
 
     Raises:
-        InvalidRequest: the name is unknown; the message lists the known ones.
+        InvalidRequest: the name is unknown, and the message lists the known ones; or nothing says what `auto` is.
+        CheckpointError: the model's folder cannot be read (`auto` only).
     """
+    if version == "auto":
+        return _for_training(_own_template(model))
     if version in ("v0", "v0.5"):
         return conv_templates["v0_train"].copy()
     if version not in conv_templates and version.startswith(("v1_", "v1.")):
         return conv_templates["vicuna_v1"].copy()
     if version not in conv_templates:
-        known = ", ".join(sorted(conv_templates))
+        known = ", ".join(["auto", *sorted(conv_templates)])
         raise InvalidRequest(f"--version {version}: there is no such template. Available: {known}.")
-    template = conv_templates[version].copy()
+    return _for_training(conv_templates[version].copy())
+
+
+def _own_template(model: str | None) -> Conversation:
+    from llava.model.loading.model_folder import read_model_folder
+    from llava.model.weights.reader import resolve_folder
+
+    if model is None:
+        raise InvalidRequest("--version auto: name the model too, because its folder says which template it needs.")
+    folder = read_model_folder(resolve_folder(model))
+    return conversation_for(folder.settings, name=folder.path.name)
+
+
+def _for_training(template: Conversation) -> Conversation:
     if template.sep_style is SeparatorStyle.SINGLE:
         # Training adds line ends that chats in `###` templates lack, and leaves out their few-shot examples.
         return replace(template, messages=[], offset=0, sep_style=SeparatorStyle.HEADED, sep2="\n")
@@ -79,7 +101,7 @@ def segments_of(
         # Only now, because taking an image out of a text may join what is left to a control token.
         record = _with_literal_text(record, control_tokens)
     if record.system is not None:
-        template = replace(template, system=_system_text(template, record))
+        template = template.with_system(record.system)
     return _LAYOUTS[template.sep_style](template, record)
 
 
@@ -120,14 +142,6 @@ def _with_literal_text(record: Record, control_tokens: re.Pattern[str]) -> Recor
     turns = tuple(replace(turn, text=guarded(turn.text, control_tokens)) for turn in record.turns)
     system = None if record.system is None else guarded(record.system, control_tokens)
     return replace(record, turns=turns, system=system)
-
-
-def _system_text(template: Conversation, record: Record) -> str:
-    text = record.system or ""
-    if template.sep_style is SeparatorStyle.MPT:
-        header, line_end, _ = template.system.partition("\n")  # `<|im_start|>system` stands before the text
-        return f"{header}{line_end}{text}"
-    return text
 
 
 def _image_first(text: str, *, tagged: bool) -> str:
@@ -199,6 +213,59 @@ def _mpt_layout(template: Conversation, record: Record) -> list[Segment]:
     return segments
 
 
+def _turns_layout(template: Conversation, record: Record) -> list[Segment]:
+    """Writes control tokens around turns; answers and the token after them are trained, the line break after it not."""
+    end = template.sep2 or template.sep
+    signal = end.rstrip("\n")
+    segments = []
+    if template.system and template.system_role:
+        segments.append(Segment(f"{template.system_role}{template.system}{template.sep}", supervised=False))
+    for number, turn in enumerate(_alternating(template, record)):
+        text = turn.text
+        if turn.role == ASSISTANT:
+            segments.append(Segment(template.roles[1], supervised=False))
+            segments.append(Segment(text + signal, supervised=True, answer=has_words(text)))
+            segments.append(Segment(end[len(signal) :], supervised=False))
+            continue
+        if number == 0 and template.system and not template.system_role:
+            text = f"{template.system}\n\n{text}"
+        segments.append(Segment(f"{template.roles[0]}{text}{template.sep}", supervised=False))
+    return segments
+
+
+def _jinja_layout(template: Conversation, record: Record) -> list[Segment]:
+    """Writes what the folder's own chat template writes; answers and what ends them are trained.
+
+    Raises:
+        DataError: the template writes an earlier turn otherwise once there is a later one, so that no text of the whole
+            conversation is what the model would see turn by turn.
+    """
+    roles = {HUMAN: ROLES[0], ASSISTANT: ROLES[1]}
+    messages = [{"role": roles[turn.role], "content": turn.text} for turn in _alternating(template, record)]
+    if template.system:
+        messages.insert(0, {"role": "system", "content": template.system})
+    whole = render(template.jinja, messages, opens=False)
+    segments, done = [], ""
+    for number, message in enumerate(messages):
+        if message["role"] != ROLES[1]:
+            continue
+        before = render(template.jinja, messages[:number], opens=True)
+        after = render(template.jinja, messages[: number + 1], opens=False)
+        if not (before.startswith(done) and after.startswith(before) and whole.startswith(after)):
+            raise DataError(
+                f"{record.name}: the model's chat template writes turn {number + 1} otherwise in a longer "
+                "conversation, so the record cannot be trained as a whole. Give another --version, or split the record."
+            )
+        segments.append(Segment(before[len(done) :], supervised=False))
+        answer = after[len(before) :]
+        signal = answer.rstrip("\n")
+        segments.append(Segment(signal, supervised=True, answer=has_words(message["content"])))
+        segments.append(Segment(answer[len(signal) :], supervised=False))
+        done = after
+    segments.append(Segment(whole[len(done) :], supervised=False))
+    return segments
+
+
 def _plain_layout(template: Conversation, record: Record) -> list[Segment]:
     """Writes the image, its caption and a line end; the instruction is left out."""
     _check_turns(record, template)
@@ -219,5 +286,7 @@ _LAYOUTS: dict[SeparatorStyle, Layout] = {
     SeparatorStyle.TWO: _two_layout,
     SeparatorStyle.LLAMA_2: _llama_2_layout,
     SeparatorStyle.MPT: _mpt_layout,
+    SeparatorStyle.TURNS: _turns_layout,
+    SeparatorStyle.JINJA: _jinja_layout,
     SeparatorStyle.PLAIN: _plain_layout,
 }

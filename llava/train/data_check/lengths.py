@@ -134,7 +134,7 @@ class LengthMeter:
     def _encode(self, index: int, limit: int) -> tuple[Encoded, int]:
         """Returns a record's ids and labels, and the number of its positions in the model."""
         record, count = self._dataset.records[index], self._image_lengths
-        images = [count(record.name, image) for image in record.images] if count else []
+        images = [count(record.name, image, len(record.images)) for image in record.images] if count else []
         self._dataset.max_length = limit
         encoded = self._dataset.encode(index, images)
         return encoded, _length(encoded, images)
@@ -159,7 +159,7 @@ def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[Conver
     folder = resolve_folder(str(settings.model))
     model = read_model_folder(folder).settings
     tokenizer = load_tokenizer(folder, tokenization="sentencepiece")
-    template = training_template(settings.version)
+    template = training_template(settings.version, settings.model)
     as_patches = not template.image_first
     wanted = [DEFAULT_IMAGE_PATCH_TOKEN] if as_patches else []
     if settings.start_end:
@@ -175,8 +175,9 @@ def _dataset(settings: CheckSettings, records: Sequence[Record]) -> tuple[Conver
             "select_layer": model.get("mm_vision_select_layer") or -2,
             "select_feature": model.get("mm_vision_select_feature") or "patch",
         }
-        processor = builder.load_image_processor(place)
-        tower = builder.empty_vision_tower(builder.tower_config(place), processor, **select)
+        tower_config = builder.tower_config(place)
+        processor = builder.load_image_processor(place, tower_config.model_type)
+        tower = builder.empty_vision_tower(tower_config, processor, **select)
         aspect = settings.aspect_ratio or model.get("image_aspect_ratio") or "square"
         config = SimpleNamespace(image_aspect_ratio=aspect, image_grid_pinpoints=model.get("image_grid_pinpoints"))
         loader = ImageLoader(settings.image_folder, processor, config, PositionCounter(tower))

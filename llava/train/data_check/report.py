@@ -47,7 +47,7 @@ def check_file(settings: CheckSettings) -> int:
         InvalidRequest: the image folder does not exist, or the record to show.
         CheckpointError: the model's tokenizer or vision tower cannot be read.
     """
-    template = training_template(settings.version)
+    template = training_template(settings.version, settings.model)
     scan = _scan(settings, template)
     if any(record.images for record in scan.records) and not settings.image_folder.is_dir():
         raise InvalidRequest(f"--image-folder {settings.image_folder}: there is no such folder.")

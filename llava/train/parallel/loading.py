@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from llava.model.weights.finite import check_finite
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -36,6 +38,9 @@ def load_for_training(
         dtype_of: the number format of a parameter, by name.
         device: device of the parameters. Tensors go there one by one, so host memory never holds the model.
         empty: whether to leave the values of the parameters undefined, because another process sends them.
+
+    Raises:
+        WeightsNotFinite: a tensor holds NaN or infinite values.
     """
     from llava.model.language_model.decoders import llava_class
     from llava.model.language_model.file_names import values_by_parameter
@@ -45,7 +50,7 @@ def load_for_training(
     options = {} if plan.attn_implementation is None else {"attn_implementation": plan.attn_implementation}
     with _parameters_on_meta():
         model: Any = llava_class(plan.folder.decoder)._from_config(plan.folder.config(), **options)
-    values = values_by_parameter(model, plan.tensors, lambda name: plan.checkpoint.tensor(plan.tensors[name]))
+    values = values_by_parameter(model, plan.tensors, lambda name: _read(plan, plan.tensors[name]))
     for name, parameter in list(model.named_parameters()):
         if name in model.all_tied_weights_keys:
             continue  # it becomes the tensor that it is tied to
@@ -63,6 +68,10 @@ def load_for_training(
     add_image_tokens(model, tokenizer, plan.folder.path)
     attach_tower(model, plan)
     return model
+
+
+def _read(plan: LoadPlan, name: str) -> torch.Tensor:
+    return check_finite(plan.checkpoint.tensor(name), name, plan.checkpoint.file_of(name))
 
 
 def _parameters_on_meta() -> Any:

@@ -27,8 +27,8 @@ class ModelArguments:
     )
     version: str = _option(
         "v0",
-        "Training template: v0, v1, plain, or another template's name such as llava_llama_2, v1_mmtag or "
-        "chatml_direct (default: v0).",
+        "Training template: v0, v1, plain, auto for the words of the model's own family, or another template's name "
+        "such as llava_llama_2, qwen_1_5 or llama_3 (default: v0).",
     )
     freeze_backbone: bool = _option(
         False,

@@ -71,7 +71,7 @@ def prepare_model(
         CheckpointError: the weights, the tower or the tokenizer cannot be used.
         InvalidRequest: flags contradict the model or each other.
     """
-    template = training_template(model_args.version)
+    template = training_template(model_args.version, model_args.model_name_or_path)
     folder = _base_folder(str(model_args.model_name_or_path))
     frozen_dtype = training_args.compute_dtype
     tower_dtype = torch.float32 if stage.tower else frozen_dtype
@@ -266,6 +266,13 @@ def _refuse_later_settings(settings: _VisionSettings, version: str) -> None:
             )
 
 
+def _write_template(config: Any, template: Conversation, version: str) -> None:
+    """Records what the model is to be asked in. Captions teach no words, so `plain` leaves the record as it is."""
+    if template.sep_style is not SeparatorStyle.PLAIN:
+        config.conv_mode = template.name or version
+        config.chat_template = template.jinja or None
+
+
 def _write_settings(
     config: Any,
     template: Conversation,
@@ -278,10 +285,9 @@ def _write_settings(
         config.image_aspect_ratio = data_args.image_aspect_ratio
     if data_args.image_grid_pinpoints is not None:
         config.image_grid_pinpoints = _grid(data_args.image_grid_pinpoints)
+    _write_template(config, template, model_args.version)
     config.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter
     config.freeze_mm_mlp_adapter = training_args.freeze_mm_mlp_adapter
-    if template.sep_style is not SeparatorStyle.PLAIN:
-        config.conv_mode = template.name or model_args.version
     if template.image_first:
         config.mm_use_im_patch_token = model_args.mm_use_im_patch_token
         config.tokenizer_padding_side = "right"

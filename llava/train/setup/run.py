@@ -65,7 +65,7 @@ def _checked_records(
     first = training_args.process_index == 0
     training_args.say(f"reading {file} ...")
     records = load_records(file, allow_outside=data_args.allow_outside_images)
-    template = training_template(model_args.version)
+    template = training_template(model_args.version, model_args.model_name_or_path)
     for line in check_records(records, template, file=file, version=model_args.version):
         training_args.say(line)
     if first:  # it looks for all

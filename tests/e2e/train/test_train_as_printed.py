@@ -6,12 +6,10 @@ What is replaced: places of models and data, 8 processes by 2, and the port. `./
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from llava.serve.service.server import free_port
 from tests.support.markdown import commands_under
 from tests.support.science_qa import make_science_qa
 from tests.support.training import DATA, REPOSITORY, history, result, write_records
+from tests.support.warm_python import warm_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -67,7 +66,7 @@ class Checkout:
         return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=self.folder,
-            env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            env=warm_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -6,10 +6,8 @@ What is replaced: places of data, 8 processes by 2, and `node0` by this machine,
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pytest
 from llava.serve.service.server import free_port
 from tests.support.markdown import commands_under
 from tests.support.training import DATA, REPOSITORY, history, result, write_records
+from tests.support.warm_python import warm_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -47,8 +46,7 @@ def start(clone):
         command = command.replace("GPUS=8", "GPUS=2").replace("/path/to/images", str(DATA / "images"))
         command = re.sub(r"/path/to/(\w+\.json)", rf"{clone}/\1", command)
         environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **warm_environment(),
             "VISION_TOWER": str(DATA / "clip-tiny"),
             "MASTER_PORT": str(free_port()),
             "PYTHONPATH": str(REPOSITORY),

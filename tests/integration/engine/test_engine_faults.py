@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llava.engine import Answer, BatchSettings, EngineSettings
-from llava.errors import EngineFailed, OutOfMemory
+from llava.errors import EngineFailed, LogitsNotFinite, OutOfMemory
 from tests.support.engines import answered_alone, ask, engine, facts, image, loaded, mixed_requests
 from tests.support.serving import wait_until
 
@@ -41,12 +41,29 @@ def break_step():
         hook.remove()
 
 
-def poisoned(message: str = "index out of range", error: type[Exception] = RuntimeError):
-    """Fails every step that holds the rarest token of the word zebra."""
+def rarest_token() -> int:
+    """A token of the word zebra that no other request has."""
     tokenizer = loaded(NAME)[0]
     ids = set(tokenizer(POISON, add_special_tokens=False).input_ids)
     plain = set(tokenizer("".join(request.prompt for request in mixed_requests(NAME, 14))).input_ids)
     [marker, *_] = sorted(ids - plain)
+    return marker
+
+
+@pytest.fixture
+def broken_token():
+    """The embedding of one token is NaN."""
+    weight = loaded(NAME)[1].get_input_embeddings().weight
+    marker = rarest_token()
+    before = weight[marker].clone()
+    weight.data[marker] = float("nan")
+    yield
+    weight.data[marker] = before
+
+
+def poisoned(message: str = "index out of range", error: type[Exception] = RuntimeError):
+    """Fails every step that holds the rarest token of the word zebra."""
+    marker = rarest_token()
 
     def fault(step: list[int]) -> None:
         if marker in step:
@@ -210,3 +227,38 @@ def test_an_engine_whose_step_never_ends_is_not_healthy(running, break_step, mon
     go_on.set()
     thread.join()
     assert running.healthy
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_request_whose_logits_are_not_finite_fails_alone_and_names_the_weight(running, broken_token, temperature):
+    requests = mixed_requests(NAME, 9)
+    expected = [facts(answered_alone(NAME, request)) for request in requests]
+    bad = ask(NAME, f"Is it a {POISON}?", image(0), temperature=temperature)
+    for _ in range(2):  # what it left in the cache harms nobody
+        results = running.generate([*requests[:4], bad, *requests[4:]], return_errors=True)
+        failed = results.pop(4)
+        assert isinstance(failed, LogitsNotFinite)
+        assert "model.embed_tokens.weight" in str(failed) or "embed_tokens.text.weight" in str(failed)
+        assert [facts(result) for result in results] == expected
+    assert running.stats.deaths == 0
+    assert running.healthy
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_answered_one_by_one_such_a_request_fails_too(broken_token, num_beams):
+    bad = ask(NAME, f"Is it a {POISON}?", num_beams=num_beams)
+    with pytest.raises(LogitsNotFinite, match=r"NaN or infinite values \(model\.embed_tokens\.weight"):
+        answered_alone(NAME, bad)
+
+
+def test_numbers_that_overflow_are_told_from_weights_that_are_broken(running):
+    """Finite weights, infinite logits, as of a model of bfloat16 in float16."""
+    head = loaded(NAME)[1].lm_head.weight
+    before = head.data.clone()
+    head.data.fill_(3e38)
+    try:
+        [failed] = running.generate([ask(NAME, "What is this?")], return_errors=True)
+    finally:
+        head.data.copy_(before)
+    assert isinstance(failed, LogitsNotFinite)
+    assert "its weights are finite" in str(failed)

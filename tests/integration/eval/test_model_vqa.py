@@ -21,6 +21,7 @@ from llava.serve.service.server import free_port
 from tests.support.checkpoints import DATA, TOWER
 from tests.support.science_qa import make_science_qa, write_lines
 from tests.support.vqa import GREEDY, IMAGES, QUESTIONS, ask, generate, records, six_questions, write_questions
+from tests.support.warm_python import warm_environment
 
 pytestmark = pytest.mark.embedded
 
@@ -205,7 +206,8 @@ def test_two_processes_of_torchrun_write_what_one_writes(tmp_path, undisturbed):
     write_questions(tmp_path)
     port = ("--master-port", str(free_port()))
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *port, "--nproc-per-node", "2", "-m", *command(tmp_path)],
+        ["torchrun", *port, "--nproc-per-node", "2", "-m", *command(tmp_path)],
+        env=warm_environment(),
         capture_output=True,
         text=True,
         timeout=500,

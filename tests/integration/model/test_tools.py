@@ -44,20 +44,20 @@ print(json.dumps([text.split(stop)[0].strip() if stop else text.strip(), "llava"
 
 
 @pytest.mark.parametrize("name", ["tiny", "llava-v0-tiny", "llava-v1.5-tiny"])
-def test_transformers_alone_gives_the_answer_of_our_command(run_python, data, tmp_path, name):
+def test_transformers_alone_gives_the_answer_of_our_command(run_python, run_warm, data, tmp_path, name):
     folder = pocket.find() if name == "tiny" else tmp_path / "given" / name
     if name != "tiny":
         shutil.copytree(data / name, folder, copy_function=shutil.copyfile)
         shutil.copytree(data / "clip-tiny", folder / "clip-tiny", copy_function=shutil.copyfile)
     image = Path("playground/images/scene.png") if name == "tiny" else data / "images" / "land.png"
     question = "What is in the picture?"
-    asked = run_python(
+    asked = run_warm(
         *("-m", "llava.eval.run_llava", "--model-path", folder, "--image-file", image, "--query", question),
         *("--temperature", "0", "--max-new-tokens", "24", "--dtype", "float32"),
     )
     assert asked.returncode == 0, asked.stderr
     export = tmp_path / "export" / name
-    done = run_python("-m", "llava.model.convert", "--model-path", folder, "--output", export, "--quiet")
+    done = run_warm("-m", "llava.model.convert", "--model-path", folder, "--output", export, "--quiet")
     assert done.returncode == 0, done.stderr
     # Evaluators of v0 left it to the model to open its turn; its answers end at a mark that is no token.
     options = [str(export), str(image), question, name != "llava-v0-tiny", None if "v1.5" in name else "###"]

@@ -348,9 +348,9 @@ def test_a_missing_image_ends_the_command_with_one_line(training_file, tmp_path,
 
 
 @pytest.mark.parametrize("checkpoint", ["llava-v0-tiny", "llava-v1.5-tiny"])
-def test_extract_takes_the_projector_out_of_original_checkpoints(checkpoint, tmp_path, run_python):
+def test_extract_takes_the_projector_out_of_original_checkpoints(checkpoint, tmp_path, run_warm):
     output = tmp_path / "deep" / "folder" / "p.bin"
-    done = run_python("scripts/extract_mm_projector.py", "--model-path", DATA / checkpoint, "--output", output)
+    done = run_warm("scripts/extract_mm_projector.py", "--model-path", DATA / checkpoint, "--output", output)
     assert done.returncode == 0, result.stderr
     source = torch.load(DATA / checkpoint / "pytorch_model.bin", weights_only=True)
     wanted = "mm_projector", *(["embed_tokens"] if "v0" in checkpoint else [])
@@ -358,20 +358,20 @@ def test_extract_takes_the_projector_out_of_original_checkpoints(checkpoint, tmp
     assert largest_difference(torch.load(output, weights_only=True), expected) == 0
 
 
-def test_an_extracted_projector_may_be_safetensors(tmp_path, run_python):
+def test_an_extracted_projector_may_be_safetensors(tmp_path, run_warm):
     output = tmp_path / "mm_projector.safetensors"
     words = ("weights", "extract-projector", "--model-path", DATA / "llava-v1.5-tiny", "--output", output)
-    assert run_python("-m", "llava", *words).returncode == 0
+    assert run_warm("-m", "llava", *words).returncode == 0
     source = torch.load(DATA / "llava-v1.5-tiny" / "pytorch_model.bin", weights_only=True)
     expected = {name: value for name, value in source.items() if "mm_projector" in name}
     assert largest_difference(load_file(output), expected) == 0
 
 
-def test_extract_says_what_is_wrong_with_a_folder(tmp_path, run_python):
-    done = run_python("scripts/extract_mm_projector.py", "--model-path", tmp_path, "--output", tmp_path / "p.bin")
+def test_extract_says_what_is_wrong_with_a_folder(tmp_path, run_warm):
+    done = run_warm("scripts/extract_mm_projector.py", "--model-path", tmp_path, "--output", tmp_path / "p.bin")
     assert done.returncode == 1
     assert "no weights found" in done.stderr
-    done = run_python(
+    done = run_warm(
         "scripts/extract_mm_projector.py", "--model-path", DATA / "llama-vicuna-tiny", "--output", tmp_path / "p.bin"
     )
     assert done.returncode == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from llava.errors import (
     WeightsNotFound,
 )
 from llava.model.builder import load_pretrained_model
+from llava.model.weights.adapter import save_adapter
 from llava.model.weights.reader import open_checkpoint
 from tests.support.checkpoints import DATA, TOWER, copy_tokenizer, write_nested
 
@@ -98,15 +100,22 @@ def test_model_type_llama_of_the_first_deltas_loads(tmp_path, v0_logits):
     assert torch.equal(logits(load(tmp_path / "m"), PATCHES), v0_logits)
 
 
-def test_projector_beside_its_base_gives_the_whole_model(tmp_path):
+@pytest.mark.parametrize("file", ["mm_projector.bin", "mm_projector.safetensors"])
+def test_projector_beside_its_base_gives_the_whole_model(tmp_path, file, capfd):
+    """Nothing is said of weights that are "newly initialized": the projector is not."""
     weights = tensors(V15)
     shutil.copy(V15 / "config.json", tmp_path)
-    torch.save({k: v for k, v in weights.items() if "mm_projector" in k}, tmp_path / "mm_projector.bin")
+    save_adapter({k: v for k, v in weights.items() if "mm_projector" in k}, tmp_path / file)
     base = copy_without_weights(V15, tmp_path / "base")
     settings = json.loads((BASE / "config.json").read_text()) | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
     (base / "config.json").write_text(json.dumps(settings))
     shard(base, {k: v for k, v in weights.items() if "mm_projector" not in k}, "sharded bin")
-    assert torch.equal(logits(load(tmp_path, model_base=base), [-200]), logits(load(V15), [-200]))
+    capfd.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = load(tmp_path, model_base=base)
+    assert capfd.readouterr() == ("", "")
+    assert torch.equal(logits(loaded, [-200]), logits(load(V15), [-200]))
 
 
 def test_projector_without_base_says_what_to_give(tmp_path):

@@ -43,17 +43,19 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def ask_transformers(folder: Path, image: Image.Image, question: str, *, opened: bool):
-    """Prompt ids and last logits, by transformers' own classes."""
+    """Prompt ids and last logits, by transformers' own classes; the ids are the same in one step and in two."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]},
+    ]
     inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=opened,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
+        messages, add_generation_prompt=opened, tokenize=True, return_dict=True, return_tensors="pt"
     )
+    text = processor.apply_chat_template(messages, add_generation_prompt=opened)
+    in_two_steps = processor(text=text, images=image, return_tensors="pt")
+    assert in_two_steps["input_ids"].tolist() == inputs["input_ids"].tolist()
+    assert inputs["input_ids"][0].tolist().count(processor.tokenizer.bos_token_id) == 1
     with torch.no_grad():
         return inputs["input_ids"][0].tolist(), model(**inputs).logits[0]
 

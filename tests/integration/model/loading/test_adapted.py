@@ -17,7 +17,7 @@ from llava.model.builder import load_pretrained_model
 from llava.model.loading.model_folder import read_model_folder
 from llava.model.merge_lora import merge
 from llava.model.weights.folder import WriteSettings
-from tests.support.checkpoints import DATA, copy_tokenizer, small_tower, write_nested
+from tests.support.checkpoints import DATA, TOWER, copy_tokenizer, small_tower, write_nested
 
 V15 = DATA / "llava-v1.5-tiny"
 IDS = torch.tensor([[1, 20, -200, 30, 31]])
@@ -32,6 +32,11 @@ def load(folder: Path, base: Path | None = None, **options):
 def logits(model) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=IDS, images=IMAGE).logits
+
+
+def logits_of_text(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[1, 20, 30, 31]])).logits
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> None:
@@ -99,6 +104,32 @@ def test_an_output_layer_that_was_trained_whole_replaces_the_base_s(base, tmp_pa
     assert (logits(load(base)) - expected).abs().max() > 0.1
     rename(tmp_path / "lora", "base_model.model.lm_head.", f"base_model.model.{spelling}")
     check(tmp_path / "lora", base, expected, tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("base_model.model.", "module.base_model.model."),
+        ("base_model.model.", "_fsdp_wrapped_module.base_model.model."),
+        ("base_model.model.", "_orig_mod.base_model.model."),
+        ("layers.0.", "layers.0._checkpoint_wrapped_module."),
+        ("lora_A.weight", "lora_A.default.weight"),
+        ("lora_A.weight", "lora_A.my_run.weight"),
+        ("base_model.model.model.", "base_model.model.base_model.model.model."),
+    ],
+)
+def test_names_as_trainers_and_older_releases_wrote_them_are_read(base, tmp_path, old, new):
+    expected = adapter_on(base, tmp_path / "lora")
+    rename(tmp_path / "lora", old, new)
+    check(tmp_path / "lora", base, expected, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_fsdp_wrapped_module."])
+def test_a_whole_checkpoint_with_a_trainer_s_prefix_is_read(tmp_path, prefix):
+    shutil.copytree(V15, tmp_path / "model", copy_function=shutil.copyfile)
+    weights = torch.load(V15 / "pytorch_model.bin", weights_only=True)
+    torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "model" / "pytorch_model.bin")
+    close(logits_of_text(load(tmp_path / "model", vision_tower=TOWER)), logits_of_text(load(V15, vision_tower=TOWER)))
 
 
 @pytest.mark.parametrize("spelling", ["vision_tower.vision_tower.", "vision_tower.vision_tower.vision_model."])

@@ -206,7 +206,7 @@ def test_the_controllers_token_opens_what_a_key_opens_and_challenges_are_answere
 
 
 def test_who_asks_too_often_is_told_when_to_come_back():
-    with serving(limits=Limits(requests_per_minute=60)) as served:
+    with serving(limits=Limits(requests_per_minute=6)) as served:
         answers = [httpx.post(f"{served.url}/v1/chat/completions", json=body()) for _ in range(15)]
         refused = [answer for answer in answers if answer.status_code == 429]
         assert refused

@@ -35,9 +35,9 @@ def test_no_image_of_a_skipped_sample_is_opened(tmp_path, monkeypatch):
     opened = []
     load = ImageLoader.load
 
-    def counted(self, name, path):
+    def counted(self, name, path, num_images):
         opened.append(name)
-        return load(self, name, path)
+        return load(self, name, path, num_images)
 
     monkeypatch.setattr(ImageLoader, "load", counted)
     run(*arguments)

@@ -25,8 +25,9 @@ def loader(tower, folder, aspect: str) -> ImageLoader:
     return ImageLoader(folder, tower.image_processor, config, PositionCounter(tower))
 
 
-@pytest.mark.parametrize("aspect", ["square", "pad", "keep", "anyres"])
-def test_they_are_those_of_the_decoded_images(tower, tmp_path, aspect):
+@pytest.mark.parametrize("num_images", [1, 2])
+@pytest.mark.parametrize("aspect", ["square", "pad", "keep", "anyres", "anyres_max_2"])
+def test_they_are_those_of_the_decoded_images(tower, tmp_path, aspect, num_images):
     """Oracle: the pixels that training makes of the same files, one of which is stored on its side."""
     lying = Image.Exif()
     lying[0x0112] = 6
@@ -36,7 +37,7 @@ def test_they_are_those_of_the_decoded_images(tower, tmp_path, aspect):
     images = loader(tower, tmp_path, aspect)
     lengths = ImageLengths(images)
     for name in ("lying.jpg", "upright.jpg", "grey.png"):
-        assert lengths("r", name) == images.num_positions(images.load("r", name)[0])
+        assert lengths("r", name, num_images) == images.num_positions(images.load("r", name, num_images)[0])
 
 
 def test_what_cannot_be_measured_is_named_and_nothing_waits_or_breaks(tower, tmp_path):
