@@ -103,6 +103,12 @@ def nested_settings(path: Path, config_json: Mapping[str, Any]) -> tuple[dict[st
     family = _family(path, vision["model_type"])
     source = config_json.get(SOURCE_KEY) or {}
     _check(path, config_json, source)
+    if _select_feature(kind, config_json) == "patch" and vision["model_type"].startswith("siglip"):
+        raise CheckpointError(
+            f"{path / 'config.json'}: vision_feature_select_strategy is 'default', with which transformers drops the "
+            "first feature. This tower has no class token there, so a patch would be lost. Set it to full if the model "
+            "was trained with all of its patches."
+        )
     text = dict(config_json.get("text_config") or {})
     layer = config_json.get("vision_feature_layer", config_json.get("vision_feature_layers"))
     layer = _DEFAULT_LAYER.get(kind, -2) if layer is None else layer

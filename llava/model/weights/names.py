@@ -17,6 +17,7 @@ _FLAT_NAMES = [(re.compile(r"^(?:model\.)*vision_tower\.vision_tower\.(?:vision_
 _NESTED_NAMES = [
     (re.compile(r"^(?:model\.)*language_model\.(?:model\.)?(embed_tokens|layers|norm)\."), r"model.\1."),
     (re.compile(r"^(?:model\.)*(?:language_model\.)?lm_head\."), "lm_head."),
+    (re.compile(r"^(?:model\.)*multi_modal_projector\.projector_layernorm\."), "model.mm_projector.norm."),
     (re.compile(r"^(?:model\.)*multi_modal_projector\.linear_1\."), "model.mm_projector.0."),
     (re.compile(r"^(?:model\.)*multi_modal_projector\.linear_2\."), "model.mm_projector.2."),
     (re.compile(r"^(?:model\.)*vision_tower\.(?:vision_model\.)?"), _INNER),

@@ -23,12 +23,15 @@ from transformers import (
     LlavaOnevisionImageProcessorPil,
     SiglipVisionConfig,
     SiglipVisionModel,
+    VipLlavaConfig,
+    VipLlavaForConditionalGeneration,
 )
 
 from llava.command_line import run
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.errors import CheckpointError
 from llava.mm_utils import process_images
-from llava.model import weights_info
+from llava.model import convert, weights_info
 from llava.model.builder import load_pretrained_model
 from tests.support.checkpoints import GRID, VOCABULARY, copy_tokenizer, randomise, vision_config, write_preprocessor
 from tests.support.decoders import tiny_decoder
@@ -214,3 +217,41 @@ def test_weights_info_calls_a_release_by_its_decoder(tmp_path, capsys):
     folder = write_release(tmp_path, release, model_of_transformers(release))
     assert run(weights_info.add_arguments, weights_info.main, argv=[str(folder)]) == 0
     assert "mistral" in capsys.readouterr().out.lower()
+
+
+def test_vip_llava_joins_the_features_of_several_layers(tmp_path):
+    config = VipLlavaConfig(
+        text_config=tiny_decoder("llama"),
+        vision_config=vision_config(),
+        image_token_index=IMAGE_ID,
+        vision_feature_layers=[-2, -3, 1],
+    )
+    theirs = VipLlavaForConditionalGeneration(config).eval()
+    randomise(theirs)
+    folder = tmp_path / "nested"
+    theirs.save_pretrained(folder)
+    copy_tokenizer(folder)
+    write_preprocessor(folder)
+    _, ours, image_processor, _ = load_pretrained_model(folder, device="cpu", dtype="float32")
+    pixels = process_images([Image.effect_noise((70, 70), 80).convert("RGB")], image_processor, ours.config)
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor([[1, *[IMAGE_ID] * 16, 60]]), pixel_values=pixels).logits
+        found = ours(input_ids=torch.tensor([[1, IMAGE_TOKEN_INDEX, 60]]), images=pixels).logits
+    torch.testing.assert_close(found, expected, **CLOSE)
+    for source, target in (("nested", "original"), ("original", "export")):  # there and back
+        words = ["--model-path", str(tmp_path / source), "--output", str(tmp_path / target), "--dtype", "float32"]
+        assert run(convert.add_arguments, convert.main, argv=[*words, "--quiet"]) == 0
+    again = VipLlavaForConditionalGeneration.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    marker = again.config.image_token_id
+    with torch.no_grad():
+        logits = again(input_ids=torch.tensor([[1, *[marker] * 16, 60]]), pixel_values=pixels).logits
+    torch.testing.assert_close(logits[..., :VOCABULARY], expected, **CLOSE)
+
+
+def test_a_folder_whose_first_patch_would_be_lost_is_refused(tmp_path):
+    """transformers takes the first patch of SigLIP for a class token."""
+    theirs = model_of_transformers(RELEASES["projector without bias"])
+    theirs.config.vision_config = SiglipVisionConfig(**SIGLIP)
+    theirs.config.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"vision_feature_select_strategy is 'default'.*Set it to full"):
+        load_pretrained_model(tmp_path, device="cpu")
