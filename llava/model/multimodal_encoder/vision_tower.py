@@ -162,7 +162,10 @@ class VisionTower(nn.Module):
         return f"vision_tower.{self._names.in_files.get(inner, inner)}"
 
     def own_name(self, name: str) -> str:
-        """Returns the name that this module has for a tensor of a checkpoint, in any spelling that files have."""
+        """Returns the name that this module has for a tensor of a checkpoint, in any spelling that files have; its own
+        names stay as they are."""
+        if name.startswith("unused_layers."):
+            return name
         inner = name.removeprefix("vision_tower.")
         name = f"vision_tower.{self._names.in_module.get(inner, inner)}"
         if self.family.features == "tokens" and name.startswith(self._layer_prefix):

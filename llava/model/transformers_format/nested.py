@@ -103,12 +103,6 @@ def nested_settings(path: Path, config_json: Mapping[str, Any]) -> tuple[dict[st
     family = _family(path, vision["model_type"])
     source = config_json.get(SOURCE_KEY) or {}
     _check(path, config_json, source)
-    if _select_feature(kind, config_json) == "patch" and vision["model_type"].startswith("siglip"):
-        raise CheckpointError(
-            f"{path / 'config.json'}: vision_feature_select_strategy is 'default', with which transformers drops the "
-            "first feature. This tower has no class token there, so a patch would be lost. Set it to full if the model "
-            "was trained with all of its patches."
-        )
     text = dict(config_json.get("text_config") or {})
     layer = config_json.get("vision_feature_layer", config_json.get("vision_feature_layers"))
     layer = _DEFAULT_LAYER.get(kind, -2) if layer is None else layer
@@ -191,11 +185,16 @@ def _select_feature(path: Path, kind: str, config_json: Mapping[str, Any], famil
         )
     if family.num_class_tokens:
         return "patch" if strategy == "default" else "cls_patch"
+    if kind == "vipllava":
+        raise CheckpointError(
+            f"{path / 'config.json'}: ViP-LLaVA drops the first feature of each image, but this tower, a "
+            f"{family.model_class}, has no class token, so a patch would be lost. Such a model cannot be read."
+        )
     if strategy == "default":
         raise CheckpointError(
-            f"{path / 'config.json'}: the model drops the first feature of each image (vision_feature_select_strategy: "
-            f"default), but its tower, a {family.model_class}, has no class token, so a patch would be lost. Set "
-            "vision_feature_select_strategy to full."
+            f"{path / 'config.json'}: vision_feature_select_strategy is 'default', with which transformers drops the "
+            f"first feature of each image. This tower, a {family.model_class}, has no class token there, so a patch "
+            "would be lost. Set it to full if the model was trained with all of its patches."
         )
     return "patch"
 
