@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,8 +40,16 @@ class StageShapes:
     """The shapes of the maps of a tower of stages, from running a copy of it that has no weights."""
 
     def __init__(self, config: Any):
-        self._model = empty_model(copy.deepcopy(config)).eval()
+        self._config = copy.deepcopy(config)
         self._known: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+
+    @cached_property
+    def _model(self) -> Any:
+        return empty_model(self._config).eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A model of transformers that has run once cannot be pickled; another process builds its own.
+        return {"_config": self._config, "_known": self._known}
 
     def __call__(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Returns (width of a feature, rows, columns) of each hidden state.

@@ -78,7 +78,19 @@ def load_image_processor(folder: Path, tower_type: str = "clip_vision_model") ->
         )
     # The processors that need torchvision have the plain names.
     processor = getattr(transformers, f"{name}Pil").from_pretrained(folder)
+    _refuse_oblong(processor, file)
     return _of_one_tile(processor) if name in _OF_LLAVA else processor
+
+
+def _refuse_oblong(processor: Any, file: Path) -> None:
+    crops = getattr(processor, "do_center_crop", False)
+    size = getattr(processor, "crop_size", None) if crops else processor.size
+    height, width = (getattr(size, side, None) for side in ("height", "width"))
+    if height != width:
+        raise CheckpointError(
+            f"{file}: makes images of {width} x {height} pixels; towers here take square ones. Set "
+            f"{'crop_size' if crops else 'size'} to one number."
+        )
 
 
 def _named(settings: Mapping[str, Any]) -> str | None:

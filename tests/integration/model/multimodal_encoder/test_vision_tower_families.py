@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, LlamaForCausalLM
 
 from llava.command_line import run
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
@@ -18,10 +20,13 @@ from llava.model import convert
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.families import FAMILIES
-from llava.model.weights.reader import open_checkpoint
+from llava.model.weights.reader import open_checkpoint, read_model_json
 from llava.prompting import encode_prompt
-from tests.support.checkpoints import VOCABULARY, copy_tokenizer, small_llava
+from llava.train import train
+from llava.train.data.dataset import PositionCounter
+from tests.support.checkpoints import VOCABULARY, copy_tokenizer, small_llava, text_config
 from tests.support.towers import image_size, write_tower
+from tests.support.training import flags, history, write_records
 
 # float32, the same operations in the same order.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -80,6 +85,18 @@ def test_features_are_the_hidden_states_of_transformers(case, layer):
 
 
 @torch.no_grad()
+def test_it_runs_in_half_precision_and_other_processes_count_its_features(case):
+    """The processes that load training data get the sizes of a tower, never its weights."""
+    tower = build_vision_tower(str(case.folder / "tower"), dtype=torch.bfloat16)
+    features = tower(case.pixels)
+    assert features.dtype == torch.bfloat16
+    assert features.isfinite().all()
+    pickled = pickle.dumps(PositionCounter(tower))
+    assert len(pickled) < 2000
+    assert pickle.loads(pickled)(case.pixels[0]) == features.shape[1]
+
+
+@torch.no_grad()
 def test_layers_of_a_list_are_joined_and_a_class_token_is_kept(case):
     layers = [-1, 2] if FAMILIES[case.kind].features == "tokens" else [-1, -1]
     named = {"select_feature": "cls_patch"} if FAMILIES[case.kind].num_class_tokens else {}
@@ -127,6 +144,21 @@ def test_both_stages_train_and_what_was_trained_is_saved(case, tmp_path):
     _, again, *_ = load_pretrained_model(tmp_path, device="cpu", dtype="float32")
     with torch.no_grad():
         torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits, **CLOSE)
+
+
+@pytest.mark.parametrize(("case", "layer"), [("siglip2_vision_model", "[-1,-2]"), ("resnet", "-2")], indirect=["case"])
+def test_stage_one_runs_by_its_command_and_its_projector_loads(case, layer, tmp_path):
+    base, output = tmp_path / "base", tmp_path / "stage1"
+    LlamaForCausalLM(text_config()).save_pretrained(base)
+    copy_tokenizer(base)
+    tower = ("--vision_tower", str(case.folder / "tower"), f"--mm_vision_select_layer={layer}")
+    recipe = ("--version", "plain", "--tune_mm_mlp_adapter", "True", "--mm_use_im_patch_token", "False")
+    train.train(*train.parse(flags(write_records(tmp_path / "records.json", 3), output, *tower, *recipe, model=base)))
+    assert all(norm > 0 for norm in history(output, "grad_norm"))
+    config = read_model_json(output / "config.json")
+    assert config["mm_vision_select_layer"] == json.loads(layer)
+    _, model, *_ = load_pretrained_model(output, base, device="cpu", dtype="float32")
+    assert model.get_vision_tower().hidden_size == config["mm_hidden_size"] == {"resnet": 24}.get(case.kind, 64)
 
 
 @pytest.mark.parametrize("case", ANSWERING, indirect=True)

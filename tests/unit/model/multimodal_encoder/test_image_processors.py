@@ -100,6 +100,14 @@ def test_a_processor_that_makes_no_square_is_refused_by_name(tmp_path, name):
         load_image_processor(written(tmp_path, name))
 
 
+def test_a_processor_of_oblong_images_is_refused(tmp_path):
+    oblong = {"height": 48, "width": 64}
+    with pytest.raises(CheckpointError, match=r"makes images of 64 x 48 pixels; .* Set size to one number"):
+        load_image_processor(written(tmp_path, "SiglipImageProcessor", size=oblong))
+    with pytest.raises(CheckpointError, match=r"makes images of 64 x 48 pixels; .* Set crop_size to one number"):
+        load_image_processor(written(tmp_path, "CLIPImageProcessor", crop_size=oblong))
+
+
 def test_a_naflex_processor_makes_a_square_of_its_patches(tmp_path):
     folder = written(tmp_path, "Siglip2ImageProcessor", patch_size=14, max_num_patches=16)
     theirs = transformers.Siglip2ImageProcessorPil.from_pretrained(folder)(image_of((80, 80)), return_tensors="pt")
