@@ -21,8 +21,9 @@ PAGE = REPOSITORY / "docs" / "weights.md"
 USES: Final = ("load", "train", "serve batched", "export")
 DECODERS: Final = "tests/integration/model/language_model/test_decoders.py"
 TRAINING: Final = "tests/integration/train/test_train_decoders.py"
+TOWERS: Final = "tests/integration/model/multimodal_encoder/test_families.py"
 PROOFS: Final = {
-    "decoder": {
+    "language model": {
         f"{DECODERS}::test_logits_are_those_of_transformers": "load",
         f"{DECODERS}::test_rows_of_a_batch_give_what_they_give_alone_and_with_a_cache": "load",
         f"{DECODERS}::test_saved_in_the_originals_format_it_gives_the_same_logits": "load",
@@ -31,8 +32,15 @@ PROOFS: Final = {
         f"{DECODERS}::test_the_engine_gives_in_batches_what_generate_gives_alone": "serve batched",
         f"{DECODERS}::test_an_export_is_the_same_model_to_transformers_and_comes_back": "export",
     },
+    "vision tower": {
+        f"{TOWERS}::test_features_are_the_states_of_transformers": "load",
+        f"{TOWERS}::test_states_of_several_layers_are_joined_and_a_class_token_is_kept": "load",
+        f"{TOWERS}::test_both_stages_train_and_what_was_trained_is_saved": "train",
+        f"{TOWERS}::test_the_engine_gives_in_batches_what_generate_gives_alone": "serve batched",
+        f"{TOWERS}::test_an_export_is_the_same_model_to_transformers_or_is_refused": "export",
+    },
 }
-"""Kind of part -> test -> the use that it proves. The tests have the part's type as their parameter."""
+"""Kind of part -> test -> the use that it proves. The part's type is the first parameter of the tests."""
 
 
 @dataclass(slots=True)
@@ -53,7 +61,7 @@ class Results:
                 self.tests.add(test)
                 refused = dict(report.user_properties).get("refused")
                 said = "FAILED" if not report.passed else f"no: {refused}" if refused else "yes"
-                cell = self.cells[kind][parameter.removesuffix("]")]
+                cell = self.cells[kind][parameter.removesuffix("]").partition("-")[0]]
                 cell[proofs[test]] = max(said, cell.get(proofs[test], ""), key=_weight)
 
 
@@ -92,12 +100,12 @@ def put_into(page: str, kind: str, text: str) -> str:
     Raises:
         ValueError: the page has no place for it.
     """
-    begin, end = f"<!-- matrix: {kind} -->\n", f"\n<!-- end: {kind} -->"
+    begin, end = f"<!-- matrix: {kind} -->", f"<!-- end: {kind} -->"
     before, found, rest = page.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found or not found_end:
-        raise ValueError(f"{begin.strip()} or {end.strip()} is missing")
-    return before + begin + text + end + after
+        raise ValueError(f"{begin} or {end} is missing")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def main() -> int:

@@ -100,7 +100,7 @@ def decoder_config_class(kind: str) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if kind not in CONFIG_MAPPING:
-        raise CheckpointError(f"this release of transformers has no decoder of type {kind!r}.")
+        raise CheckpointError(f"This release of transformers has no decoder of type {kind!r}.")
     return CONFIG_MAPPING[kind]
 
 
