@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 from pathlib import Path
@@ -33,6 +34,14 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 EXPORTABLE = [kind for kind in FAMILIES if FAMILIES[kind].exportable]
 ODD = 70, 103
 """Height and width of pixels that no tower has a whole number of patches or strides for."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_collections():
+    """Each engine collects garbage when it closes, which takes half a second with all that is imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -90,7 +99,7 @@ def test_it_runs_in_half_precision_and_other_processes_count_its_features(case):
     assert features.dtype == torch.bfloat16
     assert features.isfinite().all()
     pickled = pickle.dumps(PositionCounter(tower))
-    assert len(pickled) < 2000
+    assert len(pickled) < 3000
     assert pickle.loads(pickled)(case.pixels[0]) == features.shape[1]
 
 
