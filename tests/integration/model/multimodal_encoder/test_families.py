@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import pickle
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from transformers import AutoModelForImageTextToText, LlamaForCausalLM
 from llava.command_line import run
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.engine import Engine, Request, Sampling
-from llava.errors import ImageError
+from llava.errors import CheckpointError, ImageError
+from llava.mm_utils import process_images
 from llava.model import convert
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_encoder.builder import build_vision_tower
@@ -113,6 +115,36 @@ def test_states_of_several_layers_are_joined_and_a_class_token_is_kept(case):
     expected = torch.cat([torch.cat([state[:, : len(named)], state[:, first:]], 1) for state in states], -1)
     torch.testing.assert_close(tower(case.pixels), expected, **CLOSE)
     assert [tower.num_patches, tower.hidden_size] == list(expected.shape[1:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["dinov2", "convnext"], indirect=True)
+def test_tiles_have_the_size_that_the_processor_makes(case, tmp_path):
+    """Which need not be that of the tower's config: released DINOv2 says 518 pixels and is given 224."""
+    tower = shutil.copytree(case.folder / "tower", tmp_path / "tower")
+    settings = read_model_json(tower / "preprocessor_config.json")
+    settings |= {"size": {"shortest_edge": 98}, "crop_size": {"height": 98, "width": 98}}
+    (tower / "preprocessor_config.json").write_text(json.dumps(settings))
+    tiles = {
+        "image_aspect_ratio": "anyres",
+        "image_grid_pinpoints": [[196, 98]],
+        "mm_patch_merge_type": "spatial_unpad",
+    }
+    width = {"dinov2": 32, "convnext": 24}[case.kind]
+    model = small_llava(tower, mm_hidden_size=width, mm_projector_type="mlp2x_gelu", **tiles)
+    image = Image.radial_gradient("L").resize((120, 60)).convert("RGB")
+    pixels = process_images([image], model.get_vision_tower().image_processor, model.config)
+    assert pixels.shape == (1, 3, 3, 98, 98)
+    (features,) = model.encode_images(pixels, [image.size])
+    rows, columns = model.get_vision_tower().grid(98, 98)
+    assert len(features) == rows * columns + rows * (2 * columns + 1)
+    assert model.count_features(pixels, [image.size]) == [len(features)]
+
+
+@pytest.mark.parametrize("case", ["clip_vision_model"], indirect=True)
+def test_a_class_token_among_tiles_is_refused(case):
+    with pytest.raises(CheckpointError, match="the class token has no place. Set mm_vision_select_feature to patch"):
+        small_llava(case.folder / "tower", mm_vision_select_feature="cls_patch", mm_patch_merge_type="spatial")
 
 
 def prompt(*after: int) -> torch.Tensor:
