@@ -143,7 +143,7 @@ def test_tiles_have_the_size_that_the_processor_makes(case, tmp_path):
 
 @pytest.mark.parametrize("case", ["clip_vision_model"], indirect=True)
 def test_a_class_token_among_tiles_is_refused(case):
-    with pytest.raises(CheckpointError, match="the class token has no place. Set mm_vision_select_feature to patch"):
+    with pytest.raises(CheckpointError, match=r"the class token has no place\. Set mm_vision_select_feature"):
         small_llava(case.folder / "tower", mm_vision_select_feature="cls_patch", mm_patch_merge_type="spatial")
 
 
