@@ -42,6 +42,7 @@ __all__ = [
     "load_image_from_base64",
     "process_anyres_image",
     "process_images",
+    "processed_edge",
     "resize_and_pad_image",
     "select_best_resolution",
     "tokenizer_image_token",
@@ -67,6 +68,9 @@ KEEP_SHORTEST: Final = 224
 
 _PATCH: Final = 14
 """Side of a CLIP ViT-L patch in pixels; an image thinner than a patch would have no features."""
+
+_CONVNEXT_DISTORTS_FROM: Final = 384
+"""Side in pixels from which on ConvNeXt's image processor distorts an image and no longer crops it."""
 
 _MAX_CANVAS_SIDE: Final = 8192
 """Longest side of a canvas in pixels, which takes 256 MiB; a longer image is scaled down before padding."""
@@ -124,15 +128,15 @@ def tiles_only_one_image(model_cfg: Any) -> bool:
 def _process_image(image: Image.Image, processor: Any, mode: str, model_cfg: Any) -> torch.Tensor:
     if mode in ("square", "crop"):
         # Towers that do not crop, such as SigLIP, see the whole image distorted.
-        cuts = getattr(processor, "do_center_crop", False)
-        return _preprocess(_cut_to_centre(image, _shortest_edge(processor)) if cuts else image, processor)
+        edge = _shortest_edge(processor)
+        return _preprocess(_cut_to_centre(image, edge) if _crops(processor) else image, processor)
     if mode == "pad":
         return _preprocess(expand2square(image, _mean_colour(processor)), processor)
     if mode == "keep":
-        return _preprocess(image, processor, do_center_crop=False, size={"shortest_edge": _kept_edge(image.size)})
+        return _keep(image, processor)
     if mode == "resize":
-        edge = _edge(processor)
-        return _preprocess(image.resize((edge, edge)), processor)
+        edge = processed_edge(processor)
+        return _preprocess_unchanged(image.resize((edge, edge)), processor)
     if mode == "anyres" or mode.startswith("anyres_max_"):
         pinpoints = _read(model_cfg, "image_grid_pinpoints")
         if not pinpoints:
@@ -151,17 +155,39 @@ def _preprocess(image: Image.Image, processor: Any, **options: Any) -> torch.Ten
     return pixels
 
 
+def _preprocess_unchanged(image: Image.Image, processor: Any) -> torch.Tensor:
+    """Rescales and normalises an image that has the tower's size: a tile must keep its border."""
+    return _preprocess(image, processor, do_resize=False, do_center_crop=False)
+
+
+def _keep(image: Image.Image, processor: Any) -> torch.Tensor:
+    edge = _kept_edge(image.size)
+    if not hasattr(processor, "crop_pct"):
+        return _preprocess(image, processor, do_center_crop=False, size={"shortest_edge": edge})
+    # ConvNeXt's processor cannot resize without cropping.
+    scale = edge / min(image.size)
+    size = int(image.width * scale), int(image.height * scale)
+    return _preprocess_unchanged(image.resize(size, processor.resample), processor)
+
+
 def _mean_colour(processor: Any) -> tuple[int, int, int]:
     red, green, blue = (int(channel * 255) for channel in processor.image_mean)
     return red, green, blue
 
 
-def _edge(processor: Any) -> int:
-    """Returns the side of the square that the processor produces, in pixels."""
+def processed_edge(processor: Any) -> int:
+    """Returns the side in pixels of the square that an image processor makes, which is that of a tile."""
     crop = getattr(processor, "crop_size", None)
     if crop and getattr(processor, "do_center_crop", True):
         return int(crop["height"])
     return _shortest_edge(processor)
+
+
+def _crops(processor: Any) -> bool:
+    """Tells whether a processor cuts off the ends of a longer image, rather than distort it."""
+    if hasattr(processor, "crop_pct"):
+        return _shortest_edge(processor) < _CONVNEXT_DISTORTS_FROM
+    return bool(getattr(processor, "do_center_crop", False))
 
 
 def _shortest_edge(processor: Any) -> int:
@@ -274,11 +300,11 @@ def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Any
     """
     import torch
 
-    best = select_best_resolution(image.size, grid_resolutions(grid_pinpoints, _edge(processor)))
-    tiles = divide_to_patches(resize_and_pad_image(image, best), _edge(processor))
-    edge = _shortest_edge(processor)
+    edge = processed_edge(processor)
+    best = select_best_resolution(image.size, grid_resolutions(grid_pinpoints, edge))
+    tiles = divide_to_patches(resize_and_pad_image(image, best), edge)
     whole = to_rgb(image).resize((edge, edge))
-    return torch.stack([_preprocess(tile, processor) for tile in [whole, *tiles]])
+    return torch.stack([_preprocess_unchanged(tile, processor) for tile in [whole, *tiles]])
 
 
 def grid_resolutions(grid_pinpoints: Any, tile: int) -> list[Size]:

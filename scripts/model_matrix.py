@@ -34,10 +34,10 @@ PROOFS: Final = {
     },
     "vision tower": {
         f"{TOWERS}::test_features_are_the_states_of_transformers": "load",
-        f"{TOWERS}::test_states_of_several_layers_are_joined": "load",
-        f"{TOWERS}::test_it_trains": "train",
-        f"{TOWERS}::test_it_answers_in_batches_as_alone": "serve batched",
-        f"{TOWERS}::test_it_is_exported_or_refused_by_name": "export",
+        f"{TOWERS}::test_states_of_several_layers_are_joined_and_a_class_token_is_kept": "load",
+        f"{TOWERS}::test_both_stages_train_and_what_was_trained_is_saved": "train",
+        f"{TOWERS}::test_the_engine_gives_in_batches_what_generate_gives_alone": "serve batched",
+        f"{TOWERS}::test_an_export_is_the_same_model_to_transformers_or_is_refused": "export",
     },
 }
 """Kind of part -> test -> the use that it proves. The part's type is the first parameter of the tests."""

@@ -29,6 +29,7 @@ from llava.model.multimodal_projector.builder import build_vision_projector
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from llava.model.multimodal_encoder.families import SelectLayer
     from llava.model.multimodal_encoder.vision_tower import VisionTower
 
 _SHRINKS_ABOVE = 1.1
@@ -86,13 +87,20 @@ class LlavaMetaForCausalLM:
         """Moves a loaded tower to the device of the token embedding, where its features are needed, and attaches it.
 
         Raises:
-            CheckpointError: the projector was trained with features of another width.
+            CheckpointError: the projector was trained with features of another width, or tiles are to be arranged as a
+                grid and the tower keeps its class token.
         """
         embedding = self.get_input_embeddings().weight  # type: ignore[attr-defined]
         if tower.hidden_size != self.config.mm_hidden_size:
             raise CheckpointError(
                 f"the vision tower's features are {tower.hidden_size} wide, the projector expects "
                 f"{self.config.mm_hidden_size}. This checkpoint was trained with another tower."
+            )
+        merge = self.config.mm_patch_merge_type or "flat"
+        if tower.keeps_class_token and merge != "flat":
+            raise CheckpointError(
+                f"mm_vision_select_feature is cls_patch, and mm_patch_merge_type {merge} arranges the features of "
+                "tiles as a grid, in which the class token has no place. Set mm_vision_select_feature to patch."
             )
         self.get_model().vision_tower = tower.to(device=embedding.device)
 
@@ -195,14 +203,14 @@ class LlavaMetaForCausalLM:
             raise ImageError(
                 "this model cuts images into tiles and needs their original sizes: image_sizes=[(width, height), …]."
             )
-        side = tower.num_patches_per_side
+        in_tile = tower.grid(tower.image_size, tower.image_size)
         columns, rows = get_anyres_image_grid_shape(image_size, self.config.image_grid_pinpoints, tower.image_size)
         if rows * columns != len(tiles):
             raise ImageError(
                 f"an image of {image_size[0]} x {image_size[1]} pixels is cut into {columns} x {rows} tiles by this "
                 f"model, but {len(tiles)} were given."
             )
-        grid = tiles.view(rows, columns, side, side, -1).permute(4, 0, 2, 1, 3)
+        grid = tiles.view(rows, columns, *in_tile, -1).permute(4, 0, 2, 1, 3)
         return grid.flatten(1, 2).flatten(2, 3)
 
     def _shrink(self, grid: Tensor) -> Tensor:
@@ -212,7 +220,7 @@ class LlavaMetaForCausalLM:
         if limit is None:
             return grid
         rows, columns = grid.shape[1:]
-        ratio = math.sqrt(rows * columns / (limit * self.get_vision_tower().num_patches_per_side ** 2))
+        ratio = math.sqrt(rows * columns / (limit * self.get_vision_tower().num_patches))
         if ratio <= _SHRINKS_ABOVE:
             return grid
         size = [int(rows // ratio), int(columns // ratio)]
@@ -261,7 +269,7 @@ class LlavaMetaForCausalLM:
         self,
         vision_tower: str,
         *,
-        mm_vision_select_layer: int = -1,
+        mm_vision_select_layer: SelectLayer = -1,
         mm_vision_select_feature: str = "patch",
         mm_projector_type: str = "linear",
         mm_patch_merge_type: str = "flat",

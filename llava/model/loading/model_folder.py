@@ -24,6 +24,7 @@ from llava.conversation import Release
 from llava.errors import CheckpointError
 from llava.model.language_model.decoders import TESTED, decoder_config_class, decoder_type, llava_class
 from llava.model.language_model.input_scale import INPUT_SCALE_KEYS, input_scale
+from llava.model.multimodal_encoder.families import read_select_layer
 from llava.model.transformers_format.layout import one_layer, with_scaled_projector
 from llava.model.transformers_format.nested import nested_settings
 from llava.model.weights.adapter import PROJECTOR_FILES
@@ -269,25 +270,13 @@ def _checked(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path / 'config.json'}: has mm_vision_tower but no mm_hidden_size (the width of the tower's features; "
             "1024 for CLIP ViT-L). Add the key."
         )
+    if has_vision and checked.get("mm_vision_select_layer") is None:
+        checked["mm_vision_select_layer"] = -1  # the original's meaning of an absent key
     if has_vision:
-        # -1 is the original's meaning of an absent key.
-        layer = checked.get("mm_vision_select_layer")
-        checked["mm_vision_select_layer"] = -1 if layer is None else _layer(layer, path)
+        checked["mm_vision_select_layer"] = read_select_layer(
+            checked["mm_vision_select_layer"], f"{path / 'config.json'}: mm_vision_select_layer"
+        )
     return checked
-
-
-def _layer(value: Any, path: Path) -> int | list[int]:
-    """Returns the tower's layer, or layers, that a config selects; some write numbers as text.
-
-    Raises:
-        CheckpointError: neither a number nor a list of numbers.
-    """
-    try:
-        return [int(each) for each in value] if isinstance(value, list | tuple) else int(value)
-    except (TypeError, ValueError):
-        raise CheckpointError(
-            f"{path / 'config.json'}: mm_vision_select_layer is {value!r}; it must be a layer's number such as -2."
-        ) from None
 
 
 def _defaults_of(decoder: str, settings: Mapping[str, Any], path: Path) -> dict[str, Any]:

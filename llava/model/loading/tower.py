@@ -95,8 +95,11 @@ def _fill(tower: VisionTower, checkpoint: Checkpoint, names: Mapping[str, str]) 
             f"{folder}: the vision tower's tensors do not fit its config "
             f"({str(error).strip().splitlines()[-1].strip()})"
         ) from error
-    # The final norm and the layers above the selected one never run, and some releases leave them out.
-    needed = [name for name in report.missing_keys if "post_layernorm" not in name and "unused_layers" not in name]
-    needed = [name for name in needed if not name.startswith("vision_tower.head.")]
+    if report.unexpected_keys:
+        raise CheckpointError(
+            f"{folder}: {len(report.unexpected_keys)} tensors do not belong to the vision tower "
+            f"({tower.config.model_type}), such as {report.unexpected_keys[0]}."
+        )
+    needed = tower.needed(report.missing_keys)
     if needed:
         raise CheckpointError(f"{folder}: {len(needed)} tensors of the vision tower are missing, such as {needed[0]}.")

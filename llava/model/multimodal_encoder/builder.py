@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, VisionTowerNotFound, WeightsNotFinite
-from llava.model.multimodal_encoder.families import FAMILIES, LLAVA_PROCESSORS, family_of
+from llava.model.multimodal_encoder.families import FAMILIES, SelectLayer, family_of
+from llava.model.multimodal_encoder.image_processors import load_image_processor
 from llava.model.weights.finite import first_not_finite, num_not_finite
 from llava.model.weights.reader import open_checkpoint, read_model_json, resolve_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from llava.model.multimodal_encoder.vision_tower import Layer, VisionTower
+    from llava.model.multimodal_encoder.vision_tower import VisionTower
 
 
 def find_vision_tower(name: str, *, model_folder: str | Path | None = None) -> Path:
@@ -39,8 +40,7 @@ def tower_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    kind = read_model_json(folder / "config.json").get("model_type")
-    family_of(kind, folder)
+    family_of(read_model_json(folder / "config.json").get("model_type"), folder)
     config = AutoConfig.from_pretrained(folder)
     return getattr(config, "vision_config", config)
 
@@ -63,7 +63,7 @@ def build_vision_tower(
     name: str,
     *,
     model_folder: str | Path | None = None,
-    select_layer: Layer = -2,
+    select_layer: SelectLayer | str = -2,
     select_feature: str = "patch",
     dtype: torch.dtype | None = None,
 ) -> VisionTower:
@@ -79,9 +79,11 @@ def build_vision_tower(
     """
     import transformers
 
+    from llava.model.multimodal_encoder.vision_tower import VisionTower
+
     folder = find_vision_tower(name, model_folder=model_folder)
     config = tower_config(folder)
-    model_class = getattr(transformers, FAMILIES[config.model_type].model)
+    model_class = getattr(transformers, FAMILIES[config.model_type].model_class)
     open_checkpoint(folder)  # says what is wrong with the files, and refuses quantised ones
     try:
         model, report = model_class.from_pretrained(
@@ -89,60 +91,28 @@ def build_vision_tower(
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder}: the vision tower cannot be loaded ({str(error).splitlines()[0]}).") from error
-    if report["missing_keys"]:
-        raise CheckpointError(
-            f"{folder}: {len(report['missing_keys'])} tensors of the vision tower are missing, "
-            f"the first is {sorted(report['missing_keys'])[0]}. Fetch the folder again."
-        )
     name_of_broken = first_not_finite(model)
     if name_of_broken is not None:
         raise WeightsNotFinite(name_of_broken, folder, num_not_finite(model.state_dict()[name_of_broken]))
     processor = load_image_processor(folder, config.model_type)
-    tower = _tower_class(config)(model, processor, select_layer=select_layer, select_feature=select_feature)
+    tower = VisionTower(model, processor, select_layer=select_layer, select_feature=select_feature)
+    missing = tower.needed(f"vision_tower.{name}" for name in report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} tensors of the vision tower are missing, "
+            f"the first is {missing[0]}. Fetch the folder again."
+        )
     return tower.requires_grad_(False).eval()
 
 
-def empty_vision_tower(config: Any, image_processor: Any, *, select_layer: Layer, select_feature: str) -> VisionTower:
+def empty_vision_tower(
+    config: Any, image_processor: Any, *, select_layer: SelectLayer | str, select_feature: str
+) -> VisionTower:
     """Builds a tower from its transformers config, for weights that come from a checkpoint that trained it."""
     import transformers
 
-    model = getattr(transformers, FAMILIES[config.model_type].model)(config)
-    tower = _tower_class(config)(model, image_processor, select_layer=select_layer, select_feature=select_feature)
-    return tower.requires_grad_(False).eval()
-
-
-def _tower_class(config: Any) -> type[VisionTower]:
-    from llava.model.multimodal_encoder.grid_tower import GRID_TOWERS, GridTower
     from llava.model.multimodal_encoder.vision_tower import VisionTower
 
-    return GridTower if config.model_type in GRID_TOWERS else VisionTower
-
-
-def load_image_processor(folder: Path, tower_type: str = "clip_vision_model") -> Any:
-    """Loads the image processor of a tower's folder.
-
-    Args:
-        tower_type: `model_type` of the tower, which decides the class for a folder of a whole LLaVA.
-
-    Raises:
-        CheckpointError: no `preprocessor_config.json`, or an unknown kind of processor.
-    """
-    import transformers
-
-    settings = folder / "preprocessor_config.json"
-    if not settings.is_file():
-        settings = folder / "processor_config.json"
-    if not settings.is_file():
-        raise CheckpointError(
-            f"{folder}: has no preprocessor_config.json, which says how images are prepared. "
-            "Copy the file of the vision tower into the folder."
-        )
-    content = read_model_json(settings)
-    name = content.get("image_processor", content).get("image_processor_type") or "CLIPImageProcessor"
-    # Saved names end in "", "Fast" or "Pil", depending on the backend that wrote them; the pixels must be Pillow's.
-    name = name.removesuffix("Fast").removesuffix("Pil")
-    name = FAMILIES[tower_type].processor if name in LLAVA_PROCESSORS else f"{name}Pil"
-    processor = getattr(transformers, name, None)
-    if processor is None:
-        raise CheckpointError(f"{settings}: unknown image_processor_type {name.removesuffix('Pil')!r}.")
-    return processor.from_pretrained(folder)
+    model = getattr(transformers, FAMILIES[config.model_type].model_class)(config)
+    tower = VisionTower(model, image_processor, select_layer=select_layer, select_feature=select_feature)
+    return tower.requires_grad_(False).eval()

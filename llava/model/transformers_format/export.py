@@ -80,7 +80,7 @@ def export(
     if config.tie_word_embeddings and "lm_head.weight" not in sources:
         plan.add("language_model.lm_head.weight", source=sources[EMBEDDINGS[0]], rows=rows)
     for name in tower.names:
-        plan.add(f"vision_tower.{tower.prefix}{name}", source=tower.names[name], checkpoint=tower.weights)
+        plan.add(f"vision_tower.{name}", source=tower.names[name], checkpoint=tower.weights)
     image_token = image_tokens(config, tokenizer)
     settings = exported_config(config, tower, rows, tokenizer.vocab[image_token.feature], form)
     settings["torch_dtype"] = str(plan.dominant_dtype).removeprefix("torch.")

@@ -39,10 +39,11 @@ def exported_config(
         InvalidRequest: settings that transformers' classes have no place for.
     """
     kind = model_type(config)
+    _check_tower(kind, config, tower)
     ours = config.to_dict()
     text = text_config(config)
     text["vocab_size"] = num_tokens
-    patches = (tower.config.image_size // tower.config.patch_size) ** 2
+    patches = (tower.image_size // tower.config.patch_size) ** 2
     full = select_strategy(config, tower) == "full"
     layer = config.mm_vision_select_layer
     settings: dict[str, Any] = {
@@ -83,14 +84,40 @@ def model_type(config: LlavaConfigKeys) -> str:
         InvalidRequest: there is none.
     """
     mode, merge = config.image_aspect_ratio or "", config.mm_patch_merge_type or "flat"
+    normed = (config.mm_projector_type or "").startswith("norm_")
     if not mode.startswith("anyres"):
-        return "vipllava" if (config.mm_projector_type or "").startswith("norm_") else "llava"
+        return "vipllava" if normed else "llava"
+    if normed:
+        raise InvalidRequest(
+            f"mm_projector_type is {config.mm_projector_type}, and images are cut into tiles; transformers has this "
+            "projector only in ViP-LLaVA, which has no tiles."
+        )
     if merge != "spatial_unpad":
         raise InvalidRequest(
             f"mm_patch_merge_type is {merge!r}, but transformers' LLaVA-NeXT and LLaVA-OneVision have only "
             "spatial_unpad."
         )
     return "llava_next" if mode == "anyres" else "llava_onevision"
+
+
+def _check_tower(kind: str, config: LlavaConfigKeys, tower: TowerWeights) -> None:
+    """Checks that transformers' class takes the same features from a tower.
+
+    Raises:
+        InvalidRequest: names what differs.
+    """
+    if kind == "vipllava" and select_strategy(config, tower) == "full":
+        raise InvalidRequest(
+            f"transformers' ViP-LLaVA drops the first feature of each image, which is a patch or kept here (tower "
+            f"{tower.config.model_type}, mm_vision_select_feature {config.mm_vision_select_feature or 'patch'})."
+        )
+    # Of the towers that can be exported, DINOv2 alone fits its position embeddings to any size by itself.
+    fits = tower.config.model_type == "dinov2" and kind in ("llava", "vipllava")
+    if tower.image_size != tower.config.image_size and not fits:
+        raise InvalidRequest(
+            f"{tower.folder}: the image processor makes images of {tower.image_size} pixels and the tower's config "
+            f"says {tower.config.image_size}; transformers' LLaVA needs both to be the same for this tower."
+        )
 
 
 def text_config(config: LlavaConfigKeys) -> dict[str, Any]:
@@ -120,14 +147,12 @@ def _grid(config: LlavaConfigKeys, tower: TowerWeights) -> list[list[int]]:
     """Returns the grids of tiles as transformers writes them, (height, width); LLaVA writes (width, height)."""
     from llava.mm_utils import grid_resolutions
 
-    return [[height, width] for width, height in grid_resolutions(config.image_grid_pinpoints, tower.config.image_size)]
+    return [[height, width] for width, height in grid_resolutions(config.image_grid_pinpoints, tower.image_size)]
 
 
 def image_processor_settings(config: LlavaConfigKeys, tower: TowerWeights) -> dict[str, Any]:
     """Returns the `preprocessor_config.json` of an export."""
-    from llava.model.multimodal_encoder.builder import load_image_processor
-
-    own = load_image_processor(tower.folder, tower.config.model_type)
+    own = tower.image_processor
     settings = {
         key: value for key, value in own.to_dict().items() if value is not None and not key.endswith("_processor_type")
     }

@@ -32,7 +32,6 @@ _NAMES = [
     (re.compile(r"^model\.mm_projector\.norm\."), f"{PROJECTOR}projector_layernorm."),
     (re.compile(r"^model\.mm_projector\.0\."), f"{PROJECTOR}linear_1."),
     (re.compile(r"^model\.mm_projector\.2\."), f"{PROJECTOR}linear_2."),
-    (re.compile(r"^model\.vision_tower\.vision_tower\.(?:vision_model\.)?"), "vision_tower.vision_model."),
     (re.compile(r"^model\.image_newline$"), "image_newline"),
     (re.compile(r"^model\."), "language_model.model."),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
@@ -40,7 +39,8 @@ _NAMES = [
 
 
 def exported_name(name: str) -> str:
-    """Returns the name of one of our tensors in files of transformers' LLaVA, as its hub repositories spell it."""
+    """Returns the name of one of our tensors, except the tower's, in files of transformers' LLaVA, as its hub
+    repositories spell it."""
     for pattern, replacement in _NAMES:
         renamed, count = pattern.subn(replacement, name, count=1)
         if count:

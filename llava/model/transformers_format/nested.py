@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from llava.errors import CheckpointError
+from llava.model.multimodal_encoder.families import (
+    TowerFamily,
+    family_of,
+    num_layers_joined,
+    read_select_layer,
+    vision_type,
+)
+from llava.model.multimodal_encoder.image_processors import processor_settings
 from llava.model.transformers_format.layout import LINEAR_FORM_KEY, SOURCE_KEY
 from llava.model.weights.reader import OWN_TOWER
 
@@ -45,6 +53,8 @@ _DEFAULT_TEXT: Final = {"llava_onevision": "qwen2"}
 _TOWER_DEFAULTS: Final = {
     "clip_vision_model": {"hidden_size": 768, "image_size": 224},
     "siglip_vision_model": {"hidden_size": 768, "image_size": 224},
+    "dinov2": {"hidden_size": 768, "image_size": 224, "patch_size": 14},
+    "vit": {"hidden_size": 768, "image_size": 224, "patch_size": 16},
 }
 """The values that transformers assumes for keys that a `vision_config` does not have."""
 _DEFAULT_LAYER: Final = {"llava_onevision": -1, "vipllava": [-2, -5, -8, -11, 6]}
@@ -86,30 +96,26 @@ def nested_settings(path: Path, config_json: Mapping[str, Any]) -> tuple[dict[st
             f"{path}: is a transformers model of type {kind!r}. Of the models that nest a text_config, "
             f"{', '.join(NESTED_TYPES)} can be read."
         )
-    vision = dict(config_json.get("vision_config") or _DEFAULT_TOWER.get(kind, _CLIP))
+    vision: dict[str, Any] = dict(config_json.get("vision_config") or _DEFAULT_TOWER.get(kind, _CLIP))
     vision.setdefault("model_type", "clip_vision_model")
+    vision["model_type"] = vision_type(str(vision["model_type"]))
     vision = _TOWER_DEFAULTS.get(vision["model_type"], {}) | vision
+    family = _family(path, vision["model_type"])
     source = config_json.get(SOURCE_KEY) or {}
     _check(path, config_json, source)
-    if _select_feature(kind, config_json) == "patch" and vision["model_type"].startswith("siglip"):
-        raise CheckpointError(
-            f"{path / 'config.json'}: vision_feature_select_strategy is 'default', with which transformers drops the "
-            "first feature. This tower has no class token there, so a patch would be lost. Set it to full if the model "
-            "was trained with all of its patches."
-        )
     text = dict(config_json.get("text_config") or {})
     layer = config_json.get("vision_feature_layer", config_json.get("vision_feature_layers"))
     layer = _DEFAULT_LAYER.get(kind, -2) if layer is None else layer
-    num_layers = len(layer) if isinstance(layer, list) else 1
+    layer = read_select_layer(layer, f"{path / 'config.json'}: vision_feature_layer")
     ours = {
         **text,
         "model_type": text.get("model_type", _DEFAULT_TEXT.get(kind, "llama")),
         "mm_vision_tower": OWN_TOWER,
         "use_mm_proj": True,
-        "mm_hidden_size": num_layers * vision["hidden_size"],
+        "mm_hidden_size": num_layers_joined(layer) * vision["hidden_size"],
         "mm_projector_type": "norm_mlp2x_gelu" if kind == "vipllava" else "mlp2x_gelu",
         "mm_vision_select_layer": layer,
-        "mm_vision_select_feature": _select_feature(kind, config_json),
+        "mm_vision_select_feature": _select_feature(path, kind, config_json, family),
         "mm_patch_merge_type": "flat",
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
@@ -122,6 +128,8 @@ def nested_settings(path: Path, config_json: Mapping[str, Any]) -> tuple[dict[st
     if "tie_word_embeddings" in config_json and "tie_word_embeddings" not in text:
         ours["tie_word_embeddings"] = config_json["tie_word_embeddings"]
     ours.update(_tiles(kind, config_json))
+    if "image_aspect_ratio" not in ours and _pads(path):
+        ours["image_aspect_ratio"] = "pad"
     # An export of ours carries what transformers' config has no place for: the template, the release, the projector.
     kept = source.get("config", {})
     ours.update({key: value for key, value in kept.items() if key not in ours or key in _KEYS_OF_EXPORT})
@@ -157,9 +165,44 @@ def _check(path: Path, config_json: Mapping[str, Any], source: Mapping[str, Any]
         )
 
 
-def _select_feature(kind: str, config_json: Mapping[str, Any]) -> str:
-    if kind == "vipllava":
-        return "patch"
+def _family(path: Path, tower_type: str) -> TowerFamily:
+    family = family_of(tower_type, f"{path / 'config.json'}: vision_config")
+    if not family.exportable:
+        raise CheckpointError(
+            f"{path / 'config.json'}: transformers' LLaVA takes other features than those of patches from a tower of "
+            f"type {tower_type}, which cannot be followed. Use the tower with a model in the original's format."
+        )
+    return family
+
+
+def _select_feature(path: Path, kind: str, config_json: Mapping[str, Any], family: TowerFamily) -> str:
     default = "full" if kind == "llava_onevision" else "default"
-    strategy = config_json.get("vision_feature_select_strategy", default)
-    return "patch" if strategy == "default" else "cls_patch"
+    # ViP-LLaVA has no such key and always drops the first feature.
+    strategy = "default" if kind == "vipllava" else config_json.get("vision_feature_select_strategy", default)
+    if strategy not in ("default", "full"):
+        raise CheckpointError(
+            f"{path / 'config.json'}: vision_feature_select_strategy is {strategy!r}; it must be default or full."
+        )
+    if family.num_class_tokens:
+        return "patch" if strategy == "default" else "cls_patch"
+    if kind == "vipllava":
+        raise CheckpointError(
+            f"{path / 'config.json'}: ViP-LLaVA drops the first feature of each image, but this tower, a "
+            f"{family.model_class}, has no class token, so a patch would be lost. Such a model cannot be read."
+        )
+    if strategy == "default":
+        raise CheckpointError(
+            f"{path / 'config.json'}: vision_feature_select_strategy is 'default', with which transformers drops the "
+            f"first feature of each image. This tower, a {family.model_class}, has no class token there, so a patch "
+            "would be lost. Set it to full if the model was trained with all of its patches."
+        )
+    return "patch"
+
+
+def _pads(path: Path) -> bool:
+    """Tells whether the image processor of a folder pads images to a square."""
+    if not any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        return False
+    _, settings = processor_settings(path)
+    named = str(settings.get("image_processor_type") or "")
+    return named.startswith("LlavaImageProcessor") and bool(settings.get("do_pad"))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava.errors import CheckpointError, InvalidRequest
+from llava.mm_utils import processed_edge
+from llava.model.multimodal_encoder.families import FAMILIES, TowerFamily, num_prefix_tokens
 from llava.model.weights.reader import EMBEDDING, OUTPUT, OWN_TOWER, open_checkpoint
 
 if TYPE_CHECKING:
@@ -18,17 +21,13 @@ if TYPE_CHECKING:
     from llava.model.weights.reader import Checkpoint
     from llava.model.weights.writer import CheckpointWriter, TensorSpec
 
-PATCH_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1}
-"""Types of towers that can be converted -> the number of their features before the patches (the class token)."""
-TOWERS_WITH_PREFIX = ("clip_vision_model", "siglip_vision_model")
-"""Types of towers whose tensors carry the prefix `vision_model.` in files that all releases of transformers read."""
 EMBEDDINGS = (EMBEDDING, OUTPUT)
 """Names of the tensors with one row for each token."""
 TOKENIZER_KEY = "tokenizer"
 """Key under `llava_source` in an export's config that holds the original's small tokenizer files."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TowerWeights:
     """The vision tower of a checkpoint, wherever its weights are."""
 
@@ -38,17 +37,32 @@ class TowerWeights:
     """transformers' config of the vision model."""
     weights: Checkpoint
     names: Mapping[str, str]
-    """Name of each tensor without any prefix -> its name in `weights`."""
+    """Name of each tensor in files that all releases of transformers read -> its name in `weights`."""
 
     @property
-    def prefix(self) -> str:
-        """What the names of its tensors begin with in files that all releases of transformers read."""
-        return "vision_model." if self.config.model_type in TOWERS_WITH_PREFIX else ""
+    def family(self) -> TowerFamily:
+        return FAMILIES[self.config.model_type]
 
     @property
     def num_prefix_tokens(self) -> int:
         """Number of its features before the patches."""
-        return PATCH_TOWERS[self.config.model_type]
+        return num_prefix_tokens(self.config)
+
+    @cached_property
+    def image_processor(self) -> Any:
+        """What prepares its images.
+
+        Raises:
+            CheckpointError: the folder has none, or an unknown one.
+        """
+        from llava.model.multimodal_encoder.image_processors import load_image_processor
+
+        return load_image_processor(self.folder, self.config.model_type)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square that its image processor makes."""
+        return processed_edge(self.image_processor)
 
 
 def open_parts(folder: ModelFolder, vision_tower: str | None) -> tuple[Checkpoint, dict[str, str], TowerWeights]:
@@ -74,41 +88,36 @@ def open_parts(folder: ModelFolder, vision_tower: str | None) -> tuple[Checkpoin
         tower = _tower_within(folder, named, checkpoint, own)
     else:
         tower = _tower_beside(folder, named)
-    if tower.config.model_type not in PATCH_TOWERS:
+    if not tower.family.exportable:
+        known = ", ".join(kind for kind, family in FAMILIES.items() if family.exportable)
         raise InvalidRequest(
-            f"{tower.folder}: is a tower of type {tower.config.model_type!r}; only "
-            f"{', '.join(PATCH_TOWERS)} can be converted."
+            f"{tower.folder}: transformers' LLaVA would compute other features with a tower of type "
+            f"{tower.config.model_type}, so it cannot be converted. Towers that can be: {known}."
         )
-    _check_tower(tower)
-    return checkpoint, names, tower
+    return checkpoint, names, _checked(tower)
 
 
-def _check_tower(tower: TowerWeights) -> None:
-    """Checks that a tower has the tensors that its config asks for, and no others.
+def _checked(tower: TowerWeights) -> TowerWeights:
+    """Checks that a tower has the tensors that its config asks for, and no others, and spells their names alike.
 
     Raises:
         CheckpointError: names the first one that is missing or unknown.
     """
-    import torch
-    from transformers import AutoModel
-    from transformers.core_model_loading import revert_weight_conversion
+    from llava.model.multimodal_encoder.file_names import tower_names
 
-    with torch.device("meta"):
-        model = AutoModel.from_config(tower.config)
-    # Of some towers the tensors have other names in files than in the model; either are read.
-    in_files = revert_weight_conversion(model, dict(model.state_dict()))
-    forms = [{name.removeprefix("vision_model.") for name in form} for form in (model.state_dict(), in_files)]
-    expected = max(forms, key=lambda form: len(form & set(tower.names)))
+    names = tower_names(tower.config)
+    found = {names.in_module[name]: theirs for name, theirs in tower.names.items() if name in names.in_module}
     # What follows the encoder never runs, and some releases leave it out.
-    unneeded = ("post_layernorm.", "layernorm.", "head.", "embeddings.mask_token")
-    missing = [name for name in expected if name not in tower.names and not name.startswith(unneeded)]
-    unknown = [name for name in tower.names if name not in expected and not name.startswith(unneeded)]
-    for names, what in ((missing, "are missing"), (unknown, "do not belong to its config")):
-        if names:
+    unneeded = ("post_layernorm.", "layernorm.", "head.", "pooler.", "embeddings.mask_token")
+    missing = [names.in_files[name] for name in names.in_files if name not in found and not name.startswith(unneeded)]
+    unknown = [name for name in tower.names if name not in names.in_module and not name.startswith(unneeded)]
+    for wrong, what in ((missing, "are missing"), (unknown, "do not belong to its config")):
+        if wrong:
             raise CheckpointError(
-                f"{tower.weights.files[0].parent}: {len(names)} tensors of the vision tower "
-                f"({tower.config.model_type}) {what}, such as {names[0]}."
+                f"{tower.weights.files[0].parent}: {len(wrong)} tensors of the vision tower "
+                f"({tower.config.model_type}) {what}, such as {wrong[0]}."
             )
+    return replace(tower, names={names.in_files[name]: theirs for name, theirs in found.items()})
 
 
 def _tower_within(folder: ModelFolder, named: str, checkpoint: Checkpoint, own: Mapping[str, str]) -> TowerWeights:
@@ -132,7 +141,7 @@ def _tower_beside(folder: ModelFolder, named: str) -> TowerWeights:
     place = find_vision_tower(named, model_folder=folder.path)
     weights = open_checkpoint(place)
     names = {
-        name.removeprefix("vision_model."): name
+        name: name
         for name in weights
         if not name.startswith(("text_", "logit_", "visual_projection")) and not name.endswith("position_ids")
     }

@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from llava.model.weights.writer import CheckpointWriter
 
 
-_TOWER_CLASSES = {
-    "clip_vision_model": "CLIPVisionModel",
-    "siglip_vision_model": "SiglipVisionModel",
-    "dinov2": "Dinov2Model",
-}
-
-
 def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[str]:
     """Writes the transformers-format checkpoint in `folder` in the original's format.
 
@@ -33,7 +26,6 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
         CheckpointError: something is missing in the folder; nothing was written.
         InvalidRequest: a tower that cannot be converted, or a target that exists.
     """
-    from llava.model.multimodal_encoder.builder import load_image_processor
     from llava.model.transformers_format.layout import SOURCE_KEY
     from llava.model.weights.folder import open_target
     from llava.model.weights.names import TOWER_PREFIX
@@ -49,18 +41,17 @@ def restore(folder: ModelFolder, target: Path, options: WriteSettings) -> list[s
         plan.add(ours, source=theirs, rows=rows if ours in EMBEDDINGS else None)
     for name, theirs in tower.names.items():
         if trained:
-            plan.add(f"{TOWER_PREFIX}vision_tower.{tower.prefix}{name}", source=theirs, checkpoint=tower.weights)
+            plan.add(f"{TOWER_PREFIX}vision_tower.{name}", source=theirs, checkpoint=tower.weights)
         else:
-            towers.add(f"{tower.prefix}{name}", source=theirs)
+            towers.add(name, source=theirs)
     settings = _original_config(folder.config(), source, plan.dominant_dtype, trained=trained)
-    image_processor = load_image_processor(tower.folder, tower.config.model_type)
     with open_target(target, plan.specs, options) as writer:
         plan.write(writer)
         writer.write_json("config.json", settings)
         if (folder.path / "generation_config.json").is_file():
             writer.copy(folder.path / "generation_config.json")
         _restore_tokenizer(writer, folder.path, source.get(TOKENIZER_KEY), rows)
-        _write_tower(writer.folder / OWN_TOWER, tower, towers, image_processor)
+        _write_tower(writer.folder / OWN_TOWER, tower, towers)
         writer.finish()
     projector = settings.get("mm_projector_type") or "linear"
     return [f"{settings['architectures'][0]}, projector {projector}, tower in {OWN_TOWER}/"]
@@ -111,7 +102,7 @@ def _restore_tokenizer(
         writer.write_json(name, content)
 
 
-def _write_tower(folder: Path, tower: TowerWeights, plan: ConversionPlan, image_processor: Any) -> None:
+def _write_tower(folder: Path, tower: TowerWeights, plan: ConversionPlan) -> None:
     """Writes a folder that `mm_vision_tower` can name, without weights if they are among the model's."""
     from llava.model.weights.writer import CheckpointWriter
 
@@ -120,8 +111,8 @@ def _write_tower(folder: Path, tower: TowerWeights, plan: ConversionPlan, image_
         described = {
             **tower.config.to_dict(),
             "model_type": tower.config.model_type,
-            "architectures": [_TOWER_CLASSES[tower.config.model_type]],
+            "architectures": [tower.family.model_class],
         }
         writer.write_json("config.json", described)
-        image_processor.save_pretrained(writer.folder)
+        tower.image_processor.save_pretrained(writer.folder)
         writer.finish()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from llava.model.multimodal_encoder.families import FAMILIES, vision_type
+
 TOWER_PREFIX = "model.vision_tower."
 """Start of our names of a vision tower's tensors."""
 _INNER = f"{TOWER_PREFIX}vision_tower."
@@ -27,7 +29,6 @@ _TRAINERS = re.compile(
 )
 """What DataParallel and DeepSpeed, FSDP, torch.compile, recomputation and Lightning put before or into names."""
 _COPY = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
-_TOWERS_WITH_PREFIX = ("clip", "clip_vision_model", "siglip", "siglip_vision_model")
 
 
 def own_name(name: str, *, nested: bool) -> str:
@@ -62,8 +63,9 @@ def saved_name(name: str, tower_type: str) -> str:
     Args:
         tower_type: `model_type` of the vision tower.
     """
-    if name.startswith(_INNER) and tower_type in _TOWERS_WITH_PREFIX:
-        return f"{_INNER}vision_model.{name.removeprefix(_INNER)}"
+    family = FAMILIES.get(vision_type(tower_type))
+    if name.startswith(_INNER) and family is not None:
+        return f"{_INNER}{family.prefix_in_files}{name.removeprefix(_INNER)}"
     return name
 
 

@@ -92,13 +92,12 @@ class PositionCounter:
     """Counts the positions of a preprocessed image in the model; keeps the tower's sizes, not its weights."""
 
     def __init__(self, tower: Any) -> None:
-        self._patch = tower.patch_size
-        self._extra = tower.num_patches - tower.num_patches_per_side**2
+        self._grid = tower.grid
+        self._extra = int(tower.keeps_class_token)
 
     def __call__(self, pixels: Tensor) -> int:
         """Returns the number of positions of pixels [3, height, width], or for tiles [n, 3, height, width] a bound."""
-        height, width = pixels.shape[-2:]
-        rows, columns = height // self._patch, width // self._patch
+        rows, columns = self._grid(*pixels.shape[-2:])
         positions = rows * columns + self._extra
         if pixels.dim() == 3:
             return positions

@@ -44,8 +44,10 @@ class ModelArguments:
         False, "Train the vision tower too, and save it with the model (default: False)."
     )
     vision_tower: str | None = _option(None, "Folder or hub id of the vision tower (default: the model's own, if any).")
-    mm_vision_select_layer: int | None = _option(
-        None, "Tower layer to take features from; -1 is the last, -2 the one before (default: the model's own, or -1)."
+    mm_vision_select_layer: str | None = _option(
+        None,
+        "Tower layer to take features from; -1 is the last, -2 the one before. A list such as [-2,-5] joins the "
+        "features of several layers. For a tower of stages, the stage (default: the model's own, or -1).",
     )
     mm_vision_select_feature: str | None = _option(
         None,
@@ -281,7 +283,8 @@ _METAVARS = {
     **dict.fromkeys(("bf16", "fp16", "tf32", "gradient_checkpointing", "use_cpu"), "BOOL"),
     **dict.fromkeys(("disable_tqdm", "load_best_model_at_end"), "BOOL"),
     **dict.fromkeys(("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"), "N"),
-    **dict.fromkeys(("save_total_limit", "seed", "dataloader_num_workers", "mm_vision_select_layer"), "N"),
+    **dict.fromkeys(("save_total_limit", "seed", "dataloader_num_workers"), "N"),
+    "mm_vision_select_layer": "LAYER",
     "per_device_eval_batch_size": "N",
     **dict.fromkeys(("num_train_epochs", "learning_rate", "mm_projector_lr", "weight_decay", "max_grad_norm"), "X"),
     **dict.fromkeys(("warmup_ratio", "warmup_steps", "save_steps", "logging_steps", "mm_vision_tower_lr"), "X"),

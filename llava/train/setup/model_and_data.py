@@ -11,11 +11,12 @@ import torch
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_PAD_TOKEN
 from llava.conversation import Conversation, SeparatorStyle
-from llava.errors import InvalidRequest
+from llava.errors import CheckpointError, InvalidRequest
 from llava.model.llava_arch import fill_with_mean, resize_embeddings
 from llava.model.loading.language_model import progress_bars
 from llava.model.loading.plan import make_plan
 from llava.model.loading.tokenizer import add_special_tokens, load_tokenizer
+from llava.model.multimodal_encoder.families import SelectLayer, read_select_layer
 from llava.model.weights.reader import resolve_folder
 from llava.template_choice import LATER_KEYS
 from llava.train.data.dataset import ConversationDataset, ImageLoader, PositionCounter
@@ -228,7 +229,7 @@ def _add_vision(
 class _VisionSettings:
     """How the model sees images; the names are those of the config."""
 
-    mm_vision_select_layer: int
+    mm_vision_select_layer: SelectLayer
     mm_vision_select_feature: str
     mm_projector_type: str
     mm_patch_merge_type: str
@@ -237,11 +238,18 @@ class _VisionSettings:
     def choose(cls, model_args: ModelArguments, config: Any) -> _VisionSettings:
         """Takes each setting from its flag, else from the model's config, else the default."""
         return cls(
-            _first_set(model_args.mm_vision_select_layer, config.mm_vision_select_layer, -1),
+            _first_set(_layer(model_args.mm_vision_select_layer), config.mm_vision_select_layer, -1),
             _first_set(model_args.mm_vision_select_feature, config.mm_vision_select_feature, "patch"),
             _first_set(model_args.mm_projector_type, config.mm_projector_type, "linear"),
             _first_set(model_args.mm_patch_merge_type, config.mm_patch_merge_type, "flat"),
         )
+
+
+def _layer(flag: str | None) -> SelectLayer | None:
+    try:
+        return None if flag is None else read_select_layer(flag, "--mm_vision_select_layer")
+    except CheckpointError as error:
+        raise InvalidRequest(str(error)) from error
 
 
 def _first_set(*values: Any) -> Any:

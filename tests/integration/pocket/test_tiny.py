@@ -9,6 +9,8 @@ import pytest
 
 from llava import pocket
 from llava.errors import InvalidRequest
+from llava.model.weights.reader import open_checkpoint
+from tests.support.towers import clip_names_of_release_4_37
 
 IMAGES = Path(__file__).parents[3] / "playground" / "images"
 
@@ -48,6 +50,12 @@ def test_it_stays_small_and_names_nothing_outside_its_folder():
     assert config["mm_vision_tower"] == "vision_tower"
     assert config["mm_vision_select_layer"] == -2
     assert config["mm_use_im_start_end"] is True
+
+
+def test_releases_of_transformers_from_4_37_on_find_every_tensor_of_its_tower():
+    tower = pocket.find("tiny") / "vision_tower"
+    num_layers = json.loads((tower / "config.json").read_text())["num_hidden_layers"]
+    assert set(open_checkpoint(tower)) == clip_names_of_release_4_37(num_layers)
 
 
 def test_it_knows_the_photograph(ask):

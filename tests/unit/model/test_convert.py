@@ -23,6 +23,7 @@ from llava.model.weights.reader import open_checkpoint, read_model_json
 from llava.model.weights.writer import CheckpointWriter
 from llava.prompting import build_prompt, encode_prompt
 from tests.support.checkpoints import DATA, GRID, TOWER, small_llava, small_tower, write_nested, write_small_llava
+from tests.support.towers import clip_names_of_release_4_37
 
 V0, V15 = DATA / "llava-v0-tiny", DATA / "llava-v1.5-tiny"
 IMAGE = DATA / "images" / "land.png"
@@ -172,11 +173,18 @@ def test_a_folder_of_transformers_becomes_an_original_and_back(tmp_path, tiles):
     original = converted(source, tmp_path / "original")
     names = set(tensors(original))
     assert "model.mm_projector.0.weight" in names
-    assert any("vision_tower.vision_tower.vision_model" in name for name in names) == tiles
+    if tiles:
+        inside = "model.vision_tower.vision_tower."
+        of_tower = {name.removeprefix(inside) for name in names if name.startswith(inside)}
+    else:
+        of_tower = set(tensors(original / "vision_tower"))
+    assert of_tower == clip_names_of_release_4_37(num_layers=3)
     assert ("model.image_newline" in names) == tiles
     image = load_image(str(IMAGE))
     torch.testing.assert_close(ask_us(original, image, "What?"), ask_us(source, image, "What?"), **CLOSE)
     again = converted(original, tmp_path / "again")
+    of_tower = {name.removeprefix("vision_tower.") for name in tensors(again) if name.startswith("vision_tower.")}
+    assert of_tower == clip_names_of_release_4_37(num_layers=3)
     kind = {True: "LlavaNextForConditionalGeneration", False: "LlavaForConditionalGeneration"}[tiles]
     assert read_model_json(again / "config.json")["architectures"] == [kind]
     if tiles:
@@ -213,6 +221,7 @@ def test_a_folder_of_transformers_with_another_tower_is_not_taken_for_clip(tmp_p
     write_nested(tmp_path / "hf")
     settings = read_model_json(tmp_path / "hf" / "config.json")
     settings["vision_config"]["model_type"] = "siglip_vision_model"
+    settings["vision_feature_select_strategy"] = "full"
     (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match=r"siglip_vision_model\) are missing, such as"):
         convert.main(convert_arguments(tmp_path / "hf", tmp_path / "out"))

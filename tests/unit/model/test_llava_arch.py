@@ -260,7 +260,7 @@ def write_other_tower(folder, kind: str):
         processor = '{"image_processor_type": "SiglipImageProcessor", "size": {"height": 56, "width": 56}}'
     else:
         tower = Dinov2Model(Dinov2Config(mlp_ratio=2, **sizes))
-        processor = '{"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 56}}'
+        processor = '{"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 56}, "crop_size": 56}'
     randomise(tower)
     tower.eval().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(processor)
