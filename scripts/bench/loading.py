@@ -42,15 +42,15 @@ from transformers import LlavaForConditionalGeneration
 import llava.model.builder as builder
 import llava.model.language_model.causal_lm
 
-way, folder = sys.argv[1:]
+way, folder, dtype = sys.argv[1:]
 transformers.logging.disable_progress_bar()
 print("ready", flush=True)
 sys.stdin.readline()
 start = time.process_time()
 if way == "transformers":
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
 else:
-    _, model, _, _ = builder.load_pretrained_model(folder, device="cpu", dtype="bfloat16")
+    _, model, _, _ = builder.load_pretrained_model(folder, device="cpu", dtype=dtype)
 spent = time.process_time() - start
 weights = sum(each.numel() * each.element_size() for each in model.parameters())
 print(json.dumps([spent, weights]), flush=True)
@@ -97,14 +97,17 @@ def make_folders(work: Path) -> dict[str, Path]:
     return {"ours": own, "ours, transformers' format": nested, "transformers": nested}
 
 
-def load(way: str, folder: Path) -> Loaded:
+def load(way: str, folder: Path, dtype: str) -> Loaded:
     """Loads a folder in a process of its own.
+
+    Args:
+        dtype: number format to load in; another one than that of the files makes loading a pass over all values.
 
     Raises:
         RuntimeError: the process failed.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", _LOAD, way, str(folder)],
+        [sys.executable, "-c", _LOAD, way, str(folder), dtype],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -139,13 +142,13 @@ def _anonymous_bytes(status: Path) -> int:
     return 1024 * int(line.split()[1])
 
 
-def table_of_loading(work: Path, repeats: int) -> str:
+def table_of_loading(work: Path, repeats: int, dtype: str) -> str:
     """Loads each way in turn, `repeats` times, and returns the table of what it took."""
     folders = make_folders(work)
     results: dict[str, list[Loaded]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way in WAYS:
-            results[way].append(load(way, folders[way]))
+            results[way].append(load(way, folders[way], dtype))
             print(f"{way}: {results[way][-1]}", file=sys.stderr, flush=True)
     lines = ["| way | CPU time | ratio (spread) | peak above weights |", "|---|---:|---:|---:|"]
     for way in WAYS:
@@ -205,13 +208,19 @@ def main() -> int:
         "--work", type=Path, metavar="DIR", help="Folder for the checkpoints (default: a temporary one)."
     )
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="Number of rounds (default: 3).")
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        default="bfloat16",
+        help="Number format to load in (default: bfloat16, that of the files).",
+    )
     parser.add_argument("--forward", action="store_true", help="Measure forward passes instead of loading.")
     args = parser.parse_args()
     if args.forward:
         print(table_of_forward(10 * args.repeats))
         return 0
     with tempfile.TemporaryDirectory(dir=args.work) as work:
-        print(table_of_loading(Path(work), args.repeats))
+        print(table_of_loading(Path(work), args.repeats, args.dtype))
     return 0
 
 
