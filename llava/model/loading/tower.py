@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava.errors import CheckpointError
+from llava.errors import CheckpointError, VisionTowerNotFound
 from llava.model.loading.language_model import progress_bars
 from llava.model.multimodal_encoder import builder
 from llava.model.weights.finite import check_finite
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from llava.model.language_model.causal_lm import LlavaCausalLM
     from llava.model.loading.plan import LoadPlan
     from llava.model.multimodal_encoder.vision_tower import VisionTower
+
+log = logging.getLogger(__name__)
 
 
 def attach_tower(model: LlavaCausalLM, plan: LoadPlan) -> Any:
@@ -54,6 +57,8 @@ def load_tower(plan: LoadPlan) -> tuple[VisionTower, str | None]:
     }
     home = _home(named, folder, plan.weights_folder)
     if not plan.tower_tensors or plan.tower is not None:
+        if plan.tower_tensors:
+            log.warning("%s: --vision-tower %s replaces the trained tower of the model.", plan.weights_folder, named)
         tower = builder.build_vision_tower(named, model_folder=home, dtype=plan.dtype, **select)
         if (home / named / "config.json").is_file():
             return tower, str((home / named).absolute())
@@ -76,7 +81,14 @@ def _described(plan: LoadPlan, named: str, home: Path) -> tuple[Any, Path]:
         return builder.config_from_settings(plan.folder.vision_settings), plan.weights_folder
     place = plan.tower_folder or _home(OWN_TOWER, plan.folder.path, plan.weights_folder) / OWN_TOWER
     if not (place / "config.json").is_file():
-        place = builder.find_vision_tower(named, model_folder=home)
+        try:
+            place = builder.find_vision_tower(named, model_folder=home)
+        except VisionTowerNotFound as error:
+            raise CheckpointError(
+                f"{plan.weights_folder}: the weights of its vision tower are here, but what describes them is not: the "
+                f"config.json and preprocessor_config.json of {named!r}. Put these two files into {place}. "
+                "(--vision-tower would replace the trained weights by those of a folder.)"
+            ) from error
     return builder.tower_config(place), place
 
 

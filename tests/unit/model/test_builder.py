@@ -25,7 +25,7 @@ from llava.errors import (
 from llava.model.builder import load_pretrained_model
 from llava.model.weights.adapter import save_adapter
 from llava.model.weights.reader import open_checkpoint
-from tests.support.checkpoints import DATA, TOWER, copy_tokenizer, write_nested
+from tests.support.checkpoints import DATA, TOWER, copy_tokenizer, small_tower, write_nested
 
 IMAGE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 V0, V15, BASE = DATA / "llava-v0-tiny", DATA / "llava-v1.5-tiny", DATA / "llama-vicuna-tiny"
@@ -166,6 +166,20 @@ def test_trained_tower_in_the_checkpoint_replaces_the_one_of_its_folder(tmp_path
     _, again, _, _ = load(tmp_path / "flat", vision_tower=None)
     pixels = IMAGE[:, :, :56, :56]
     assert torch.equal(again.encode_images(pixels)[0], model.encode_images(pixels)[0])
+
+
+def test_a_trained_tower_without_a_description_is_not_replaced_in_silence(tmp_path, caplog):
+    write_nested(tmp_path / "nested")
+    _, model, _, _ = load(tmp_path / "nested", vision_tower=None)
+    model.save_pretrained(tmp_path / "flat")
+    copy_tokenizer(tmp_path / "flat")
+    shutil.rmtree(tmp_path / "flat" / "vision_tower")
+    with pytest.raises(CheckpointError, match=r"what describes them is not.*Put these two files into .*vision_tower"):
+        load(tmp_path / "flat", vision_tower=None)
+    settings = json.loads((tmp_path / "flat" / "config.json").read_text())
+    (tmp_path / "flat" / "config.json").write_text(json.dumps(settings | {"mm_vision_tower": "vision_tower"}))
+    load(tmp_path / "flat", vision_tower=small_tower(tmp_path / "other"))
+    assert "replaces the trained tower of the model" in caplog.text
 
 
 def test_text_only_llama_loads_without_an_image_processor():
