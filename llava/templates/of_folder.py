@@ -24,7 +24,17 @@ log = logging.getLogger(__name__)
 FOLDER_TEMPLATE: Final = "chat_template"
 """The value of `conv_mode` for a template that the config itself has, as Jinja text under `chat_template`."""
 
-FAMILIES: Final = ("llama_3", "qwen_1_5", "chatml", "gemma", "phi_3", "olmo_2", "mistral_instruct", "zephyr")
+FAMILIES: Final = (
+    "llama_3",
+    "llava_llama_3",
+    "qwen_1_5",
+    "chatml",
+    "gemma",
+    "phi_3",
+    "olmo_2",
+    "mistral_instruct",
+    "zephyr",
+)
 """Our templates of other families, in the order in which they are compared."""
 
 _OF_DECODER: Final = {
@@ -43,12 +53,14 @@ _OF_DECODER: Final = {
     "mpt": "mpt",
 }
 """Type of a decoder -> the template that its family is used with, for a folder without a chat template."""
+_OF_RELEASES: Final = {"llama_3": "llava_llama_3"}
+"""The template of a family -> that of LLaVA-NeXT's releases on it."""
 _CONTROL: Final = re.compile(r"<\|[\w|]+\|?>|<start_of_turn>|\[INST\]|<｜")
 """Control tokens of chat templates. The templates of LLaVA on Vicuna have none."""
 _FILES: Final = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
 
 
-def template_of_folder(path: Path, decoder: str) -> dict[str, str]:
+def template_of_folder(path: Path, decoder: str, *, is_release: bool = False) -> dict[str, str]:
     """Returns the settings that record a folder's template: `conv_mode`, and `chat_template` for one of its own.
 
     They are empty if neither the folder's chat template nor its decoder says anything, as for LLaVA on Vicuna, whose
@@ -56,7 +68,16 @@ def template_of_folder(path: Path, decoder: str) -> dict[str, str]:
 
     Args:
         decoder: transformers' type of the language model.
+        is_release: whether the folder is a LLaVA in the original's format, whose releases trained some families with a
+            system text of their own; its tokenizer's chat template is that of the language model before.
     """
+    record = _template_of_folder(path, decoder)
+    if is_release and record.get("conv_mode") in _OF_RELEASES:
+        return {"conv_mode": _OF_RELEASES[record["conv_mode"]]}
+    return record
+
+
+def _template_of_folder(path: Path, decoder: str) -> dict[str, str]:
     text = chat_template_text(path)
     if text is not None and (decoder != "llama" or _CONTROL.search(text)):
         try:

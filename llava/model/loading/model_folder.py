@@ -184,7 +184,7 @@ def read_model_folder(path: Path, *, base: str | Path | None = None) -> ModelFol
     config_json = read_model_json(path / "config.json")
     if "text_config" in config_json or "vision_config" in config_json:
         settings, vision = nested_settings(path, config_json)
-        folder = ModelFolder(path, "nested", config_json, _checked(settings, path), vision)
+        folder = ModelFolder(path, "nested", config_json, _checked(settings, path, nested=True), vision)
         is_adapter = (path / "adapter_config.json").is_file() and not _has_full_weights(path)
         return replace(folder, kind="lora") if is_adapter else folder
     settings = {**config_json, "model_type": _flat_decoder(config_json)}
@@ -244,7 +244,7 @@ def _flat_decoder(config_json: Mapping[str, Any]) -> str:
     return decoder_type(named[1].lower()) if named else "llama"
 
 
-def _checked(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _checked(settings: Mapping[str, Any], path: Path, *, nested: bool = False) -> dict[str, Any]:
     """Returns the settings of a LLaVA with defaults filled in.
 
     Raises:
@@ -264,7 +264,7 @@ def _checked(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
             )
     has_vision = checked.get("mm_vision_tower") is not None or bool(checked.get("use_mm_proj"))
     if not checked.get("conv_mode") and release_of(checked) != "v0":
-        checked |= template_of_folder(path, decoder)
+        checked |= template_of_folder(path, decoder, is_release=has_vision and not nested)
     if has_vision and checked.get("mm_hidden_size") is None:
         raise CheckpointError(
             f"{path / 'config.json'}: has mm_vision_tower but no mm_hidden_size (the width of the tower's features; "

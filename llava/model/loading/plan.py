@@ -110,6 +110,7 @@ def make_plan(
     if mm_projector is not None:
         folder = _with_projector(folder, mm_projector, vision_tower)
     base = _base_of(folder, model_base)
+    folder = _in_words_of(folder, base)
     checkpoint = base.open_weights()
     names = base.tensor_names(checkpoint)
     tower_folder = None
@@ -117,7 +118,7 @@ def make_plan(
         adapted = adapt(read_adapter(folder.path), folder, base, checkpoint, vision_tower=vision_tower)
         checkpoint, names, tower_folder = adapted.checkpoint, dict(adapted.names), adapted.tower_folder
         folder = replace(folder, settings=adapted.settings, vision_settings=base.vision_settings)
-    elif base is not folder:
+    elif folder.needs_base:
         # Rows for image tokens are added to the base's vocabulary after loading.
         folder = replace(folder, settings={**folder.settings, "vocab_size": base.settings["vocab_size"]})
     check_tensors(folder.settings, checkpoint, names, projector_elsewhere=adapter is not None)
@@ -163,6 +164,14 @@ def _base_of(folder: ModelFolder, model_base: str | Path | None) -> ModelFolder:
             what, hint = "a LoRA adapter", f" (the adapter names {folder.base_name!r})"
         raise InvalidRequest(f"{folder.path}: holds {what}; give the language model with --model-base{hint}.")
     return read_base(model_base)
+
+
+def _in_words_of(folder: ModelFolder, base: ModelFolder) -> ModelFolder:
+    """Takes the base's template for a projector or an adapter that has no record of its own."""
+    if not folder.needs_base or folder.settings.get("conv_mode") or folder.release == "v0":
+        return folder
+    words = {key: base.settings[key] for key in ("conv_mode", "chat_template") if base.settings.get(key)}
+    return replace(folder, settings={**folder.settings, **words})
 
 
 def _with_projector(folder: ModelFolder, mm_projector: str | Path, vision_tower: str | Path | None) -> ModelFolder:

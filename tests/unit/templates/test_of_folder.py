@@ -109,6 +109,14 @@ def test_llama_3_is_known_by_its_tokens_without_a_chat_template(tmp_path):
     assert template_of_folder(tmp_path, "qwen2") == {"conv_mode": "qwen_1_5"}
 
 
+def test_llava_next_on_llama_3_is_asked_as_it_was_trained(tmp_path):
+    """Its folder has the chat template of Llama 3, without the system text of LLaVA-NeXT's training."""
+    folder = folder_with(tmp_path / "m", LLAMA_3, eos="<|eot_id|>")
+    assert template_of_folder(folder, "llama", is_release=True) == {"conv_mode": "llava_llama_3"}
+    text = ours({"conv_mode": "llava_llama_3"}, 1)
+    assert text.startswith("<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision")
+
+
 def test_llava_on_vicuna_keeps_the_templates_of_its_releases(tmp_path):
     """Its processors' chat templates have no control tokens, and no system text, which it was trained with."""
     text = "{% for message in messages %}{{ message['role'].upper() + ': ' + message['content'] }}{% endfor %}"

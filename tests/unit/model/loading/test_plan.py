@@ -11,6 +11,8 @@ import torch
 from llava.model.builder import load_pretrained_model
 from llava.model.loading import model_folder
 from llava.model.loading.plan import make_plan
+from llava.model.weights.adapter import save_adapter
+from tests.support.chat_templates import LLAMA_3
 from tests.support.checkpoints import DATA, TOWER
 
 V15, BASE = DATA / "llava-v1.5-tiny", DATA / "llama-vicuna-tiny"
@@ -51,3 +53,14 @@ def test_a_projector_in_safetensors_is_found_beside_its_config(tmp_path):
     _, model, _, _ = load_pretrained_model(tmp_path, V15, device="cpu", dtype="float32", vision_tower=TOWER)
     weight = projector["model.mm_projector.0.weight"].float()
     assert torch.equal(model.get_model().mm_projector[0].weight, weight)
+
+
+def test_a_projector_without_a_record_is_asked_in_the_words_of_its_base(tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(BASE, base, copy_function=shutil.copyfile)
+    (base / "chat_template.jinja").write_text(LLAMA_3)
+    (tmp_path / "run").mkdir()
+    shutil.copy(V15 / "config.json", tmp_path / "run")
+    save_adapter({"model.mm_projector.0.weight": torch.zeros(64, 32)}, tmp_path / "run" / "mm_projector.bin")
+    plan = make_plan(tmp_path / "run", model_base=base, device="cpu", vision_tower=TOWER)
+    assert plan.folder.template == "llama_3"
