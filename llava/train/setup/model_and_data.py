@@ -263,8 +263,8 @@ def _refuse_ignored(chosen: _VisionSettings, own: _VisionSettings) -> None:
     for name, value in asdict(own).items():
         if getattr(chosen, name) != value:
             raise InvalidRequest(
-                f"--{name} {getattr(chosen, name)}: the model has {value}, and its vision tower is used as it is. Remove "
-                "the flag, or also set --vision_tower."
+                f"--{name} {getattr(chosen, name)}: the model has {value}, and its vision tower is used as it is. "
+                "Remove the flag, or also set --vision_tower."
             )
 
 

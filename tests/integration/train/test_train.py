@@ -245,7 +245,7 @@ def test_a_llava_can_be_trained_on(training_file, tmp_path):
 
 @pytest.mark.parametrize(
     ("flag", "value", "own"),
-    [("mm_vision_select_layer", "-1", "-2"), ("mm_vision_select_feature", "cls_patch", "patch")],
+    [("mm_vision_select_layer", "-1", "-2"), ("mm_patch_merge_type", "spatial", "flat")],
 )
 def test_a_flag_that_the_tower_of_a_llava_would_ignore_is_refused(training_file, tmp_path, flag, value, own):
     model = write_small_llava(tmp_path / "llava", small_tower(tmp_path / "tower"))
@@ -253,8 +253,9 @@ def test_a_flag_that_the_tower_of_a_llava_would_ignore_is_refused(training_file,
     for name in ("--vision_tower", "--mm_vision_select_layer"):
         at = arguments.index(name)
         del arguments[at : at + 2]
+    later = ("--version", "v1", "--mm_use_im_patch_token", "False")
     with pytest.raises(InvalidRequest, match=f"--{flag} {value}: the model has {own}, .* also set --vision_tower"):
-        run(*arguments, f"--{flag}", value)
+        run(*arguments, *later, f"--{flag}", value)
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
