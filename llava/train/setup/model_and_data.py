@@ -217,6 +217,8 @@ def _add_vision(
                 dtype=tower_dtype,
                 projector_dtype=torch.float32,
             )
+    else:
+        _refuse_ignored(settings, _VisionSettings.choose(ModelArguments(), config))
     model.initialize_vision_tokenizer(
         tokenizer,
         mm_use_im_start_end=model_args.mm_use_im_start_end,
@@ -254,6 +256,16 @@ def _layer(flag: str | None) -> SelectLayer | None:
 
 def _first_set(*values: Any) -> Any:
     return next(value for value in values if value is not None)
+
+
+def _refuse_ignored(chosen: _VisionSettings, own: _VisionSettings) -> None:
+    """Refuses flags that say something else than the model whose vision tower and projector are used as they are."""
+    for name, value in asdict(own).items():
+        if getattr(chosen, name) != value:
+            raise InvalidRequest(
+                f"--{name} {getattr(chosen, name)}: the model has {value}, and its vision tower is used as it is. "
+                "Remove the flag, or also set --vision_tower."
+            )
 
 
 def _refuse_later_settings(settings: _VisionSettings, version: str) -> None:

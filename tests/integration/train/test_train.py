@@ -19,6 +19,7 @@ from llava.errors import CheckpointError, DataError, InvalidRequest
 from llava.mm_utils import load_image, process_images
 from llava.model.builder import load_pretrained_model
 from llava.train import train
+from tests.support.checkpoints import small_tower, write_small_llava
 from tests.support.training import DATA, REPOSITORY, STAGE_1, flags, history, result, write_records
 
 START, END = 2050, 2051
@@ -240,6 +241,21 @@ def test_a_llava_can_be_trained_on(training_file, tmp_path):
     assert config["mm_projector_type"] == "mlp2x_gelu"
     assert config["mm_vision_select_layer"] == -2
     assert config["image_aspect_ratio"] == "pad"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "own"),
+    [("mm_vision_select_layer", "-1", "-2"), ("mm_patch_merge_type", "spatial", "flat")],
+)
+def test_a_flag_that_the_tower_of_a_llava_would_ignore_is_refused(training_file, tmp_path, flag, value, own):
+    model = write_small_llava(tmp_path / "llava", small_tower(tmp_path / "tower"))
+    arguments = flags(training_file, tmp_path / "out", model=str(model))
+    for name in ("--vision_tower", "--mm_vision_select_layer"):
+        at = arguments.index(name)
+        del arguments[at : at + 2]
+    later = ("--version", "v1", "--mm_use_im_patch_token", "False")
+    with pytest.raises(InvalidRequest, match=f"--{flag} {value}: the model has {own}, .* also set --vision_tower"):
+        run(*arguments, *later, f"--{flag}", value)
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
