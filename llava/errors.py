@@ -213,7 +213,7 @@ class WeightsNotFinite(CheckpointError):
 
     def __init__(self, name: str, file: object, count: int):
         super().__init__(
-            f"{file}: {count} values of {name} are NaN or infinite. The file is damaged, or its training diverged; "
+            f"{file}: {name} holds NaN or infinite values ({count:,}). The file is damaged, or its training diverged; "
             "fetch it again, or use an earlier checkpoint."
         )
 
