@@ -45,7 +45,12 @@ def two_processes(tmp_path_factory, poisoned_model) -> tuple[Path, dict[str, Out
         jobs += [
             Job(name, tuple(flags(training, work / name, *measured, *sharding, batch=2)), 2),
             Job(f"best {name}", tuple(flags(records, work / f"best {name}", *best, *sharding, batch=2)), 2),
-            Job(f"poisoned {name}", tuple(flags(records, work / f"poisoned {name}", *poisoned, *sharding, batch=1)), 2),
+            Job(
+                f"poisoned {name}",
+                tuple(flags(records, work / f"poisoned {name}", *poisoned, *sharding, batch=1)),
+                processes=2,
+                loads_any_value=True,
+            ),
         ]
     for name in ("whole", "parts"):
         command = tuple(flags(records, work / name, *seldom, "--num_train_epochs", "2", batch=2))
