@@ -36,6 +36,7 @@ IMPORT_NAMES = {
     "huggingface-hub": "huggingface_hub",
     "numpy": "numpy",
     "pillow": "PIL",
+    "pillow-heif": "pillow_heif",
     "packaging": "packaging",
     "tqdm": "tqdm",
     "psutil": "psutil",

@@ -21,7 +21,9 @@ from llava.constants import (
     IMAGE_TOKEN_INDEX,
 )
 from llava.errors import ImageShapeError, ImageTokenMismatch, InvalidRequest
-from llava.images.loading import ImageLimits, load_image, load_image_from_base64, to_rgb
+from llava.images.headers import ImageLimits
+from llava.images.loading import load_image, load_image_from_base64
+from llava.images.pixels import to_rgb
 
 if TYPE_CHECKING:
     import torch

@@ -1,8 +1,9 @@
 """Converts images with an embedded colour profile to sRGB, the colours that viewers show and towers were trained on.
 
-ICC profiles are followed for RGB, grey, CMYK and L*a*b* images, with the rendering intent that the profile names. A
-profile that is sRGB changes nothing, bit for bit, and a broken one is ignored, as viewers do. The gamma and primaries
-that a PNG may state without a profile are ignored.
+ICC profiles are followed for RGB, grey and CMYK images, with the rendering intent that the profile names; L*a*b* images
+need none. A profile that is sRGB changes nothing, bit for bit, and one that is broken or for other images is ignored,
+as viewers do. Colours stated without a profile (gAMA, cHRM and cICP of PNG, nclx of AVIF and HEIC) are ignored: most of
+them say sRGB, and many of the others are wrong.
 """
 
 from __future__ import annotations
@@ -17,64 +18,106 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MODES: Final = {"RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "L": "GRAY", "LA": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
-"""Mode of an image -> colour space of the profiles that fit it."""
+_BASES: Final = {
+    **dict.fromkeys(("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr"), "RGB"),
+    **dict.fromkeys(("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"), "L"),
+    "CMYK": "CMYK",
+}
+"""Mode of an image -> mode of its colours alone."""
+_SPACES: Final = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+"""Mode of colours -> colour space that an ICC profile for them names."""
+_MAX_PROFILE_BYTES: Final = 8 * 1024 * 1024
+"""The largest profiles of printing presses have 4 MB."""
+_ABSOLUTE: Final = 3
+_RELATIVE: Final = 1
 
 
-def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def profile_of(image: Image.Image) -> bytes | None:
+    """Returns the ICC profile to convert an image from; None if it has none, or one that changes nothing."""
+    profile = image.info.get("icc_profile")
+    base = _BASES.get(image.mode)
+    if not isinstance(profile, bytes) or not profile or base is None:
+        return None
+    if len(profile) > _MAX_PROFILE_BYTES:
+        log.debug("a colour profile of %d bytes was ignored", len(profile))
+        return None
+    return profile if _transform(profile, base) is not None else None
+
+
+def in_srgb(image: Image.Image, profile: bytes, *, in_place: bool = False) -> Image.Image:
     """Returns an image in sRGB, of mode RGB or, with transparency, RGBA.
 
     Args:
-        image: an image of 8 bits a channel; a palette must have been looked up.
-        profile: the image's ICC profile; None leaves all but L*a*b* as it is.
-
-    Returns:
-        The same object if nothing changes.
+        image: an image of mode RGB, RGBA, L, LA or CMYK.
+        profile: what `profile_of` returned for this image, or for the one that it was made from.
+        in_place: lets RGB and RGBA images be changed themselves, which takes no memory.
     """
     from PIL import ImageCms
 
-    if image.mode not in _MODES or (profile is None and image.mode != "LAB"):
+    if image.mode == "LA":
+        converted = in_srgb(image.getchannel("L"), profile)
+        converted.putalpha(image.getchannel("A"))
+        return converted
+    transform = _transform(profile, image.mode)
+    if in_place and image.mode in ("RGB", "RGBA"):
+        ImageCms.applyTransform(image, transform, inPlace=True)
         return image
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
-    base = image.convert({"RGBA": "RGB", "LA": "L", "RGBX": "RGB"}.get(image.mode, image.mode))
-    try:
-        transform = _transform(profile, base.mode)
-        converted = None if transform is None else ImageCms.applyTransform(base, transform)
-    except (ImageCms.PyCMSError, ValueError, TypeError, OSError) as error:
-        log.debug("a colour profile was ignored: %s", error)
-        return image
-    if converted is None:
-        return image
-    if alpha is not None:
-        converted.putalpha(alpha)
+    return _applied(image, transform)
+
+
+def lab_in_srgb(image: Image.Image) -> Image.Image:
+    """Returns an image of mode LAB in RGB."""
+    from PIL import ImageCms
+
+    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return _applied(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
+
+
+def _applied(image: Image.Image, transform: Any) -> Image.Image:
+    from PIL import ImageCms
+
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None, "only a transform in place returns nothing"
     return converted
 
 
 @lru_cache(maxsize=16)  # the images of a camera share their profile
-def _transform(profile: bytes | None, mode: str) -> Any:
-    """Returns the transform from a profile to sRGB; None if it changes nothing or is for other images."""
+def _transform(profile: bytes, mode: str) -> Any:
+    """Returns the transform from a profile to sRGB; None if it changes nothing, is broken, or is for other images."""
     from PIL import ImageCms
 
-    target = ImageCms.createProfile("sRGB")
-    if profile is None:
-        return ImageCms.buildTransform(ImageCms.createProfile("LAB"), target, mode, "RGB")
-    source = ImageCms.getOpenProfile(io.BytesIO(profile))
-    space = str(source.profile.xcolor_space).strip()
-    if space != _MODES[mode]:
-        log.debug("a colour profile for %s was ignored in an image of mode %s", space, mode)
+    base = mode.removesuffix("A")
+    try:
+        source = ImageCms.getOpenProfile(io.BytesIO(profile))
+        space = str(source.profile.xcolor_space).strip()
+        if space != _SPACES[base]:
+            log.debug("a colour profile for %s was ignored in an image of mode %s", space, mode)
+            return None
+        intent = ImageCms.getDefaultIntent(source)
+        # The absolute intent would show the tint of the paper, which no viewer does.
+        intent = ImageCms.Intent(_RELATIVE if intent == _ABSOLUTE else intent)
+        target = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(
+            source, target, mode, "RGBA" if mode == "RGBA" else "RGB", renderingIntent=intent
+        )
+    except (ImageCms.PyCMSError, ValueError, TypeError, OSError) as error:
+        log.debug("a colour profile was ignored: %s", error)
         return None
-    intent = ImageCms.Intent(ImageCms.getDefaultIntent(source))
-    transform = ImageCms.buildTransform(source, target, mode, "RGB", renderingIntent=intent)
-    return None if mode == "RGB" and _keeps_colours(transform) else transform
+    return None if _keeps_colours(transform, mode) else transform
 
 
-def _keeps_colours(transform: Any) -> bool:
-    """Returns whether a transform from RGB is that of sRGB, up to rounding."""
-    from PIL import Image, ImageCms
+def _keeps_colours(transform: Any, mode: str) -> bool:
+    """Returns whether a transform is that of sRGB, up to rounding."""
+    from PIL import Image
 
-    levels = (0, 51, 102, 153, 204, 255)
-    colours = bytes(value for red in levels for green in levels for blue in levels for value in (red, green, blue))
-    before = Image.frombytes("RGB", (len(levels) ** 3, 1), colours)
-    changed: Any = ImageCms.applyTransform(before, transform)
-    after = changed.tobytes()
-    return all(abs(one - other) <= 1 for one, other in zip(colours, after, strict=True))
+    if mode == "CMYK":
+        return False
+    if mode == "L":
+        before = Image.frombytes("L", (256, 1), bytes(range(256)))
+    else:
+        levels = (0, 51, 102, 153, 204, 255)
+        colours = bytes(value for red in levels for green in levels for blue in levels for value in (red, green, blue))
+        before = Image.frombytes("RGB", (len(levels) ** 3, 1), colours).convert(mode)
+    changed = _applied(before, transform)
+    pairs = zip(before.convert(changed.mode).tobytes(), changed.tobytes(), strict=True)
+    return all(abs(one - other) <= 1 for one, other in pairs)

@@ -29,13 +29,14 @@ from llava.errors import (
     InvalidRequest,
     UnsupportedImage,
 )
-from llava.images.formats import readable_bytes
+from llava.images.formats import HEAD_BYTES, is_image, readable_bytes
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _HEADERS: Final = {"Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close", "User-Agent": "llava"}
+_DOCUMENTS: Final = ("application/json", "application/xhtml+xml", "application/pdf")
 _CHUNK_BYTES: Final = 64 * 1024
 
 
@@ -77,7 +78,7 @@ def fetch(url: str, *, policy: UrlPolicy, max_bytes: int) -> bytes:
             allowed, or leads to a private, loopback, link-local, multicast or reserved address.
         ImageFetchFailed: the host is unknown, unreachable or too slow, or the status is not 200.
         ImageTooLarge: the body exceeds `max_bytes`; the fetch stops as soon as this is known.
-        UnsupportedImage: the server declares that it sends text, HTML, JSON or PDF.
+        UnsupportedImage: the server declares that it sends text, HTML, JSON or PDF, and does not send an image.
         ImageDamaged: the body is shorter than the server declared.
     """
     deadline = time.monotonic() + policy.total_timeout_s
@@ -247,16 +248,21 @@ class _Answer:
     def body(self, max_bytes: int) -> bytes:
         """Returns the body; raises `ImageTooLarge` if it exceeds `max_bytes`."""
         self._check_headers(max_bytes)
-        received = bytearray()
+        received, checked = bytearray(), False
         try:
             while chunk := self._response.read1(_CHUNK_BYTES):
                 received += chunk
+                if not checked and len(received) >= HEAD_BYTES:
+                    self._check_start(received)
+                    checked = True
                 if len(received) > max_bytes:
                     raise _too_large(self._shown, max_bytes)
         except (OSError, http.client.HTTPException) as error:
             raise self._failure(error) from error
         if time.monotonic() >= self._deadline:
             raise _too_slow(self._shown)
+        if not checked:
+            self._check_start(received)
         announced = self._response.getheader("Content-Length")
         if announced and len(received) < int(announced):
             raise ImageDamaged(f"{self._shown}: truncated: the server sent {len(received)} of {announced} bytes.")
@@ -276,12 +282,11 @@ class _Answer:
             raise _too_large(self._shown, max_bytes)
         if self._response.getheader("Content-Encoding", "identity").lower() != "identity":
             raise ImageFetchFailed(f"{self._shown}: the server compressed the image against our request.")
+
+    def _check_start(self, received: bytes | bytearray) -> None:
+        """Ends the fetch of a page that a server sends in place of an image. A wrong type of an image is no reason."""
         declared = self._response.getheader("Content-Type", "").split(";")[0].strip().lower()
-        if declared.startswith("text/") or declared in (
-            "application/json",
-            "application/xhtml+xml",
-            "application/pdf",
-        ):
+        if (declared.startswith("text/") or declared in _DOCUMENTS) and not is_image(bytes(received)):
             raise UnsupportedImage(f"{self._shown}: not an image; the server declares it as {declared}.")
 
     def _cut(self) -> None:

@@ -6,13 +6,12 @@ A format is recognised by the first bytes of the data, never by a file name, and
 from __future__ import annotations
 
 import importlib
-import io
 import re
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from llava.errors import UnsupportedImage
 
@@ -23,10 +22,13 @@ if TYPE_CHECKING:
 MEDIA_TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WebP": "image/webp", "GIF": "image/gif"}
 """Media types of the formats that every service of OpenAI's API accepts, by label. Images of the other formats are
 encoded anew before they are sent on."""
-FILE_SUFFIXES: Final = (
-    *(".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff"),
+FILE_SUFFIXES: Final = tuple(
+    f".{name}" for name in ["png", "jpg", "jpeg", "webp", "avif", "heic", "heif", "hif", "gif", "bmp", "tif", "tiff"]
 )
 """Usual endings of the names of images, for choosing files; the content of a file decides its format."""
+
+HEAD_BYTES: Final = 256
+"""Bytes of a file that decide its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,12 @@ class ImageFormat:
 
     label: str
     """Name of the format in messages."""
-    magic: re.Pattern[bytes]
-    """Pattern of the first bytes."""
+    is_start: Callable[[bytes], object]
+    """Returns something true for the first bytes of an image in this format; `HEAD_BYTES` of them are enough."""
     plugin: str
-    """Module and class of the decoder, separated by a colon; the module is one of Pillow's, or has a dot before it."""
+    """Module and class of the decoder, separated by a colon."""
+    package: str = "pillow"
+    """The package that the decoder comes with."""
     declared_bytes: Callable[[bytes], int | None] | None = None
     """Returns the length that the data declare in bytes, for formats that declare one."""
     header_size: Callable[[bytes], tuple[int, int] | None] | None = None
@@ -46,16 +50,39 @@ class ImageFormat:
     unit_size: Callable[[ImageFile.ImageFile], tuple[int, int] | None] | None = None
     """Returns width and height of the unit that is decoded at a time, for formats that let it exceed the image."""
 
-    def open(self, data: bytes) -> ImageFile.ImageFile:
+    is_misread: Callable[[ImageFile.ImageFile], bool] | None = None
+    """Returns whether the decoder would give wrong pixels for an opened image, for formats where that happens."""
+
+    def open(self, file: IO[bytes], name: str) -> ImageFile.ImageFile:
         """Reads the header without decoding pixels; raises any of `decoder_errors()` on bad data.
 
         The plugin is called directly, because `Image.open` would try every format that it knows and apply a global
         limit to large images instead of ours.
+
+        Args:
+            file: the encoded image; must stay open until the pixels are decoded.
+            name: name of the image in error messages.
+
+        Raises:
+            UnsupportedImage: the decoder is not installed.
         """
-        module, name = self.plugin.split(":")
-        path = module.removeprefix(".") if module.startswith(".") else f"PIL.{module}"
-        image: ImageFile.ImageFile = getattr(importlib.import_module(path), name)(io.BytesIO(data))
+        path, plugin = self.plugin.split(":")
+        try:
+            module = importlib.import_module(path)
+            if not getattr(module, "SUPPORTED", True):
+                raise ImportError(f"{self.package} was built without it")
+            image: ImageFile.ImageFile = getattr(module, plugin)(file)
+        except ImportError as error:
+            raise UnsupportedImage(
+                f"{name}: {self.label} images cannot be read, because the decoder is missing ({error}). Run "
+                f"`pip install --force-reinstall {self.package}`, or save the image as JPEG."
+            ) from error
         return image
+
+
+def is_image(head: bytes) -> bool:
+    """Returns whether data begin as an image in one of the supported formats does; `HEAD_BYTES` are enough."""
+    return any(image_format.is_start(head) for image_format in IMAGE_FORMATS)
 
 
 def recognise(data: bytes, name: str) -> ImageFormat:
@@ -71,7 +98,7 @@ def recognise(data: bytes, name: str) -> ImageFormat:
     if not data:
         raise UnsupportedImage(f"{name}: the file is empty (0 bytes).")
     for image_format in IMAGE_FORMATS:
-        if image_format.magic.match(data):
+        if image_format.is_start(data):
             return image_format
     labels = ", ".join(image_format.label for image_format in IMAGE_FORMATS[:-1])
     raise UnsupportedImage(
@@ -129,6 +156,19 @@ def _png_bytes(data: bytes) -> int | None:
     return max(position, len(data) + 1)  # The IEND chunk is missing.
 
 
+def _boxes_bytes(data: bytes) -> int | None:
+    """Returns where the last box of a file in the container of MPEG-4 that starts within the data should end."""
+    position = 0
+    while position + 8 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        if length == 1:  # a longer number follows
+            length = int.from_bytes(data[position + 8 : position + 16], "big")
+        if length < 8:  # 0: up to the end of the file
+            return None
+        position += length
+    return position
+
+
 def _riff_bytes(data: bytes) -> int | None:
     return int.from_bytes(data[4:8], "little") + 8
 
@@ -156,20 +196,66 @@ def _tiff_tile(image: ImageFile.ImageFile) -> tuple[int, int] | None:
     return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
-def _magic(pattern: bytes) -> re.Pattern[bytes]:
-    return re.compile(pattern, re.DOTALL)
+def _is_misread_tiff(image: ImageFile.ImageFile) -> bool:
+    # Uncompressed channels of 16 bits that are stored apart: Pillow takes two samples of one channel for two channels.
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(284) == 2 and tags.get(259, 1) == 1 and max(tags.get(258, (1,))) > 8
+
+
+def _brands(data: bytes) -> tuple[bytes, ...]:
+    """Returns the brands of a file in the container of MPEG-4, the major one first; none for other files."""
+    if data[4:8] != b"ftyp":
+        return ()
+    end = min(int.from_bytes(data[:4], "big"), len(data))
+    return (data[8:12], *(data[start : start + 4] for start in range(16, end, 4)))
+
+
+def _is_avif(data: bytes) -> bool:
+    brands = _brands(data)
+    return brands[:1] in ((b"avif",), (b"avis",)) or (
+        brands[:1] in _ANY_CODEC and not _HEVC.intersection(brands) and b"avif" in brands
+    )
+
+
+def _is_heic(data: bytes) -> bool:
+    brands = _brands(data)
+    return bool(brands) and (brands[0] in _HEVC or brands[:1] in _ANY_CODEC)
+
+
+_HEVC: Final = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
+_ANY_CODEC: Final = ((b"mif1",), (b"msf1",), (b"miaf",))
+"""Major brands of images whose codec only the other brands tell."""
+
+
+def _magic(pattern: bytes) -> Callable[[bytes], object]:
+    return re.compile(pattern, re.DOTALL).match
 
 
 IMAGE_FORMATS: Final = (
-    ImageFormat("PNG", _magic(rb"\x89PNG\r\n\x1a\n"), "PngImagePlugin:PngImageFile", _png_bytes),
-    ImageFormat("JPEG", _magic(rb"\xff\xd8\xff"), "JpegImagePlugin:JpegImageFile"),
-    ImageFormat("WebP", _magic(rb"RIFF....WEBP"), "WebPImagePlugin:WebPImageFile", _riff_bytes, _webp_size),
-    ImageFormat("AVIF", _magic(rb"....ftyp(?:avif|avis|mif1.{0,40}avif)"), "AvifImagePlugin:AvifImageFile"),
-    ImageFormat("HEIC", _magic(rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"), ".pillow_heif:HeifImageFile"),
-    ImageFormat("GIF", _magic(rb"GIF8[79]a"), "GifImagePlugin:GifImageFile"),
-    ImageFormat("BMP", _magic(rb"BM.{12}[\x0c-\x7c]\x00\x00\x00"), "BmpImagePlugin:BmpImageFile", _bmp_bytes),
+    ImageFormat("PNG", _magic(rb"\x89PNG\r\n\x1a\n"), "PIL.PngImagePlugin:PngImageFile", declared_bytes=_png_bytes),
+    ImageFormat("JPEG", _magic(rb"\xff\xd8\xff"), "PIL.JpegImagePlugin:JpegImageFile"),
     ImageFormat(
-        "TIFF", _magic(rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]"), "TiffImagePlugin:TiffImageFile", unit_size=_tiff_tile
+        "WebP",
+        _magic(rb"RIFF....WEBP"),
+        "PIL.WebPImagePlugin:WebPImageFile",
+        declared_bytes=_riff_bytes,
+        header_size=_webp_size,
+    ),
+    ImageFormat("AVIF", _is_avif, "PIL.AvifImagePlugin:AvifImageFile", declared_bytes=_boxes_bytes),
+    ImageFormat("HEIC", _is_heic, "pillow_heif:HeifImageFile", "pillow-heif", declared_bytes=_boxes_bytes),
+    ImageFormat("GIF", _magic(rb"GIF8[79]a"), "PIL.GifImagePlugin:GifImageFile"),
+    ImageFormat(
+        "BMP",
+        _magic(rb"BM.{12}[\x0c-\x7c]\x00\x00\x00"),
+        "PIL.BmpImagePlugin:BmpImageFile",
+        declared_bytes=_bmp_bytes,
+    ),
+    ImageFormat(
+        "TIFF",
+        _magic(rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]"),
+        "PIL.TiffImagePlugin:TiffImageFile",
+        unit_size=_tiff_tile,
+        is_misread=_is_misread_tiff,
     ),
 )
 
@@ -195,8 +281,8 @@ _MARKUP: Final = re.compile(
 def looks_like(data: bytes) -> str:
     """Describes what unsupported data appear to be, for a message."""
     head = data[:1024].removeprefix(b"\xef\xbb\xbf")
-    for magic, label in _STRANGERS:
-        if magic.match(head):
+    for is_start, label in _STRANGERS:
+        if is_start(head):
             return label
     markup = _MARKUP.match(head)
     if markup:

@@ -15,7 +15,7 @@ from llava.errors import InvalidRequest, LlavaError, ModelNotFound, RemoteError,
 from llava.eval.answering.answerer import EvalAnswer
 from llava.eval.answering.settings import AnsweringSettings
 from llava.eval.data.questions import Question
-from llava.images.formats import MEDIA_TYPES, recognise
+from llava.images.headers import portable_type
 from llava.images.loading import read_encoded
 from llava.model.loading.arguments import ModelSettings
 from llava.serve.client.answer_settings import AnswerSettings
@@ -120,7 +120,7 @@ class ServerModel:
 def _image(source: str | Path) -> ChatImage:
     """Returns an image as it is sent: unchanged if possible, so that the server's model sees what a local one would."""
     data, name = read_encoded(source)
-    kind = recognise(data, name).label
-    if kind in MEDIA_TYPES and len(data) <= _MAX_BYTES:
-        return ChatImage(data, MEDIA_TYPES[kind], Path(name).name)
+    media_type = portable_type(data, name)
+    if media_type is not None and len(data) <= _MAX_BYTES:
+        return ChatImage(data, media_type, Path(name).name)
     return read_image(source)

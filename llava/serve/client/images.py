@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from llava.images.formats import MEDIA_TYPES, recognise
+from llava.images.headers import portable_type
 from llava.images.loading import decode_image, read_encoded
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class ChatImage:
 
 
 def read_image(source: str | Path | bytes, *, name: str | None = None, allow_url: bool = False) -> ChatImage:
-    """Reads an image and checks that it can be decoded; an image above `MAX_BYTES` is made smaller.
+    """Reads an image and checks that it can be decoded.
+
+    An image above `MAX_BYTES` is made smaller, and one that other programs would not show as we do is encoded anew: in
+    sRGB, as PNG or JPEG.
 
     Args:
         source: a file, a data URI, encoded bytes, or with `allow_url` an http(s) URL.
@@ -62,9 +65,9 @@ def read_image(source: str | Path | bytes, *, name: str | None = None, allow_url
     data, found = read_encoded(source, allow_url=allow_url)
     name = Path(found).name if name is None else name
     decoded = decode_image(data, name=name)
-    kind = recognise(data, name).label
-    if kind in MEDIA_TYPES and len(data) <= MAX_BYTES:
-        return ChatImage(data, MEDIA_TYPES[kind], name)
+    media_type = portable_type(data, name)
+    if media_type is not None and len(data) <= MAX_BYTES:
+        return ChatImage(data, media_type, name)
     return _encoded(decoded, name)
 
 

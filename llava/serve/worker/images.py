@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from llava.errors import ImageDamaged, ImageShapeError, ImageTooLarge, ImageUrlRefused
-from llava.images.formats import MEDIA_TYPES, decoder_errors, recognise
-from llava.images.loading import ImageLimits, decode_image, read_base64, read_data_uri
+from llava.errors import ImageDamaged, ImageShapeError, ImageTooLarge, ImageUrlRefused, UnsupportedImage
+from llava.images.data_uris import is_data_uri, read_base64, read_data_uri
+from llava.images.formats import MEDIA_TYPES, recognise
+from llava.images.headers import ImageLimits, open_image, portable_type
+from llava.images.loading import decode_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,6 +34,11 @@ _REQUEST_PIXELS: Final = 2
 _ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*:")
 _QUALITY: Final = 95
 """JPEG quality of an image that is encoded anew."""
+_LOSSY: Final = frozenset(("image/jpeg", "image/webp", "image/avif", "image/heic"))
+_MAX_PNG_PIXELS: Final = 4_000_000
+"""Encoding a larger image as PNG takes seconds."""
+_LONGEST_PATH: Final = 260
+"""Characters; base64 of an image is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +128,35 @@ class ImageReader:
 
     def _read(self, source: str, name: str) -> EncodedImage:
         source = source.strip()
-        if source[:5].lower() == "data:":
-            data = read_data_uri(source, name, self.limits)
+        if is_data_uri(source):
+            data = read_data_uri(source, name, self.limits.max_bytes)
         elif _ADDRESS.match(source):
             data = self._fetch(source, name)
         else:
-            data = read_base64(source, name, self.limits)
+            data = self._bare_base64(source, name)
         label = recognise(data, name).label
         media_type = MEDIA_TYPES.get(label, f"image/{label.lower()}")
         return EncodedImage(data, media_type, name, self._num_pixels(data, name))
 
+    def _bare_base64(self, text: str, name: str) -> bytes:
+        try:
+            data = read_base64(text, name, self.limits.max_bytes)
+            recognise(data, name)
+        except (ImageDamaged, UnsupportedImage) as error:
+            if len(text) < _LONGEST_PATH and re.search(r"[/\\.]", text):  # it may be meant as a file name
+                raise type(error)(f"{error} File names are not read here: send a data URI.") from error
+            raise
+        return data
+
     def _portable(self, image: EncodedImage) -> EncodedImage:
-        if image.media_type in MEDIA_TYPES.values():
+        if portable_type(image.data, image.name, self.limits) is not None:
             return image
+        decoded = self._decode(image)
         file = io.BytesIO()
-        self._decode(image).save(file, "JPEG", quality=_QUALITY)
-        return replace(image, data=file.getvalue(), media_type=MEDIA_TYPES["JPEG"])
+        lossless = image.media_type not in _LOSSY and decoded.width * decoded.height <= _MAX_PNG_PIXELS
+        kind = "PNG" if lossless else "JPEG"
+        decoded.save(file, kind, **({} if lossless else {"quality": _QUALITY}))
+        return replace(image, data=file.getvalue(), media_type=MEDIA_TYPES[kind])
 
     def _decode(self, encoded: EncodedImage) -> Image.Image:
         began_s = time.monotonic()
@@ -145,21 +165,12 @@ class ImageReader:
         return image
 
     def _num_pixels(self, data: bytes, name: str) -> int:
-        """Returns width times height according to the image's header, after checking its proportions."""
-        kind = recognise(data, name)
-        try:
-            width, height = (kind.header_size(data) if kind.header_size else None) or kind.open(data).size
-        except decoder_errors() as error:
-            raise ImageDamaged(f"{name}: the image is damaged or truncated and cannot be decoded.") from error
+        """Returns width times height according to the image's header, after checking limits and proportions."""
+        width, height = open_image(data, name, self.limits).size
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise ImageShapeError(
                 f"{name}: the image has {width} x {height} pixels; one side may be at most {MAX_ASPECT} times the "
                 "other. Crop it."
-            )
-        if width * height > self.limits.max_pixels:
-            raise ImageTooLarge(
-                f"{name}: the image has {width * height / 1e6:.0f} megapixels; the limit is "
-                f"{self.limits.max_pixels / 1e6:.0f}. Resize it."
             )
         return width * height
 

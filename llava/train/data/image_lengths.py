@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
 from typing import Any
 
 from llava.errors import DataError, ImageError
-from llava.images.formats import IMAGE_FORMATS, decoder_errors
-from llava.images.loading import ImageLimits
+from llava.images.headers import ImageLimits, read_size
 from llava.mm_utils import process_images
 from llava.train.data.dataset import ImageLoader
-
-_ORIENTATION_TAG = 0x0112
-_LYING = range(5, 9)
-"""Orientations of images that are stored on their side."""
 
 
 class ImageLengths:
@@ -43,11 +36,12 @@ class ImageLengths:
         """
         file = self._loader.folder / path
         try:
-            key = (size := self._upright_size(file)), num_images > 1
+            key = (size := read_size(file, limits=self._limits)), num_images > 1
             if key not in self._known:
                 self._known[key] = self._positions(size, num_images)
         except ImageError as error:
-            raise DataError(f"{name}: cannot read image {file}: {error}") from error
+            reason = str(error).removeprefix(f"{file}: ")
+            raise DataError(f"{name}: cannot read image {file}: {reason}") from error
         return self._known[key]
 
     def _positions(self, size: tuple[int, int], num_images: int) -> int:
@@ -58,31 +52,3 @@ class ImageLengths:
             [Image.new("RGB", size)], loader.image_processor, loader.model_config, num_images=num_images
         )[0]
         return loader.num_positions(blank)
-
-    def _upright_size(self, file: Path) -> tuple[int, int]:
-        try:
-            # Opening a pipe or a device would wait for its other end.
-            if not file.is_file():
-                raise ImageError("no such file, or not a regular one.")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with _opened(file) as image:
-                    width, height = image.size
-                    orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-        except decoder_errors() as error:
-            raise ImageError(f"its header cannot be read ({str(error).replace(str(file), 'file')}).") from error
-        if min(width, height) < 1 or width * height > self._limits.max_pixels:
-            megapixels = self._limits.max_pixels / 1e6
-            raise ImageError(f"{width} x {height} pixels, the limit is {megapixels:.1f} megapixels. Resize the image.")
-        return (height, width) if orientation in _LYING else (width, height)
-
-
-def _opened(file: Path) -> Any:
-    """Opens an image to read its header. Pillow reads only that much of a file; formats that it has no plugin for are
-    read whole."""
-    from PIL import Image
-
-    with file.open("rb") as handle:
-        head = handle.read(64)
-    own = next((each for each in IMAGE_FORMATS if each.magic.match(head) and each.plugin.startswith(".")), None)
-    return Image.open(file) if own is None else own.open(file.read_bytes())

@@ -33,7 +33,7 @@ _MEDIA_KEY = re.compile(rf"(?:input|local)?(?:{_NOUN})(?:{_CONTENT}|{_REFERENCE}
 _MORE_MEDIA_KEY = re.compile(rf"(?:input|local)?(?:{_SEVERAL})(?:{_CONTENT}|\d)*")
 """Keys of what would be lost even beside `image`."""
 _MEDIA_VALUE = re.compile(
-    r"data:(?:image|video|audio)/|[^\n]{1,1000}\.(?:jpe?g|png|webp|gif|bmp|tiff?|heic|avif|mp4|avi|mov|mkv|webm|wav|mp3)\Z",
+    r"data:(?:image|video|audio)/|[^\n]{1,1000}\.(?:jpe?g|png|webp|gif|bmp|tiff?|hei[cf]|avif|mp4|avi|mov|mkv|webm|wav|mp3)\Z",
     re.IGNORECASE,
 )
 """Values that are a file of an image, video or sound."""

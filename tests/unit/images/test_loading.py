@@ -28,7 +28,7 @@ from llava.errors import (
     UnsupportedImage,
 )
 from llava.mm_utils import ImageLimits, load_image, load_image_from_base64
-from tests.support.images import encoded, noise
+from tests.support.images import encoded, heic, noise
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 
@@ -224,6 +224,7 @@ def test_where_a_photograph_was_taken_does_not_travel_on():
 
 GOOD_PNG, GOOD_JPEG = encoded(noise()), encoded(noise(), "JPEG")
 GOOD_WEBP, GOOD_GIF = encoded(noise(), "WEBP"), encoded(noise(), "GIF")
+GOOD_AVIF, GOOD_HEIC = encoded(noise(), "AVIF"), heic(noise())
 BROKEN_HEADER = bytearray(GOOD_PNG)
 BROKEN_HEADER[29] ^= 0xFF  # the header's checksum
 
@@ -235,9 +236,19 @@ HOSTILE = {
     "svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', UnsupportedImage, "SVG"),
     "pdf": (b"%PDF-1.7\n%", UnsupportedImage, "a PDF document"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", UnsupportedImage, "PostScript"),
-    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", ImageDamaged, "this HEIC image .* is damaged or truncated"),
-    "avif": (b"\0\0\0\x18ftypavif\0\0\0\0", ImageDamaged, "this AVIF image .* is damaged or truncated"),
-    "avif-truncated": (encoded(noise(), "AVIF")[:-400], ImageDamaged, "this AVIF image .* is damaged or truncated"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", ImageDamaged, "this HEIC image is truncated: 16 of at least 24 bytes"),
+    "heic-empty": (b"\0\0\0\x10ftypheic\0\0\0\0", ImageDamaged, "this HEIC image .* is damaged or truncated"),
+    "heic-truncated": (
+        GOOD_HEIC[:-400],
+        ImageDamaged,
+        f"{len(GOOD_HEIC) - 400} of at least {len(GOOD_HEIC)}",
+    ),
+    "avif": (b"\0\0\0\x18ftypavif\0\0\0\0", ImageDamaged, "this AVIF image is truncated: 16 of at least 24 bytes"),
+    "avif-truncated": (
+        GOOD_AVIF[:-400],
+        ImageDamaged,
+        f"{len(GOOD_AVIF) - 400} of at least {len(GOOD_AVIF)}",
+    ),
     "video": (b"\0\0\0\x18ftypisom\0\0\0\0", UnsupportedImage, "a video"),
     "zip": (b"PK\x03\x04" + b"\0" * 30, UnsupportedImage, "ZIP archive"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", UnsupportedImage, "git lfs pull"),
@@ -311,9 +322,9 @@ def test_a_hostile_image_is_a_typed_error_that_says_what_is_wrong(tmp_path, name
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's remarks on broken metadata
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "HEIC", "GIF", "BMP", "TIFF"])
 def test_an_image_cut_or_altered_anywhere_is_read_or_a_typed_error(kind):
-    data = encoded(noise(24, 18), kind)
+    data = heic(noise(24, 18)) if kind == "HEIC" else encoded(noise(24, 18), kind)
     random = np.random.default_rng(11)
     for position in random.integers(0, len(data), 150):
         altered = bytearray(data)

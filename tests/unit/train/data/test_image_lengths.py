@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from types import SimpleNamespace
 
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -28,15 +29,17 @@ def loader(tower, folder, aspect: str) -> ImageLoader:
 @pytest.mark.parametrize("num_images", [1, 2])
 @pytest.mark.parametrize("aspect", ["square", "pad", "keep", "anyres", "anyres_max_2"])
 def test_they_are_those_of_the_decoded_images(tower, tmp_path, aspect, num_images):
-    """Oracle: the pixels that training makes of the same files, one of which is stored on its side."""
+    """Oracle: the pixels that training makes of the same files, some of which are stored on their side."""
     lying = Image.Exif()
     lying[0x0112] = 6
     Image.new("RGB", (400, 200)).save(tmp_path / "lying.jpg", exif=lying)
     Image.new("RGB", (400, 200)).save(tmp_path / "upright.jpg")
     Image.new("LA", (90, 130)).save(tmp_path / "grey.png")
+    Image.new("RGB", (400, 200)).save(tmp_path / "lying.avif", exif=lying)
+    pillow_heif.from_pillow(Image.new("RGB", (400, 200))).save(tmp_path / "lying.heic", exif=lying.tobytes())
     images = loader(tower, tmp_path, aspect)
     lengths = ImageLengths(images)
-    for name in ("lying.jpg", "upright.jpg", "grey.png"):
+    for name in ("lying.jpg", "lying.avif", "lying.heic", "upright.jpg", "grey.png"):
         assert lengths("r", name, num_images) == images.num_positions(images.load("r", name, num_images)[0])
 
 
